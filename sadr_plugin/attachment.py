@@ -1,0 +1,239 @@
+"""Attaching editors while SADR is enabled: `enable`, `disable`, `enabled`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
+from typing import Any, cast
+
+import wrapt
+
+from .edit import EditPoint
+from .errors import AttachmentError
+from .hparams import KEY, HparamsPatch
+from .plugins import plugin_manager
+
+_lock = threading.RLock()
+_enabled = False
+_watched: set[str] = set()
+_functions: dict[EditPoint, AttachedFunction] = {}
+_hparams: dict[type, HparamsPatch] = {}
+
+
+def enable() -> None:
+    """Attach every editor the installed adapters declare, now or when its toolkit is imported.
+
+    Nothing is changed for an edit whose hparams do not ask for SADR. May be called any number
+    of times, before or after a toolkit's import.
+    """
+    global _enabled
+    with _lock:
+        _enabled = True
+        for module in _modules_to_watch() - _watched:
+            # An import hook cannot be taken back; it looks whether SADR is enabled.
+            _watched.add(module)
+            if module not in sys.modules:
+                wrapt.register_post_import_hook(_imported, module)
+        _attach_what_is_imported()
+
+
+def disable() -> None:
+    """Give every toolkit its own functions and classes back. May be called any number of times.
+
+    An edit that is under way goes on as it began.
+    """
+    global _enabled
+    with _lock:
+        _enabled = False
+        for function in _functions.values():
+            function.detach()
+        for patch in _hparams.values():
+            patch.undo()
+        _functions.clear()
+        _hparams.clear()
+
+
+@contextlib.contextmanager
+def enabled() -> Iterator[None]:
+    """SADR enabled for the length of a ``with`` block; afterwards as it was before."""
+    before = _enabled
+    enable()
+    try:
+        yield
+    finally:
+        if not before:
+            disable()
+
+
+def attached() -> list[EditPoint]:
+    """The editors attached at present: their toolkits are imported and SADR is enabled."""
+    return list(_functions)
+
+
+class AttachedFunction:
+    """A toolkit's function with a loop in it, replaced wherever the toolkit holds it.
+
+    Raises:
+        AttachmentError: the function's arguments are not what the declaration says.
+    """
+
+    def __init__(self, point: EditPoint, module: ModuleType, name: str) -> None:
+        self.point = point
+        original = getattr(module, name, None)
+        if not isinstance(original, FunctionType):
+            raise AttachmentError(
+                f"{point.editor}: {point.function} is not a plain function in the installed "
+                "toolkit; its adapter fits another version"
+            )
+        if point.hparams_argument not in inspect.signature(original).parameters:
+            raise AttachmentError(
+                f"{point.editor}: {point.function} takes no argument "
+                f"{point.hparams_argument!r}; its adapter fits another version"
+            )
+        self.original = original
+        self.replacement = _with_sadr(point, original)
+        self._package = module.__name__.partition(".")[0]
+        _swap(self._package, self.original, self.replacement)
+
+    def detach(self) -> None:
+        _swap(self._package, self.replacement, self.original)
+
+
+def _with_sadr(point: EditPoint, original: FunctionType) -> FunctionType:
+    """``original``, run with the drift penalty in its loss where the hparams ask for it."""
+
+    @functools.wraps(original)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = inspect.signature(original).bind(*args, **kwargs)
+        except TypeError:
+            return original(*args, **kwargs)  # the toolkit's own complaint
+        hparams = bound.arguments.get(point.hparams_argument)
+        value = getattr(hparams, KEY, None)
+        if not _enabled or value is None or value is False:
+            return original(*args, **kwargs)
+        return _run_with_sadr(point, original, bound, value)
+
+    return cast(FunctionType, function)
+
+
+def _run_with_sadr(
+    point: EditPoint, original: FunctionType, bound: inspect.BoundArguments, value: Any
+) -> Any:
+    # Late: these bring in nnsight's needs and pydantic, which an unflagged edit can do without.
+    from .config import SadrConfig
+    from .drift import DriftSession
+    from .loop import with_loss_term
+
+    config = SadrConfig.parse(value)
+    assert config is not None
+    bound.apply_defaults()
+    if config.num_grad_steps is not None:
+        hparams = copy.copy(bound.arguments[point.hparams_argument])
+        setattr(hparams, point.steps_attribute, config.num_grad_steps)
+        bound.arguments[point.hparams_argument] = hparams
+    edit = point.read(bound.arguments)
+    session = DriftSession(point.editor, edit, config, point.gamma, plugin_manager().hook)
+    loop = with_loss_term(original, session.add_penalty)
+    with session:
+        return loop(*bound.args, **bound.kwargs)
+
+
+def _swap(package: str, old: object, new: object) -> None:
+    """Replace ``old`` by ``new`` in every imported module of ``package`` that holds it."""
+    for name, module in list(sys.modules.items()):
+        if name == package or name.startswith(package + "."):
+            for attribute, value in list(vars(module).items()):
+                if value is old:
+                    setattr(module, attribute, new)
+
+
+def _edit_points() -> list[EditPoint]:
+    hook = plugin_manager().hook
+    return [point for points in hook.sadr_edit_points() for point in points]
+
+
+def _modules_to_watch() -> set[str]:
+    bases = plugin_manager().hook.sadr_hparams_base()
+    targets = [*bases, *(t for point in _edit_points() for t in (point.function, point.hparams))]
+    modules = {target.partition(":")[0] for target in targets}
+    # Only when the whole toolkit is imported do all of its hparams classes exist.
+    return modules | {base.partition(".")[0] for base in bases}
+
+
+def _imported(module: ModuleType) -> None:
+    with _lock:
+        if _enabled:
+            _attach_what_is_imported(just_now=module)
+
+
+def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
+    for point in _edit_points():
+        # A toolkit the adapter does not fit must still be importable.
+        try:
+            _attach_hparams(point, just_now)
+            _attach_function(point, just_now)
+        except AttachmentError as error:
+            warnings.warn(f"SADR is not attached to {error}", stacklevel=2)
+    for base in plugin_manager().hook.sadr_hparams_base():
+        _refuse_elsewhere(base, just_now)
+
+
+def _find(target: str, just_now: ModuleType | None) -> tuple[ModuleType, str] | None:
+    """``"module:name"`` as the module and the name, or None until the module is imported."""
+    module_name, _, name = target.partition(":")
+    module = sys.modules.get(module_name)
+    spec = getattr(module, "__spec__", None)
+    if module is None or (module is not just_now and getattr(spec, "_initializing", False)):
+        return None
+    return module, name
+
+
+def _attach_function(point: EditPoint, just_now: ModuleType | None) -> None:
+    found = _find(point.function, just_now)
+    if found is not None and point not in _functions:
+        _functions[point] = AttachedFunction(point, *found)
+
+
+def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
+    found = _find(point.hparams, just_now)
+    if found is None:
+        return
+    hparams = getattr(*found, None)
+    if not isinstance(hparams, type):
+        raise AttachmentError(f"{point.editor}: there is no class {point.hparams}")
+    if hparams not in _hparams:
+        _hparams[hparams] = HparamsPatch(hparams)
+
+
+def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
+    """Have the hparams classes of editors without an attachment refuse the flag."""
+    found = _find(base, just_now)
+    if found is None:
+        return
+    declared = {point.hparams for point in _edit_points()}
+    for hparams in _subclasses(getattr(*found, None)):
+        name = f"{hparams.__module__}:{hparams.__qualname__}"
+        if name not in declared and hparams not in _hparams:
+            _hparams[hparams] = HparamsPatch(hparams, functools.partial(_refusal, hparams))
+
+
+def _refusal(hparams: type) -> str:
+    editors = ", ".join(sorted({point.editor for point in _edit_points()}))
+    return (
+        f"sadr: no editor is attached for {hparams.__name__}; SADR works with {editors}. "
+        "Remove the key"
+    )
+
+
+def _subclasses(base: type | None) -> Iterator[type]:
+    for subclass in base.__subclasses__() if base is not None else ():
+        yield subclass
+        yield from _subclasses(subclass)

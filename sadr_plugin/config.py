@@ -1,0 +1,134 @@
+"""What a user may say under ``sadr:`` in an hparams file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+)
+
+from .errors import ConfigError
+
+Divergence = Literal["kl", "js", "l2"]
+
+_RANGE = re.compile(r"\s*(\d+)\s*-\s*(\d+)\s*")
+
+
+def _number(value: Any) -> float:
+    """A float, also from text such as ``1e-2``, which YAML 1.1 reads as a string."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("expected a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError("expected a number") from error
+    if not math.isfinite(number):
+        raise ValueError("expected a finite number")
+    return number
+
+
+def _layer_indices(value: Any) -> Any:
+    """``"10-19"`` as ``(10, …, 19)``; anything else is left to pydantic to judge."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,)
+    if not isinstance(value, str):
+        return value
+    match = _RANGE.fullmatch(value)
+    if match is None or len(match[1]) > 6 or len(match[2]) > 6:
+        raise ValueError('expected a list of layer indices or an inclusive range such as "10-19"')
+    first, last = int(match[1]), int(match[2])
+    if first > last:
+        raise ValueError(f"the range {value!r} ends before it begins")
+    return tuple(range(first, last + 1))
+
+
+class SadrConfig(BaseModel):
+    """The settings of Selective Attention Drift Restriction for one edit.
+
+    In an hparams file: ``sadr: true`` for the defaults, ``sadr: false`` or no key for none,
+    or a mapping with any of the fields below.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gamma: Annotated[float, BeforeValidator(_number), Field(ge=0)] | None = None
+    """Weight γ of the penalty in the loss (paper, section 5.1), a plain factor.
+    None takes the editor's published value: ROME 1e-2, MEMIT 5e-3, PMET 8e-2
+    (GPT-J 6B; small models want more)."""
+
+    divergence: Divergence = "kl"
+    """How far a row has moved: ``kl`` is KL(before ‖ now), the paper's; ``js`` is the
+    Jensen-Shannon divergence; ``l2`` the sum of squared differences. In nats, except ``l2``."""
+
+    select_heads: StrictBool = True
+    """True restricts only heads that attend to the subject more than any head of their layer
+    did before the edit (paper, section 5.1, "selective"); False restricts all heads."""
+
+    layers: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=0)], ...] | None, BeforeValidator(_layer_indices)
+    ] = None
+    """Layers whose attention is restricted, as a list of indices from 0 or an inclusive range
+    such as ``"10-19"``. None takes every layer after the edited one; a listed layer at or
+    before it cannot drift and is left out."""
+
+    num_grad_steps: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Optimisation steps of the edit; None keeps the editor's own number. The paper uses 80
+    for ROME, 20 for MEMIT and 40 for PMET (appendix on hyper-parameters)."""
+
+    def weight(self, default: float) -> float:
+        """The γ in force: this configuration's, or ``default``, the editor's own."""
+        return default if self.gamma is None else self.gamma
+
+    @classmethod
+    def parse(cls, value: Any) -> SadrConfig | None:
+        """The configuration that ``value``, found under ``sadr``, stands for.
+
+        Returns None where ``value`` is None or False. Raises `ConfigError`, naming the key,
+        for anything that is not True, a mapping of known fields or a `SadrConfig`.
+        """
+        if value is None or value is False:
+            return None
+        if value is True:
+            return cls()
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"sadr: expected true, false or a mapping of {_fields(cls)}, got {value!r}"
+            )
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cls)) from None
+
+
+def _fields(config: type[SadrConfig]) -> str:
+    return ", ".join(config.model_fields)
+
+
+def _explain(error: ValidationError, config: type[SadrConfig]) -> str:
+    """Pydantic's findings on one line each, in the words of the hparams file."""
+    findings: dict[str, str] = {}
+    for finding in error.errors():
+        key = str(finding["loc"][0]) if finding["loc"] else ""
+        if finding["type"] == "extra_forbidden":
+            findings[key] = f"sadr.{key}: unknown key; known are {_fields(config)}"
+        else:
+            message = finding["msg"].removeprefix("Value error, ")
+            where = _index(finding["loc"][1:])
+            findings.setdefault(key, f"sadr.{key}{where}: {message}, got {finding['input']!r}")
+    return "; ".join(findings.values())
+
+
+def _index(location: Sequence[int | str]) -> str:
+    return "".join(f"[{part}]" for part in location if isinstance(part, int))

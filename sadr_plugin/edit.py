@@ -1,0 +1,94 @@
+"""What an adapter declares of an editor, and what is known of one edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .positions import EditedToken, Prompt
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One run of an editor's optimisation loop: what is edited, where, with which prompts.
+
+    Attributes:
+        model: the model that is edited, as the toolkit calls it.
+        tokenizer: its tokenizer.
+        prompts: the rewriting prompts without their target, in the order of the loop's batch.
+        layer: the layer whose output gains the vector; attention after it can drift.
+        layer_template: where the layers are, e.g. ``"model.layers.{}"``.
+        edited_token: where in the prompt the vector is added.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    prompts: Sequence[Prompt]
+    layer: int
+    layer_template: str
+    edited_token: EditedToken = "subject_last"
+
+
+@dataclass(frozen=True)
+class EditPoint:
+    """An editor's declaration: the function that holds its loop and how its arguments read.
+
+    Attributes:
+        editor: the editor's name, as its users write it.
+        function: the function with the loop, ``"package.module:function"``.
+        hparams: the editor's hparams class, ``"package.module:Class"``; it learns to take a
+            ``sadr`` key.
+        gamma: γ where the user gives none.
+        read: turns the function's arguments, by name, into an `Edit`. Called only for edits
+            that SADR is switched on for.
+        hparams_argument: the function's argument that holds the hparams object.
+        steps_attribute: the attribute of the hparams object with the number of steps.
+    """
+
+    editor: str
+    function: str
+    hparams: str
+    gamma: float
+    read: Callable[[Mapping[str, Any]], Edit]
+    hparams_argument: str = "hparams"
+    steps_attribute: str = "v_num_grad_steps"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an edit's optimisation, as hooks receive it.
+
+    Attributes:
+        index: steps are counted from 0; at 0 the vector is still zero and so is the penalty.
+        loss: the toolkit's loss with the term in it.
+        penalty: the drift penalty before γ.
+        selected: share of (layer, prompt, head) triples that were restricted, 0 to 1.
+    """
+
+    index: int
+    loss: float
+    penalty: float
+    selected: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """An edit that has ended, as hooks receive it.
+
+    Attributes:
+        editor: the editor's name.
+        layer: the edited layer.
+        gamma: the weight that was in force.
+        steps: every step, in order.
+        seconds: wall time of the loop, the plugin's own work included.
+    """
+
+    editor: str
+    layer: int
+    gamma: float
+    steps: tuple[Step, ...]
+    seconds: float

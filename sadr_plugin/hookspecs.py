@@ -1,0 +1,70 @@
+"""The hooks through which adapters and users take part.
+
+A plugin is a module or object whose methods bear these names and the mark ``hookimpl``; it may
+take any subset of the arguments. ``docs/how-it-works.md`` shows one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pluggy import HookimplMarker, HookspecMarker
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .config import SadrConfig
+    from .edit import EditPoint, Report, Step
+
+PROJECT = "sadr_plugin"
+
+hookspec = HookspecMarker(PROJECT)
+hookimpl = HookimplMarker(PROJECT)
+
+
+@hookspec
+def sadr_edit_points() -> list[EditPoint]:  # type: ignore[empty-body]
+    """The editors of a toolkit: which functions hold loops and how their arguments read."""
+
+
+@hookspec
+def sadr_hparams_base() -> str:  # type: ignore[empty-body]
+    """The toolkit's base class of hparams, ``"package.module:Class"``.
+
+    Its other subclasses, whose editors are not attached, then refuse a ``sadr`` key in clear
+    words.
+    """
+
+
+@hookspec(firstresult=True)
+def sadr_attention_module(model: nn.Module, layer: nn.Module) -> nn.Module | None:
+    """The module in ``layer`` whose forward calls transformers' ``attention_interface``.
+
+    The first answer that is not None counts; the plugin's own reads the modules' source.
+    """
+
+
+@hookspec(firstresult=True)
+def sadr_penalty(  # type: ignore[empty-body]
+    baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
+) -> Tensor:
+    """The penalty before γ, a scalar with a gradient to ``current``.
+
+    ``baseline`` and ``current`` are rows [layers, prompts, heads, tokens], ``subject_index``
+    is [prompts]. The first answer counts; the plugin's own is `sadr_plugin.loss.drift_penalty`.
+    """
+
+
+@hookspec
+def sadr_step(step: Step) -> None:
+    """A step's loss is known; called before the toolkit's backward, at every step."""
+
+
+@hookspec
+def sadr_edit_finished(report: Report) -> None:
+    """An edit has ended without an exception; the model is as it was before it."""
+
+
+@hookspec
+def sadr_register_commands(app: Any) -> None:
+    """Add commands to the ``sadr`` command line; ``app`` is its `typer.Typer`."""

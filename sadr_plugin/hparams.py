@@ -1,0 +1,94 @@
+"""Teaching a toolkit's hparams classes to take a ``sadr`` key, and to give it up again.
+
+Toolkits build hparams as ``cls(**config)`` from a YAML file, where an unknown key is an error.
+The key is taken out there, checked at once, and kept on the instance.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from .config import SadrConfig
+from .errors import ConfigError
+
+KEY = "sadr"
+
+
+class Flag:
+    """The ``sadr`` attribute of an hparams class: checked where it is set.
+
+    Args:
+        refusal: None for an attached editor; else why the class cannot have the flag.
+    """
+
+    def __init__(self, refusal: Callable[[], str] | None) -> None:
+        self._refusal = refusal
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else instance.__dict__.get(KEY)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        wanted = SadrConfig.parse(value) is not None
+        if wanted and self._refusal is not None:
+            raise ConfigError(self._refusal())
+        instance.__dict__[KEY] = value
+
+
+class HparamsPatch:
+    """One hparams class made to take the flag, or to refuse it, until `undo`.
+
+    Args:
+        hparams: the class; it may take the flag in the constructor, in its YAML file, or as
+            an attribute set later.
+        refusal: as for `Flag`.
+    """
+
+    def __init__(self, hparams: type, refusal: Callable[[], str] | None = None) -> None:
+        self.hparams = hparams
+        self._replaced: dict[str, Any] = {}
+        own = vars(hparams)
+        self._replace(KEY, Flag(refusal))
+        if "__init__" in own:
+            self._replace("__init__", _taking_flag(own["__init__"]))
+        if isinstance(own.get("from_hparams"), classmethod):
+            self._replace("from_hparams", _naming_file(own["from_hparams"]))
+
+    def undo(self) -> None:
+        """Give the class its own attributes back."""
+        for name, original in self._replaced.items():
+            if original is None:
+                delattr(self.hparams, name)
+            else:
+                setattr(self.hparams, name, original)
+        self._replaced = {}
+
+    def _replace(self, name: str, value: Any) -> None:
+        self._replaced[name] = vars(self.hparams).get(name)
+        setattr(self.hparams, name, value)
+
+
+def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = KEY in kwargs
+        value = kwargs.pop(KEY, None)
+        init(self, *args, **kwargs)
+        if given:
+            setattr(self, KEY, value)
+
+    return __init__
+
+
+def _naming_file(from_hparams: Any) -> Any:
+    original = from_hparams.__func__
+
+    @functools.wraps(original)
+    def wrapped(cls: type, path: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(cls, path, *args, **kwargs)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    return classmethod(wrapped)

@@ -1,0 +1,167 @@
+"""Putting the loss term into a toolkit's own optimisation loop.
+
+Editors of this family end each step alike: ``loss = a + b + c``, then print it, stop early on
+it, ``loss.backward()``, ``opt.step()``. The term goes into that assignment, in a copy of the
+function's syntax tree: it is then part of the loss's value, gradient, printout and stopping
+rule, and nothing of torch or of the toolkit is changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from functools import lru_cache
+from types import CellType, CodeType, FunctionType
+from typing import Any
+
+from .errors import UnsupportedLoopError
+
+LossTerm = Callable[[Any], Any]
+"""Takes the loss a step has computed and returns the loss to go on with."""
+
+_TERM = "__sadr_loss_term__"
+_SHELL = "__sadr_shell__"
+
+
+def with_loss_term(function: FunctionType, term: LossTerm) -> FunctionType:
+    """A twin of ``function`` whose loop passes its loss through ``term``.
+
+    The twin runs in the original globals, with the original defaults, closure, file name and
+    line numbers. ``function`` itself is not changed.
+
+    Raises:
+        UnsupportedLoopError: naming the function and what was looked for in vain.
+    """
+    code = _rewritten_code(function)
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    cells[_TERM] = CellType(term)
+    twin = FunctionType(
+        code,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(cells[name] for name in code.co_freevars),
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    twin.__qualname__ = function.__qualname__
+    twin.__module__ = function.__module__
+    return twin
+
+
+@lru_cache(maxsize=None)
+def _rewritten_code(function: FunctionType) -> CodeType:
+    """The twin's code, compiled once for each function."""
+    name = f"{function.__module__}.{function.__qualname__}"
+    try:
+        lines, first_line = inspect.getsourcelines(function.__code__)
+    except (OSError, TypeError) as error:
+        raise UnsupportedLoopError(
+            f"{name}: its source cannot be read, so the loss term cannot be put in"
+        ) from error
+    tree = ast.parse(textwrap.dedent("".join(lines)))
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef):
+        raise UnsupportedLoopError(f"{name}: expected a plain `def`")
+    _insert_term(definition, name)
+
+    # Defaults and annotations live on the function object; evaluating them again could fail.
+    definition.decorator_list = []
+    definition.returns = None
+    arguments = definition.args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        argument.annotation = None
+    for extra in (arguments.vararg, arguments.kwarg):
+        if extra is not None:
+            extra.annotation = None
+    # Inside a shell whose parameters are the free variables, the compiler sees closures.
+    free = [*function.__code__.co_freevars, _TERM]
+    shell = ast.parse(f"def {_SHELL}({', '.join(free)}): pass").body[0]
+    assert isinstance(shell, ast.FunctionDef)
+    shell.body = [definition]
+    tree.body = [shell]
+    ast.increment_lineno(tree, first_line - 1)
+    ast.fix_missing_locations(tree)
+    module_code = compile(tree, function.__code__.co_filename, "exec", dont_inherit=True)
+    return _nested(_nested(module_code, _SHELL), definition.name)
+
+
+def _nested(code: CodeType, name: str) -> CodeType:
+    return next(
+        constant
+        for constant in code.co_consts
+        if isinstance(constant, CodeType) and constant.co_name == name
+    )
+
+
+def _insert_term(definition: ast.FunctionDef, name: str) -> None:
+    """Insert ``loss = term(loss)`` after the last assignment to the name that is backpropagated.
+
+    The step is the innermost block that holds both: ``X.backward()`` as a statement of a loop's
+    body, and before it, in the same body, an assignment to ``X``.
+    """
+    steps = [
+        (body, index, target)
+        for body in _loop_bodies(definition)
+        for index, statement in enumerate(body)
+        if (target := _backpropagated(statement)) is not None
+    ]
+    if len(steps) != 1:
+        raise UnsupportedLoopError(
+            f"{name}: looked for one loop with a statement `loss.backward()` in it, "
+            f"found {len(steps)}"
+        )
+    body, backward, target = steps[0]
+    assignments = [index for index in range(backward) if _assigns(body[index], target)]
+    if not assignments:
+        raise UnsupportedLoopError(
+            f"{name}: looked for an assignment to `{target}` in the loop before "
+            f"`{target}.backward()` (line {body[backward].lineno} of the function), found none"
+        )
+    last = assignments[-1]
+    term = ast.parse(f"{target} = {_TERM}({target})").body[0]
+    for node in ast.walk(term):
+        ast.copy_location(node, body[last])
+    body.insert(last + 1, term)
+
+
+def _loop_bodies(definition: ast.FunctionDef) -> list[list[ast.stmt]]:
+    """The bodies of the function's own loops, and of the blocks inside them."""
+    bodies: list[list[ast.stmt]] = []
+
+    def visit(statements: list[ast.stmt], in_loop: bool) -> None:
+        if in_loop:
+            bodies.append(statements)
+        for statement in statements:
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                continue
+            inside = in_loop or isinstance(statement, (ast.For, ast.While))
+            for field in ("body", "orelse", "finalbody"):
+                inner = getattr(statement, field, None)
+                if isinstance(inner, list) and inner:
+                    visit(inner, inside)
+
+    visit(definition.body, in_loop=False)
+    return bodies
+
+
+def _backpropagated(statement: ast.stmt) -> str | None:
+    """``X`` if the statement is ``X.backward(…)``."""
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return None
+    called = statement.value.func
+    if isinstance(called, ast.Attribute) and called.attr == "backward":
+        if isinstance(called.value, ast.Name):
+            return called.value.id
+    return None
+
+
+def _assigns(statement: ast.stmt, name: str) -> bool:
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
+        targets = [statement.target]
+    else:
+        return False
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)

@@ -1,0 +1,93 @@
+"""The SADR penalty: pure functions of attention rows.
+
+Shapes: *rows* are attention rows at the prediction position, [layers, prompts, heads, tokens],
+each a probability distribution over tokens. ``subject_index`` holds, per prompt, the index of
+the token whose attention decides which heads are selected, [prompts].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .config import Divergence
+
+
+def row_epsilon(dtype: torch.dtype) -> float:
+    """The constant added to both rows before a logarithm: 1e-8, or 1e-7 in half precision,
+    where 1e-8 is zero (official implementation)."""
+    return 1e-7 if dtype == torch.float16 else 1e-8
+
+
+def selected_heads(baseline: Tensor, current: Tensor, subject_index: Tensor) -> Tensor:
+    """Which heads over-attend to the subject (paper, section 5.1).
+
+    A head is selected, per layer and prompt, when its attention to the subject token now
+    exceeds the largest that any head of the same layer paid it before the edit.
+
+    Args:
+        baseline: rows before the edit, [layers, prompts, heads, tokens].
+        current: rows now, the same shape.
+        subject_index: the subject's token in each prompt, [prompts].
+
+    Returns:
+        Boolean mask, [layers, prompts, heads].
+    """
+    epsilon = row_epsilon(baseline.dtype)
+    index = subject_index.to(baseline.device).view(1, -1, 1, 1)
+    index = index.expand(baseline.shape[0], -1, baseline.shape[2], 1)
+    before = baseline.gather(-1, index).squeeze(-1) + epsilon
+    now = current.gather(-1, index).squeeze(-1) + epsilon
+    return now > before.amax(dim=-1, keepdim=True)
+
+
+def head_divergence(baseline: Tensor, current: Tensor, divergence: Divergence = "kl") -> Tensor:
+    """How far each head's row has moved, in nats (``l2``: squared probability).
+
+    ``kl`` is KL(before ‖ now), the published penalty; ``js`` and ``l2`` follow the definitions
+    the official code gives without being able to run them.
+
+    Returns:
+        [layers, prompts, heads]; gradients flow to ``current`` only.
+    """
+    before = baseline.detach()
+    if divergence == "l2":
+        return (before - current).square().sum(-1)
+    epsilon = row_epsilon(before.dtype)
+    before, now = before + epsilon, current + epsilon
+    if divergence == "kl":
+        return (before * (before / now).log()).sum(-1)
+    middle = (before + now) / 2
+    return (
+        (before * (before / middle).log()).sum(-1) + (now * (now / middle).log()).sum(-1)
+    ) / 2
+
+
+def drift_penalty(
+    baseline: Tensor,
+    current: Tensor,
+    subject_index: Tensor,
+    *,
+    divergence: Divergence = "kl",
+    select_heads: bool = True,
+) -> Tensor:
+    """The SADR penalty before γ (paper, equation for L_SADR): the divergences of the selected
+    heads, summed over heads and layers, averaged over prompts.
+
+    Args:
+        baseline: rows before the edit, [layers, prompts, heads, tokens]; detached here.
+        current: rows now, the same shape.
+        subject_index: the subject's token in each prompt, [prompts].
+        divergence: see `head_divergence`.
+        select_heads: False counts every head.
+
+    Returns:
+        A scalar with a gradient to ``current``; the selection itself carries none.
+    """
+    moved = head_divergence(baseline, current, divergence)
+    if select_heads:
+        with torch.no_grad():
+            selected = selected_heads(baseline, current, subject_index)
+        # `where` rather than a product: an unselected head must not spread a NaN.
+        moved = torch.where(selected, moved, torch.zeros_like(moved))
+    return moved.sum() / baseline.shape[1]

@@ -1,0 +1,57 @@
+"""The plugin manager: the hookspecs, the built-in answers, and the adapters found installed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from . import hookspecs
+from .hookspecs import PROJECT, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .config import SadrConfig
+
+
+class BuiltIn:
+    """The answers of the method as published, asked last."""
+
+    @hookimpl(trylast=True)
+    def sadr_attention_module(self, layer: nn.Module) -> nn.Module | None:
+        from .attention import attention_module
+
+        return attention_module(layer)
+
+    @hookimpl(trylast=True)
+    def sadr_penalty(
+        self, baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
+    ) -> Tensor:
+        from .loss import drift_penalty
+
+        return drift_penalty(
+            baseline,
+            current,
+            subject_index,
+            divergence=config.divergence,
+            select_heads=config.select_heads,
+        )
+
+
+@lru_cache(maxsize=None)
+def plugin_manager() -> pluggy.PluginManager:
+    """The process's one plugin manager, with every installed adapter loaded.
+
+    Adapters are found by the entry point group ``sadr_plugin``. Register an object of your
+    own with ``plugin_manager().register(plugin)``.
+
+    Raises `pluggy.PluginValidationError` for a plugin with a hook that does not exist.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(BuiltIn(), name="built-in")
+    manager.load_setuptools_entrypoints(PROJECT)
+    manager.check_pending()
+    return manager
