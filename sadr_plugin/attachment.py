@@ -103,6 +103,7 @@ class AttachedFunction:
         _swap(self._package, self.original, self.replacement)
 
     def detach(self) -> None:
+        """Give the toolkit its own function back."""
         _swap(self._package, self.replacement, self.original)
 
 
@@ -218,8 +219,9 @@ def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
     found = _find(base, just_now)
     if found is None:
         return
+    module, class_name = found
     declared = {point.hparams for point in _edit_points()}
-    for hparams in _subclasses(getattr(*found, None)):
+    for hparams in _subclasses(getattr(module, class_name)):
         name = f"{hparams.__module__}:{hparams.__qualname__}"
         if name not in declared and hparams not in _hparams:
             _hparams[hparams] = HparamsPatch(hparams, functools.partial(_refusal, hparams))
@@ -233,7 +235,8 @@ def _refusal(hparams: type) -> str:
     )
 
 
-def _subclasses(base: type | None) -> Iterator[type]:
-    for subclass in base.__subclasses__() if base is not None else ():
+def _subclasses(base: type) -> Iterator[type]:
+    subclasses: list[type] = base.__subclasses__()
+    for subclass in subclasses:
         yield subclass
         yield from _subclasses(subclass)

@@ -105,11 +105,17 @@ def _masked(scores: Tensor, call: AttentionCall, prompt: Tensor, position: Tenso
     tokens = scores.shape[-1]
     mask = call.mask
     if mask is not None and mask.dim() == 4:
-        # One row for each prompt; a batch or head dimension of 1 stands for all.
-        mask = mask[prompt if mask.shape[0] > 1 else torch.zeros_like(prompt), :, position, :tokens]
-        if mask.dtype == torch.bool:
-            return scores.masked_fill(~mask, -torch.inf)
-        return scores + mask.float()
+        # One row for each prompt; a dimension of 1 stands for all prompts, heads or positions.
+        rows = prompt if mask.shape[0] > 1 else torch.zeros_like(prompt)
+        queries = position if mask.shape[2] > 1 else torch.zeros_like(position)
+        row = mask[rows, :, queries, :tokens]
+        if row.dtype == torch.bool:
+            scores = scores.masked_fill(~row, -torch.inf)
+        else:
+            scores = scores + row.float()
+        if mask.shape[2] > 1:
+            return scores
+        mask = None  # a mask of padding alone, as GPT-2 has: causality comes on top
     index = torch.arange(tokens, device=scores.device)
     distance = position.unsqueeze(-1) - index
     visible = distance >= 0
@@ -176,9 +182,7 @@ def drifting_layers(
         raise ConfigError(
             f"sadr.layers: {outside[0]} is outside {model_name}, whose layers are 0-{total - 1}"
         )
-    layers = [
-        layer for layer in range(edited + 1, total) if wanted is None or layer in set(wanted)
-    ]
+    layers = [layer for layer in range(edited + 1, total) if wanted is None or layer in set(wanted)]
     if not layers:
         raise ConfigError(
             f"sadr.layers: no layer after the edited one ({edited}) is among them, and only "

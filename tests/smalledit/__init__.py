@@ -1,0 +1,1 @@
+"""A toolkit with one small editor, for tests that need to see everything in it."""

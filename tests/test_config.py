@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sadr_plugin import SadrConfig
+from sadr_plugin.errors import ConfigError
+
+
+def test_what_an_hparams_file_may_say():
+    assert SadrConfig.parse(None) is None
+    assert SadrConfig.parse(False) is None
+    assert SadrConfig.parse(True) == SadrConfig()
+    assert SadrConfig.parse({}) == SadrConfig()
+    parsed = SadrConfig.parse(
+        yaml.safe_load("{gamma: 4e-2, divergence: js, select_heads: false, num_grad_steps: 7}")
+    )
+    assert parsed == SadrConfig(
+        gamma=0.04, divergence="js", select_heads=False, num_grad_steps=7, layers=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "indices"),
+    [("10-13", (10, 11, 12, 13)), ("7-7", (7,)), ([3, 5], (3, 5)), (4, (4,)), (None, None)],
+)
+def test_layers(layers, indices):
+    assert SadrConfig(layers=layers).layers == indices
+
+
+def test_gamma_falls_back_to_the_editors():
+    assert SadrConfig().weight(0.08) == 0.08
+    assert SadrConfig(gamma=0).weight(0.08) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ({"gama": 1}, "sadr.gama: unknown key; known are gamma"),
+        ({"gamma": -1}, "sadr.gamma"),
+        ({"gamma": math.nan}, "sadr.gamma"),
+        ({"gamma": ".inf"}, "sadr.gamma"),
+        ({"gamma": True}, "sadr.gamma: expected a number"),
+        ({"gamma": "much"}, "sadr.gamma: expected a number"),
+        ({"divergence": "KLD"}, "sadr.divergence"),
+        ({"select_heads": "yes"}, "sadr.select_heads"),
+        ({"layers": "10-"}, "sadr.layers"),
+        ({"layers": "list(range(3))"}, "sadr.layers"),
+        ({"layers": "9-3"}, "ends before it begins"),
+        ({"layers": [1, -2]}, r"sadr.layers\[1\]"),
+        ({"layers": [1.5]}, r"sadr.layers\[0\]"),
+        ({"num_grad_steps": 0}, "sadr.num_grad_steps"),
+        ({"num_grad_steps": "ten"}, "sadr.num_grad_steps"),
+        ("true", "sadr: expected true, false or a mapping"),
+        (0.04, "sadr: expected true, false or a mapping"),
+        ([], "sadr: expected true, false or a mapping"),
+    ],
+)
+def test_bad_values_are_refused_by_name(value, named):
+    with pytest.raises(ConfigError, match=named):
+        SadrConfig.parse(value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+fields = st.sampled_from([*SadrConfig.model_fields, "other"])
+
+
+@given(json_values | st.dictionaries(fields, json_values, max_size=4))
+def test_any_value_is_a_config_or_a_config_error(value):
+    try:
+        config = SadrConfig.parse(value)
+    except ConfigError as error:
+        message = str(error)
+    else:
+        message = "sadr"
+        assert config is None or config.gamma is None or config.gamma >= 0
+    assert message.startswith("sadr")

@@ -1,0 +1,100 @@
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from support import attributes
+from torch import nn
+
+from sadr_plugin.attention import attention_module
+from sadr_plugin.errors import UnsupportedModelError
+from sadr_plugin.tracing import AttentionTracer
+
+IDS = torch.tensor([[1, 2, 3, 4]])
+
+
+def watched(model):
+    return {index: attention_module(layer) for index, layer in enumerate(model.model.layers)}
+
+
+def test_nothing_is_left_on_the_model(tiny_llama):
+    before = attributes(tiny_llama)
+    expected = tiny_llama(IDS).logits
+    with AttentionTracer(watched(tiny_llama)) as tracer:
+        output, calls = tracer.run(lambda: tiny_llama(IDS))
+        assert len(calls) == 4
+        assert torch.equal(output.logits, expected)
+    assert attributes(tiny_llama) == before
+    assert torch.equal(copy.deepcopy(tiny_llama)(IDS).logits, expected)
+    assert torch.equal(pickle.loads(pickle.dumps(tiny_llama))(IDS).logits, expected)
+
+
+class Interrupt(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [ValueError("own"), KeyboardInterrupt(), Interrupt()])
+def test_an_exception_inside_a_forward_passes_through(tiny_llama, error):
+    before = attributes(tiny_llama)
+
+    def stop(*_):
+        raise error
+
+    with AttentionTracer(watched(tiny_llama)) as tracer:
+        hook = tiny_llama.model.layers[2].mlp.register_forward_hook(stop)
+        with pytest.raises(type(error)) as caught:
+            tracer.run(lambda: tiny_llama(IDS))
+        assert caught.value is error
+        hook.remove()
+        _, calls = tracer.run(lambda: tiny_llama(IDS))
+        assert len(calls) == 4
+    assert attributes(tiny_llama) == before
+
+
+def test_a_users_own_nnsight_wrapper_goes_on_working(tiny_llama):
+    import nnsight
+
+    theirs = nnsight.NNsight(tiny_llama)
+    before = attributes(tiny_llama)
+    with AttentionTracer(watched(tiny_llama)) as tracer:
+        _, calls = tracer.run(lambda: tiny_llama(IDS))
+    assert len(calls) == 4
+    assert attributes(tiny_llama) == before
+    with theirs.trace(input_ids=IDS):
+        hidden = nnsight.save(theirs.model.layers[1].output)
+    assert hidden is not None
+
+
+def test_a_module_without_the_call_is_refused_and_left_alone(tiny_llama):
+    before = attributes(tiny_llama)
+    wrong = {0: tiny_llama.model.layers[0].self_attn, 1: tiny_llama.model.layers[1].mlp}
+    with pytest.raises(UnsupportedModelError, match=r"LlamaMLP \(layer 1\)"):
+        AttentionTracer(wrong).__enter__()
+    assert attributes(tiny_llama) == before
+
+
+def test_a_layer_without_one_attention_module_is_not_recognised():
+    assert attention_module(nn.Sequential(nn.Linear(2, 2))) is None
+
+
+NNSIGHT_ORDER = """
+import sys
+sys.path[:0] = {path!r}
+{first}
+from sadr_plugin.tracing import import_nnsight
+nnsight = import_nnsight()
+print(hasattr(object, "save"), nnsight.__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "mounted"), [("", "False"), ("import nnsight", "True")], ids=["ours", "theirs"]
+)
+def test_the_mount_on_object_is_taken_off_unless_it_is_the_users(first, mounted):
+    script = NNSIGHT_ORDER.format(path=sys.path, first=first)
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.split() == [mounted, "nnsight"]
