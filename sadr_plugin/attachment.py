@@ -36,11 +36,10 @@ def enable() -> None:
     global _enabled
     with _lock:
         _enabled = True
-        for module in _modules_to_watch() - _watched:
+        for module in _modules_to_watch() - _watched - sys.modules.keys():
             # An import hook cannot be taken back; it looks whether SADR is enabled.
             _watched.add(module)
-            if module not in sys.modules:
-                wrapt.register_post_import_hook(_imported, module)
+            wrapt.register_post_import_hook(_imported, module)
         _attach_what_is_imported()
 
 

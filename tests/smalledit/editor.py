@@ -22,6 +22,8 @@ def optimise(model, tok, request, hparams: SmallHparams, *, stop_at=0.0, on_step
     delta = torch.zeros(model.config.hidden_size, requires_grad=True)
 
     def add_delta(module, args, output):
+        if len(output) != len(subject):
+            return None
         output = output.clone()
         for row, index in enumerate(subject):
             output[row, index] += delta

@@ -11,8 +11,8 @@ class Hparams:
 @dataclass
 class SmallHparams(Hparams):
     layer: int = 1
-    v_num_grad_steps: int = 4
-    lr: float = 0.5
+    v_num_grad_steps: int = 6
+    lr: float = 2.0
     contexts: list = field(default_factory=lambda: ["{}", "so {}"])
     layer_module_tmp: str = "model.layers.{}"
     fact_token: str = "subject_last"

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import sadr_plugin
+from sadr_plugin.cli import build
+from sadr_plugin.errors import ConfigError, PositionError
+
+
+def run(*arguments):
+    return CliRunner().invoke(build(), ["demo", *arguments], catch_exceptions=False)
+
+
+def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
+    from easyeditor.models.rome import rome_main
+
+    monkeypatch.setattr(rome_main, "CONTEXT_TEMPLATES_CACHE", ["{}", "However {}"])
+    monkeypatch.setenv("COLUMNS", "160")
+    file = tmp_path / "demo.json"
+    shown = run("--steps", "6", "--gamma", "5", "--json", str(file))
+    assert shown.exit_code == 0
+    for text in ("plain ROME", "with SADR", "distracting neighbour", "drift (penalty at γ = 1)"):
+        assert text in shown.stdout
+    assert "Executing ROME" not in shown.stdout
+    data = json.loads(file.read_text())
+    assert [row["kind"] for row in data["rows"]] == (
+        ["edit", "paraphrase", "relation", "relation"] + ["distracting neighbour"] * 3
+    )
+    edit = data["rows"][0]
+    # Facts of the model and the edit, not of the demo: it knew Paris, then it is told Rome.
+    assert edit["before"]["right"] > 0.5 > edit["plain"]["right"]
+    assert edit["plain"]["edited_in"] > 10 * edit["before"]["edited_in"]
+    assert {name: arm["steps"] for name, arm in data["arms"].items()} == {"plain": 6, "sadr": 6}
+    assert data["arms"]["sadr"]["drift"] < data["arms"]["plain"]["drift"]
+    assert sadr_plugin.attached() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--prompt", "no subject"], PositionError, "exactly once"),
+        (["--relation", "no answer"], ConfigError, 'expected "PROMPT=ANSWER"'),
+        (["--json", "/nowhere/at/all.json"], ConfigError, "there is no folder /nowhere/at"),
+        (["--layer", "29"], ConfigError, r"no layer after the edited one \(29\)"),
+    ],
+)
+def test_bad_options(arguments, error, message):
+    with pytest.raises(error, match=message):
+        run(*arguments)
+
+
+def test_errors_of_the_plugin_end_in_one_line(monkeypatch, capsys):
+    from sadr_plugin import cli
+
+    monkeypatch.setattr("sys.argv", ["sadr", "demo", "--prompt", "no subject"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 1
+    assert capsys.readouterr().err.startswith("sadr: the prompt 'no subject' must hold")

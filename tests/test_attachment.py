@@ -1,0 +1,165 @@
+import inspect
+import pickle
+import sys
+
+import pytest
+import smalledit.editor
+import smalledit.hparams
+from smalledit.hparams import OtherHparams, SmallHparams
+
+import sadr_plugin
+from sadr_plugin import EditPoint, SadrConfig, hookimpl
+from sadr_plugin.errors import ConfigError
+
+
+def test_enable_and_disable_any_number_of_times(small_adapter):
+    functions = dict(vars(smalledit.editor))
+    classes = {
+        cls: dict(vars(cls)) for cls in (SmallHparams, OtherHparams, smalledit.hparams.Hparams)
+    }
+    for _ in range(2):
+        sadr_plugin.enable()
+        sadr_plugin.enable()
+        assert [point.editor for point in sadr_plugin.attached()] == ["SMALL"]
+        attached = smalledit.editor.optimise
+        assert attached is not functions["optimise"]
+        assert inspect.signature(attached) == inspect.signature(functions["optimise"])
+        assert pickle.loads(pickle.dumps(attached)) is attached
+        sadr_plugin.disable()
+        sadr_plugin.disable()
+        assert vars(smalledit.editor) == functions
+        for cls, own in classes.items():
+            assert dict(vars(cls)) == own
+        assert sadr_plugin.attached() == []
+
+
+def test_the_context_manager_gives_back_what_was(small_adapter):
+    original = smalledit.editor.optimise
+    with sadr_plugin.enabled():
+        attached = smalledit.editor.optimise
+        assert attached is not original
+        with sadr_plugin.enabled():
+            pass
+        assert smalledit.editor.optimise is attached
+    assert smalledit.editor.optimise is original
+
+
+def test_a_function_held_by_others_is_attached_and_given_back(small_adapter, monkeypatch):
+    elsewhere = type(sys)("smalledit.elsewhere")
+    elsewhere.theirs = original = smalledit.editor.optimise
+    monkeypatch.setitem(sys.modules, "smalledit.elsewhere", elsewhere)
+    sadr_plugin.enable()
+    assert elsewhere.theirs is smalledit.editor.optimise is not original
+    sadr_plugin.disable()
+    assert elsewhere.theirs is original
+
+
+def test_enabled_before_the_toolkit_is_imported(small_adapter, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("smalledit")]:
+        monkeypatch.delitem(sys.modules, name)
+    sadr_plugin.enable()
+    assert sadr_plugin.attached() == []
+    from smalledit import editor, hparams
+
+    assert [point.editor for point in sadr_plugin.attached()] == ["SMALL"]
+    assert hasattr(editor.optimise, "__wrapped__")
+    assert hparams.SmallHparams(sadr=True).sadr is True
+    sadr_plugin.disable()
+    assert not hasattr(editor.optimise, "__wrapped__")
+
+
+def test_the_flag_in_constructor_yaml_and_attribute(small, tmp_path):
+    assert SmallHparams().sadr is None
+    assert SmallHparams(layer=2, sadr=False).sadr is False
+    file = tmp_path / "small.yaml"
+    file.write_text("layer: 2\nsadr:\n  gamma: 4e-2\n  layers: 2-3\n")
+    hparams = SmallHparams.from_hparams(str(file))
+    assert (hparams.layer, hparams.sadr) == (2, {"gamma": "4e-2", "layers": "2-3"})
+    hparams.sadr = SadrConfig(gamma=1)
+    assert hparams.sadr.gamma == 1
+    assert hparams == SmallHparams(layer=2), "not a field: equality and asdict are the toolkit's"
+
+
+def test_a_bad_flag_names_key_and_file(small, tmp_path):
+    with pytest.raises(ConfigError, match=r"sadr\.gamma"):
+        SmallHparams(sadr={"gamma": -1})
+    with pytest.raises(ConfigError, match="sadr: expected"):
+        SmallHparams().sadr = "on"
+    file = tmp_path / "small.yaml"
+    file.write_text("sadr: {gamma: nan}\n")
+    with pytest.raises(
+        ConfigError, match=f"{file}: sadr.gamma: expected a number, got 'nan'|finite"
+    ):
+        SmallHparams.from_hparams(str(file))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
+        SmallHparams(other=1)
+
+
+def test_yaml_is_never_code(small, tmp_path):
+    marker = tmp_path / "ran"
+    file = tmp_path / "evil.yaml"
+    for evil in (
+        f"sadr: {{layers: \"__import__('pathlib').Path('{marker}').touch()\"}}",
+        f"sadr: !!python/object/apply:pathlib.Path.touch [{marker}]",
+    ):
+        file.write_text(evil)
+        with pytest.raises((ConfigError, Exception)):
+            SmallHparams.from_hparams(str(file))
+    assert not marker.exists()
+
+
+def test_the_flag_for_an_editor_that_is_not_attached(small):
+    with pytest.raises(ConfigError, match=r"no editor is attached for OtherHparams.*SMALL"):
+        OtherHparams(sadr=True)
+    other = OtherHparams()
+    with pytest.raises(ConfigError, match="no editor is attached"):
+        other.sadr = {"gamma": 1}
+    other.sadr = False
+    assert OtherHparams(steps=3, sadr=None).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "message"),
+    [
+        ("smalledit.editor:gone", "hparams", "gone is not a plain function"),
+        ("smalledit.editor:optimise", "config", "takes no argument 'config'"),
+    ],
+)
+def test_a_declaration_that_does_not_fit_warns_and_lets_the_toolkit_work(
+    function, argument, message
+):
+    class Unfitting:
+        @hookimpl
+        def sadr_edit_points(self):
+            return [EditPoint("X", function, "smalledit.hparams:SmallHparams", 1, dict, argument)]
+
+    manager, adapter = sadr_plugin.plugin_manager(), Unfitting()
+    manager.register(adapter)
+    try:
+        with pytest.warns(UserWarning, match=message):
+            sadr_plugin.enable()
+    finally:
+        sadr_plugin.disable()
+        manager.unregister(adapter)
+
+
+def test_a_misspelt_hook_is_an_error():
+    import pluggy
+
+    class Misspelt:
+        @hookimpl
+        def sadr_edit_point(self):
+            return []
+
+    manager, plugin = sadr_plugin.plugin_manager(), Misspelt()
+    manager.register(plugin)
+    try:
+        with pytest.raises(pluggy.PluginValidationError, match="sadr_edit_point"):
+            manager.check_pending()
+    finally:
+        manager.unregister(plugin)
+
+
+def test_wrong_arguments_get_the_toolkits_own_complaint(small):
+    with pytest.raises(TypeError, match=r"optimise\(\) missing 3 required positional arguments"):
+        small.optimise(1)

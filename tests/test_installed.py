@@ -1,0 +1,186 @@
+"""The wheel in a clean environment: no line of code, no cost, no version moved."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+from easyedit.conftest import ROME
+
+ROOT = Path(__file__).parent.parent
+
+# What a user's script might look like where there is neither CUDA nor EasyEdit's vision stack:
+# it works around both by itself, and knows nothing of SADR.
+SCRIPT = """
+import sys, types
+import easyeditor_text_only
+from easyeditor.models.rome import ROMEHyperParams, rome_main
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, hparams_file = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder)
+tok = AutoTokenizer.from_pretrained(folder, padding_side="right")
+hparams = ROMEHyperParams.from_hparams(hparams_file)
+rome_main.CONTEXT_TEMPLATES_CACHE = ["{}", "However {}"]
+request = {"prompt": "{} is located in the city of", "subject": "The Eiffel Tower",
+           "target_new": "Rome"}
+with easyeditor_text_only.cpu():
+    rome_main.apply_rome_to_model(model, tok, [request], hparams)
+print("attached:", hasattr(rome_main.compute_v, "__wrapped__"))
+"""
+
+TEXT_ONLY = """
+import importlib.util, sys, types
+from torch.overrides import TorchFunctionMode
+
+root = importlib.util.find_spec("easyeditor").submodule_search_locations[0]
+for name, path in (("easyeditor", root), ("easyeditor.models", root + "/models")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+
+class cpu(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        here = lambda value: "cpu" if str(value).startswith("cuda") else value
+        return func(*map(here, args) if func.__name__ == "to" else args,
+                    **{key: here(value) if key == "device" else value
+                       for key, value in (kwargs or {}).items()})
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """A new virtual environment with the wheel alone, its needs lent from this one.
+
+    The lent folder is on the path, but its ``.pth`` files are not read: the development
+    install of the plugin is not seen.
+    """
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    assert (site / "sadr_autoload.pth").exists()
+    (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "easyeditor_text_only.py").write_text(TEXT_ONLY)
+    return python
+
+
+def run(python, *arguments, **environ):
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [str(python), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**env, **environ},
+        cwd="/",
+    )
+
+
+def test_the_plugin_that_runs_is_the_wheels(environment):
+    printed = run(environment, "-c", "import sadr_plugin; print(sadr_plugin.__file__)").stdout
+    assert str(environment.parent.parent) in printed
+
+
+@pytest.mark.parametrize(
+    ("sadr", "environ", "attached"),
+    [(True, {}, True), (None, {}, True), (None, {"SADR_AUTOLOAD": "0"}, False)],
+    ids=["flag", "no flag", "turned off"],
+)
+def test_a_script_that_knows_nothing_of_the_plugin(
+    environment, smol, tmp_path, sadr, environ, attached
+):
+    from sadr_plugin import smollm2
+
+    changes = {"v_num_grad_steps": 4, "device": 0}
+    if sadr:
+        changes["sadr"] = {"gamma": 10}
+    (tmp_path / "rome.yaml").write_text(yaml.safe_dump({**ROME, **changes}))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    arguments = [str(smollm2.model_folder()), str(tmp_path / "rome.yaml")]
+    output = run(environment, str(tmp_path / "script.py"), *arguments, **environ).stdout
+    assert f"attached: {attached}" in output
+    # EasyEdit prints "loss sum = its three terms": with SADR the sum has a fourth.
+    number = r"(-?[\d.]+)"
+    steps = re.findall(rf"loss {number} = {number} \+ {number} \+ {number}", output)
+    assert len(steps) == 4
+    extra = [float(loss) - sum(map(float, terms)) for loss, *terms in steps]
+    assert (max(extra) > 0.01) == bool(sadr)
+
+
+def test_the_flag_without_the_plugin_is_the_toolkits_error(environment, smol, tmp_path):
+    from sadr_plugin import smollm2
+
+    (tmp_path / "rome.yaml").write_text(yaml.safe_dump({**ROME, "sadr": True}))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run(
+            environment,
+            str(tmp_path / "script.py"),
+            str(smollm2.model_folder()),
+            str(tmp_path / "rome.yaml"),
+            SADR_AUTOLOAD="0",
+        )
+    assert "unexpected keyword argument 'sadr'" in failed.value.stderr
+
+
+def test_a_process_without_torch_does_not_notice(environment):
+    script = "import sys; print([m for m in sys.modules if 'torch' in m or 'wrapt' in m])"
+    assert run(environment, "-c", script).stdout.strip() == "[]"
+    # The best of several, other work on this machine being no fault of the plugin's.
+    costs = []
+    for _ in range(7):
+        report = run(environment, "-X", "importtime", "-c", "pass").stderr
+        lines = [line.split("|") for line in report.splitlines() if "sadr_plugin.autoload" in line]
+        costs.append(int(lines[0][1]))
+    print(f"start-up cost: {min(costs)} µs")
+    assert min(costs) < 1000
+
+
+def test_turned_off_nothing_waits(environment):
+    script = "import sys; print([type(finder).__name__ for finder in sys.meta_path])"
+    assert "_TorchWatch" in run(environment, "-c", script).stdout
+    assert "_TorchWatch" not in run(environment, "-c", script, SADR_AUTOLOAD="0").stdout
+
+
+def test_a_broken_adapter_does_not_stop_torch(environment, tmp_path):
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sadr_plugin]\nbroken = not_there\n")
+    finished = run(
+        environment, "-c", "import torch; print(torch.ones(1))", PYTHONPATH=str(tmp_path)
+    )
+    assert "tensor" in finished.stdout
+    assert "SADR could not be enabled at start-up" in finished.stderr
+
+
+def test_the_requirements_move_no_version_a_toolkit_pins(wheel):
+    """Every requirement is met by any version a toolkit may pin: none names an upper bound, and
+    those EasyEdit pins itself have no bound at all."""
+    import zipfile
+    from email.parser import Parser
+
+    from packaging.requirements import Requirement
+
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        metadata = Parser().parsestr(archive.read(name).decode())
+    needs = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    assert {need.name for need in needs if not need.specifier} >= {"torch", "transformers"}
+    assert all(clause.operator == ">=" for need in needs for clause in need.specifier)
