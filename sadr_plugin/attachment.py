@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import hashlib
 import inspect
+import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any, cast
 
@@ -23,7 +25,7 @@ from .plugins import plugin_manager
 _lock = threading.RLock()
 _enabled = False
 _watched: set[str] = set()
-_functions: dict[EditPoint, AttachedFunction] = {}
+_functions: dict[str, AttachedFunction] = {}
 _hparams: dict[type, HparamsPatch] = {}
 
 
@@ -73,31 +75,44 @@ def enabled() -> Iterator[None]:
 
 def attached() -> list[EditPoint]:
     """The editors attached at present: their toolkits are imported and SADR is enabled."""
-    return list(_functions)
+    return [point for point in _edit_points() if point.function in _functions]
+
+
+Run = Callable[[EditPoint, FunctionType, inspect.BoundArguments, Any], Any]
+"""What to do where hparams carry a flag: takes point, original, its arguments and the flag."""
 
 
 class AttachedFunction:
-    """A toolkit's function with a loop in it, replaced wherever the toolkit holds it.
+    """A toolkit's function, replaced wherever the toolkit holds it.
+
+    Args:
+        point: the editor's declaration.
+        module: where the function is defined.
+        name: its name there.
+        needs: the arguments the declaration says it takes.
+        run: called in its place when SADR is enabled and the hparams carry a flag.
 
     Raises:
-        AttachmentError: the function's arguments are not what the declaration says.
+        AttachmentError: the function is not what the declaration says.
     """
 
-    def __init__(self, point: EditPoint, module: ModuleType, name: str) -> None:
-        self.point = point
+    def __init__(
+        self, point: EditPoint, module: ModuleType, name: str, needs: set[str], run: Run
+    ) -> None:
         original = getattr(module, name, None)
         if not isinstance(original, FunctionType):
             raise AttachmentError(
-                f"{point.editor}: {point.function} is not a plain function in the installed "
-                "toolkit; its adapter fits another version"
+                f"{point.editor}: {module.__name__}:{name} is not a plain function in the "
+                "installed toolkit; its adapter fits another version"
             )
-        if point.hparams_argument not in inspect.signature(original).parameters:
+        missing = sorted(needs - inspect.signature(original).parameters.keys())
+        if missing:
             raise AttachmentError(
-                f"{point.editor}: {point.function} takes no argument "
-                f"{point.hparams_argument!r}; its adapter fits another version"
+                f"{point.editor}: {module.__name__}:{name} takes no argument {missing[0]!r}; "
+                "its adapter fits another version"
             )
         self.original = original
-        self.replacement = _with_sadr(point, original)
+        self.replacement = _where_flagged(point, original, run)
         self._package = module.__name__.partition(".")[0]
         _swap(self._package, self.original, self.replacement)
 
@@ -106,8 +121,8 @@ class AttachedFunction:
         _swap(self._package, self.replacement, self.original)
 
 
-def _with_sadr(point: EditPoint, original: FunctionType) -> FunctionType:
-    """``original``, run with the drift penalty in its loss where the hparams ask for it."""
+def _where_flagged(point: EditPoint, original: FunctionType, run: Run) -> FunctionType:
+    """``original``, but ``run`` where SADR is enabled and the hparams ask for it."""
 
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -119,14 +134,15 @@ def _with_sadr(point: EditPoint, original: FunctionType) -> FunctionType:
         value = getattr(hparams, KEY, None)
         if not _enabled or value is None or value is False:
             return original(*args, **kwargs)
-        return _run_with_sadr(point, original, bound, value)
+        return run(point, original, bound, value)
 
     return cast(FunctionType, function)
 
 
-def _run_with_sadr(
+def _run_with_penalty(
     point: EditPoint, original: FunctionType, bound: inspect.BoundArguments, value: Any
 ) -> Any:
+    """The function, with the drift penalty in its loop's loss."""
     # Late: these bring in nnsight's needs and pydantic, which an unflagged edit can do without.
     from .config import SadrConfig
     from .drift import DriftSession
@@ -146,6 +162,28 @@ def _run_with_sadr(
         return loop(*bound.args, **bound.kwargs)
 
 
+def _run_with_own_cache(
+    point: EditPoint, original: FunctionType, bound: inspect.BoundArguments, value: Any
+) -> Any:
+    """The function, keeping its vectors in files that only edits of the same settings share.
+
+    A toolkit names such files by its own settings alone; a vector found with SADR would be
+    taken for one found without, or at another γ.
+    """
+    from .config import SadrConfig
+
+    config = SadrConfig.parse(value)
+    assert config is not None
+    bound.apply_defaults()
+    template = bound.arguments[point.cache_argument]
+    if template is not None:
+        settings = config.model_copy(update={"gamma": config.weight(point.gamma)})
+        digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
+        stem, suffix = os.path.splitext(str(template))
+        bound.arguments[point.cache_argument] = f"{stem}.sadr-{digest}{suffix}"
+    return original(*bound.args, **bound.kwargs)
+
+
 def _swap(package: str, old: object, new: object) -> None:
     """Replace ``old`` by ``new`` in every imported module of ``package`` that holds it."""
     for name, module in list(sys.modules.items()):
@@ -162,7 +200,13 @@ def _edit_points() -> list[EditPoint]:
 
 def _modules_to_watch() -> set[str]:
     bases = plugin_manager().hook.sadr_hparams_base()
-    targets = [*bases, *(t for point in _edit_points() for t in (point.function, point.hparams))]
+    declared = (
+        target
+        for point in _edit_points()
+        for target in (point.function, point.hparams, point.cache)
+        if target is not None
+    )
+    targets = [*bases, *declared]
     modules = {target.partition(":")[0] for target in targets}
     # Only when the whole toolkit is imported do all of its hparams classes exist.
     return modules | {base.partition(".")[0] for base in bases}
@@ -179,7 +223,11 @@ def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
         # A toolkit the adapter does not fit must still be importable.
         try:
             _attach_hparams(point, just_now)
-            _attach_function(point, just_now)
+            loop = {point.hparams_argument}
+            _attach_function(point, point.function, loop, _run_with_penalty, just_now)
+            if point.cache is not None:
+                cache = {point.hparams_argument, point.cache_argument}
+                _attach_function(point, point.cache, cache, _run_with_own_cache, just_now)
         except AttachmentError as error:
             warnings.warn(f"SADR is not attached to {error}", stacklevel=2)
     for base in plugin_manager().hook.sadr_hparams_base():
@@ -196,10 +244,12 @@ def _find(target: str, just_now: ModuleType | None) -> tuple[ModuleType, str] | 
     return module, name
 
 
-def _attach_function(point: EditPoint, just_now: ModuleType | None) -> None:
-    found = _find(point.function, just_now)
-    if found is not None and point not in _functions:
-        _functions[point] = AttachedFunction(point, *found)
+def _attach_function(
+    point: EditPoint, target: str, needs: set[str], run: Run, just_now: ModuleType | None
+) -> None:
+    found = _find(target, just_now)
+    if found is not None and target not in _functions:
+        _functions[target] = AttachedFunction(point, *found, needs, run)
 
 
 def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 from pluggy import HookRelay
 from torch import Tensor, nn
 
-from .attention import attention_rows, drifting_layers, layer_modules
 from .config import SadrConfig
 from .edit import Edit, Report, Step
-from .errors import PenaltyError, PositionError, UnsupportedModelError
+from .errors import PenaltyError, PositionError
 from .loss import head_divergence, selected_heads
-from .positions import Positions, locate, tokenize
+from .positions import Positions, locate
+from .probe import AttentionProbe, attention_modules, prompt_tokens, rows_during, stacked
 from .tracing import AttentionTracer
 
 
@@ -48,14 +49,12 @@ class DriftSession:
         self.gamma = config.weight(default_gamma)
         self.steps: list[Step] = []
         self._hooks = hooks
-        if not edit.prompts:
-            raise PositionError(f"the {editor} edit has no rewriting prompts")
-        self._prompts = [
-            tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in edit.prompts
-        ]
+        # What can be known of the prompts before the loop runs is found out now.
+        self._prompts = [] if callable(edit.prompts) else prompt_tokens(edit)
         self._tracer = AttentionTracer(attention_modules(edit, config, hooks))
         self._forward = ForwardSlot(edit.model)
         self._positions: Positions | None = None
+        self._probe: AttentionProbe | None = None
         self._baseline: Tensor | None = None
         self._current: list[Tensor] | None = None
         self._last_seen = "none with gradients"
@@ -63,6 +62,8 @@ class DriftSession:
 
     def __enter__(self) -> DriftSession:
         self._started = time.perf_counter()
+        if not self.edit.zero_start:
+            self._probe = AttentionProbe(self.edit, self._hooks, self.config)
         self._tracer.__enter__()
         self._forward.fill(self._watched_forward)
         return self
@@ -93,6 +94,7 @@ class DriftSession:
         """The loss a step goes on with: ``loss + γ · penalty``, on the loss's device.
 
         The first step's rows are the baseline, the vector being zero then; its penalty is 0.
+        Where the edit says that it is not zero, the rows of a forward before the loop are.
 
         Raises:
             PositionError: no forward of the loop was recognised since the last step.
@@ -100,12 +102,15 @@ class DriftSession:
         """
         if self._current is None or self._positions is None:
             raise PositionError(self._unrecognised())
-        current = _stacked(self._current, loss.device)
+        current = stacked(self._current, loss.device)
         self._current = None
         penalty, selected = 0.0, 0.0
-        if self._baseline is None:
+        if self._baseline is None and self._probe is None:
             self._baseline = current.detach()
         else:
+            if self._baseline is None:
+                assert self._probe is not None
+                self._baseline = self._probe.before_in(current, self._positions)
             term = self._penalty(self._baseline, current)
             penalty, selected = term.item(), self._selected(self._baseline, current)
             if self.gamma > 0:
@@ -148,7 +153,7 @@ class DriftSession:
         positions = self._positions_in(*args, **kwargs) if torch.is_grad_enabled() else None
         if positions is None:
             return run()
-        output, self._current = _rows_during(run, self._tracer, positions)
+        output, self._current = rows_during(run, self._tracer, positions)
         self._positions = positions
         return output
 
@@ -161,10 +166,24 @@ class DriftSession:
         """Where to look in this forward's batch, or None if it is not the loop's own."""
         if input_ids is None:
             return None
+        if not self._prompts:
+            self._prompts = prompt_tokens(self.edit)
         positions = locate(self._prompts, input_ids, attention_mask)
         if positions is None:
             self._last_seen = repr(self.edit.tokenizer.decode(input_ids[0]))
+        elif self._positions is None and self.edit.counts_from_left:
+            self._warn_of_padding(positions)
         return positions
+
+    def _warn_of_padding(self, positions: Positions) -> None:
+        counted = [prompt.edited for prompt in self._prompts]
+        if positions.subject.tolist() != counted:
+            warnings.warn(
+                f"{self.editor} counts positions from the left, but its batch is padded on the "
+                "left: the token it edits is not the one it means. SADR watches the true "
+                'positions; set tokenizer.padding_side = "right" to have both agree',
+                stacklevel=2,
+            )
 
     def _unrecognised(self) -> str:
         expected = self._prompts[0].prompt
@@ -204,95 +223,3 @@ class ForwardSlot:
         else:
             self._model.__dict__["forward"] = self._had_own
         self._filled = False
-
-
-def attention_modules(edit: Edit, config: SadrConfig, hooks: HookRelay) -> dict[int, nn.Module]:
-    """The attention module of each layer that is restricted.
-
-    Raises:
-        UnsupportedModelError: naming the model's class and the first layer at fault.
-    """
-    model_name = type(edit.model).__name__
-    layers = layer_modules(edit.model, edit.layer_template)
-    modules: dict[int, nn.Module] = {}
-    for index in drifting_layers(edit.layer, len(layers), config.layers, model_name):
-        module = hooks.sadr_attention_module(model=edit.model, layer=layers[index])
-        if module is None:
-            raise UnsupportedModelError(
-                f"{model_name} is not supported: no single module in its layer {index} "
-                f"({type(layers[index]).__name__}) calls transformers' attention_interface, "
-                "where SADR reads attention. A sadr_attention_module hook can point at it"
-            )
-        modules[index] = module
-    return modules
-
-
-class AttentionProbe:
-    """An edit's attention rows, measured from outside: what drift is counted in.
-
-    Rows before an edit are compared with rows after it, on the model as it then stands,
-    whichever editor changed it and with or without SADR.
-
-    Args:
-        edit: the prompts to look at, and the layer after which to look.
-        hooks: may replace where attention is found and how it is priced.
-    """
-
-    def __init__(self, edit: Edit, hooks: HookRelay) -> None:
-        self._edit = edit
-        self._hooks = hooks
-        self._config = SadrConfig()
-        self._before, _ = self._rows()
-
-    def drift(self) -> float:
-        """The drift penalty at γ = 1 since the probe was made."""
-        rows, positions = self._rows()
-        penalty: Tensor = self._hooks.sadr_penalty(
-            baseline=self._before,
-            current=rows,
-            subject_index=positions.subject,
-            config=self._config,
-        )
-        return penalty.item()
-
-    @torch.no_grad()
-    def _rows(self) -> tuple[Tensor, Positions]:
-        edit = self._edit
-        prompts = [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in edit.prompts]
-        device = next(edit.model.parameters()).device
-        batch = edit.tokenizer(
-            [prompt.text for prompt in edit.prompts], padding=True, return_tensors="pt"
-        ).to(device)
-        positions = locate(prompts, batch["input_ids"], batch["attention_mask"])
-        if positions is None:
-            raise PositionError(
-                f"{prompts[0].prompt.text!r} is not tokenized in a batch as it is alone"
-            )
-        run = functools.partial(edit.model, **batch)
-        with AttentionTracer(attention_modules(edit, self._config, self._hooks)) as tracer:
-            _, rows = _rows_during(run, tracer, positions)
-        return _stacked(rows, device), positions
-
-
-def _rows_during(
-    run: Callable[[], Any], tracer: AttentionTracer, positions: Positions
-) -> tuple[Any, list[Tensor]]:
-    """What ``run`` returns, and the rows of each watched layer, [prompts, heads, tokens]."""
-    output, calls = tracer.run(run)
-    return output, [attention_rows(call, positions.prediction) for call in calls]
-
-
-def _stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Rows of every layer as one tensor, [layers, prompts, heads, tokens].
-
-    A layer with fewer heads is filled up with rows of zeros, which neither drift nor count.
-    """
-    heads = max(layer.shape[1] for layer in rows)
-    return torch.stack(
-        [
-            nn.functional.pad(layer.to(device), (0, 0, 0, heads - layer.shape[1]))
-            if layer.shape[1] < heads
-            else layer.to(device)
-            for layer in rows
-        ]
-    )

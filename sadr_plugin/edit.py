@@ -19,18 +19,25 @@ class Edit:
     Attributes:
         model: the model that is edited, as the toolkit calls it.
         tokenizer: its tokenizer.
-        prompts: the rewriting prompts without their target, in the order of the loop's batch.
+        prompts: the rewriting prompts without their target, in the order of the loop's batch;
+            or, where the function makes them itself, what gives them once the loop runs.
         layer: the layer whose output gains the vector; attention after it can drift.
         layer_template: where the layers are, e.g. ``"model.layers.{}"``.
         edited_token: where in the prompt the vector is added.
+        zero_start: whether the vector is zero in the loop's first forward, which then is the
+            baseline; if not, the baseline is measured by one forward more, before the loop.
+        counts_from_left: whether the toolkit counts positions from the start of a row as if
+            there were no padding; a batch padded on the left then earns a warning.
     """
 
     model: nn.Module
     tokenizer: Any
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Prompt] | Callable[[], Sequence[Prompt]]
     layer: int
     layer_template: str
     edited_token: EditedToken = "subject_last"
+    zero_start: bool = True
+    counts_from_left: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,9 @@ class EditPoint:
             that SADR is switched on for.
         hparams_argument: the function's argument that holds the hparams object.
         steps_attribute: the attribute of the hparams object with the number of steps.
+        cache: the function that keeps found vectors in files and takes them from there,
+            ``"package.module:function"``, or None.
+        cache_argument: that function's argument with the template of the files' names.
     """
 
     editor: str
@@ -56,6 +66,8 @@ class EditPoint:
     read: Callable[[Mapping[str, Any]], Edit]
     hparams_argument: str = "hparams"
     steps_attribute: str = "v_num_grad_steps"
+    cache: str | None = None
+    cache_argument: str = "cache_template"
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from smalledit import editor as small_editor
-from support import SmallAdapter
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from support import SmallAdapter, tiny_llama, word_tokenizer
 
 import sadr_plugin
 from sadr_plugin import smollm2
-
-WORDS = """<pad> <unk> so then tower louvre is in a city rome paris another batch the of now
-eiffel""".split()  # noqa: SIM905
 
 
 @pytest.fixture(autouse=True)
@@ -24,35 +18,14 @@ def _disabled_afterwards():
     sadr_plugin.disable()
 
 
-@pytest.fixture(scope="session")
-def word_tokenizer():
-    """One token a word; pads on the right."""
-    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        padding_side="right",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+@pytest.fixture(scope="session", name="word_tokenizer")
+def _word_tokenizer():
+    return word_tokenizer()
 
 
-@pytest.fixture
-def tiny_llama():
-    """A random Llama: 4 layers, 4 heads, 2 key heads."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        pad_token_id=0,
-    )
-    return LlamaForCausalLM(config).eval()
+@pytest.fixture(name="tiny_llama")
+def _tiny_llama():
+    return tiny_llama()
 
 
 @pytest.fixture

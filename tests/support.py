@@ -1,8 +1,47 @@
-"""An adapter for the small toolkit, and a way to see what a model has been left with."""
+"""A model, a tokenizer and an adapter small enough to look into."""
 
 from __future__ import annotations
 
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
+from sadr_plugin.testing import own_attributes
+
+attributes = own_attributes
+
+WORDS = """<pad> <unk> so then tower louvre is in a city rome paris another batch the of now
+eiffel""".split()  # noqa: SIM905
+
+
+def word_tokenizer():
+    """One token a word; pads on the right."""
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def tiny_llama():
+    """A random Llama, always the same: 4 layers, 4 heads, 2 key heads."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
 
 
 def read_small(arguments):
@@ -51,11 +90,3 @@ class SmallAdapter:
     @hookimpl
     def sadr_edit_finished(self, report):
         self.reports.append(report)
-
-
-def attributes(model):
-    """Every module's own attributes, to compare before and after."""
-    return {
-        name: {key: id(value) for key, value in module.__dict__.items() if key != "training"}
-        for name, module in model.named_modules()
-    }

@@ -156,10 +156,11 @@ def run(
     )
 
     from sadr_plugin import enabled, smollm2
-    from sadr_plugin.drift import AttentionProbe
+    from sadr_plugin.devices import cuda_or_cpu
     from sadr_plugin.plugins import plugin_manager
+    from sadr_plugin.probe import AttentionProbe
 
-    from .environment import cuda_or_cpu, import_text_only
+    from .environment import import_text_only
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     arms: dict[str, Arm] = {}
@@ -203,14 +204,14 @@ class Rome:
         import torch
         from easyeditor.models.rome import rome_main
 
-        from .editors import read_rome
+        from .editors import read
 
         hparams = self._hparams()
         torch.manual_seed(self.settings.seed)
         contexts = rome_main.get_context_templates(
             self.model, self.tokenizer, hparams.context_template_length_params
         )
-        return read_rome(
+        return read(
             {
                 "model": self.model,
                 "tok": self.tokenizer,

@@ -169,10 +169,10 @@ def test_bad_input(rome_main, model, tok, rome_yaml):
 def test_a_plain_and_a_sadr_edit_differ_in_drift_alone(rome_main, model, tok, rome_yaml):
     """The edit holds in both arms; what it does to a neighbour it does less with SADR."""
     from easyeditor.models.rome import ROMEHyperParams
-    from sadr_easyedit.editors import read_rome
+    from sadr_easyedit.editors import read
 
-    from sadr_plugin.drift import AttentionProbe
     from sadr_plugin.evaluation import answer_probability
+    from sadr_plugin.probe import AttentionProbe
 
     sadr_plugin.enable()
     neighbour = (
@@ -182,7 +182,7 @@ def test_a_plain_and_a_sadr_edit_differ_in_drift_alone(rome_main, model, tok, ro
     before, found = weight.detach().clone(), {}
     for arm, sadr in (("plain", False), ("sadr", {"gamma": 0.2})):
         hparams = ROMEHyperParams.from_hparams(rome_yaml(v_num_grad_steps=15, sadr=sadr))
-        edit = read_rome(
+        edit = read(
             {
                 "model": model,
                 "tok": tok,

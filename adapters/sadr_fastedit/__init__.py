@@ -1,0 +1,56 @@
+"""SADR for FastEdit's ROME (PyPI ``pyfastedit``).
+
+FastEdit pads on the left, calls its tokenizer argument ``tokenizer`` and the new object
+``target``, and puts the whole target behind the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
+from sadr_plugin.errors import PositionError
+
+__all__ = ["sadr_edit_points", "sadr_hparams_base"]
+
+
+def read(arguments: Mapping[str, Any]) -> Edit:
+    """``compute_v(model, tokenizer, request, hparams, layer, left_vector, context_templates)``."""
+    request, hparams = arguments["request"], arguments["hparams"]
+    if hparams.fact_token == "last":
+        raise PositionError(
+            "FastEdit with fact_token: last adds its vector behind the prediction position, where "
+            "it moves no attention that SADR could restrict; use subject_last"
+        )
+    return Edit(
+        model=arguments["model"],
+        tokenizer=arguments["tokenizer"],
+        prompts=[
+            Prompt.from_template(context.format(request["prompt"]), request["subject"])
+            for context in arguments["context_templates"]
+        ],
+        layer=arguments["layer"],
+        layer_template=hparams.layer_module_tmp,
+        edited_token=hparams.fact_token,
+    )
+
+
+@hookimpl
+def sadr_edit_points() -> list[EditPoint]:
+    """FastEdit's one editor."""
+    return [
+        EditPoint(
+            editor="ROME",
+            function="fastedit.rome.compute_v:compute_v",
+            hparams="fastedit.rome.rome_hparams:ROMEHyperParams",
+            gamma=1e-2,
+            read=read,
+        )
+    ]
+
+
+@hookimpl
+def sadr_hparams_base() -> str:
+    """The base of FastEdit's hparams classes."""
+    return "fastedit.utils.hparams:HyperParams"

@@ -1,0 +1,48 @@
+"""Running a toolkit that knows only CUDA on a machine that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+class _CudaOnCpu(TorchFunctionMode):
+    """Turns a request for a CUDA device into one for the CPU."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.to:
+            args = tuple(_on_cpu(argument) for argument in args)
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": _on_cpu(kwargs["device"])}
+        return func(*args, **kwargs)
+
+
+def _on_cpu(device: Any) -> Any:
+    if isinstance(device, torch.device):
+        return torch.device("cpu") if device.type == "cuda" else device
+    if isinstance(device, str):
+        return "cpu" if device.startswith("cuda") else device
+    return device
+
+
+@contextmanager
+def cuda_or_cpu() -> Iterator[None]:
+    """Within the block, and in this thread, CUDA placements go to the CPU if there is no CUDA."""
+    if torch.cuda.is_available():
+        yield
+    else:
+        with _CudaOnCpu():
+            yield

@@ -1,0 +1,135 @@
+"""An edit's attention rows: which modules give them, and how they are measured from outside."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pluggy import HookRelay
+from torch import Tensor, nn
+
+from .attention import attention_rows, drifting_layers, layer_modules
+from .config import SadrConfig
+from .edit import Edit
+from .errors import PositionError, UnsupportedModelError
+from .positions import Positions, PromptTokens, locate, tokenize
+from .tracing import AttentionTracer
+
+
+class AttentionProbe:
+    """An edit's attention rows, measured from outside: what drift is counted in.
+
+    Rows before an edit are compared with rows after it, on the model as it then stands,
+    whichever editor changed it and with or without SADR.
+
+    Args:
+        edit: the prompts to look at, and the layer after which to look.
+        hooks: may replace where attention is found and how it is priced.
+        config: which layers count and how; the paper's settings if None.
+    """
+
+    def __init__(self, edit: Edit, hooks: HookRelay, config: SadrConfig | None = None) -> None:
+        self._edit = edit
+        self._hooks = hooks
+        self._config = config or SadrConfig()
+        self._before, self._positions = self._rows()
+
+    def drift(self) -> float:
+        """The drift penalty at γ = 1 since the probe was made."""
+        rows, positions = self._rows()
+        penalty: Tensor = self._hooks.sadr_penalty(
+            baseline=self._before,
+            current=rows,
+            subject_index=positions.subject,
+            config=self._config,
+        )
+        return penalty.item()
+
+    def before_in(self, rows: Tensor, positions: Positions) -> Tensor:
+        """The rows from before, laid out as ``rows`` of a longer or otherwise padded batch."""
+        before = torch.zeros_like(rows)
+        for prompt, (was, now) in enumerate(
+            zip(self._positions.prediction.tolist(), positions.prediction.tolist(), strict=True)
+        ):
+            seen = min(was, now) + 1  # no row attends beyond its own position
+            before[:, prompt, :, now + 1 - seen : now + 1] = self._before[
+                :, prompt, :, was + 1 - seen : was + 1
+            ].to(rows.device)
+        return before
+
+    @torch.no_grad()
+    def _rows(self) -> tuple[Tensor, Positions]:
+        edit = self._edit
+        prompts = prompt_tokens(edit)
+        device = next(edit.model.parameters()).device
+        batch = edit.tokenizer(
+            [tokens.prompt.text for tokens in prompts], padding=True, return_tensors="pt"
+        ).to(device)
+        positions = locate(prompts, batch["input_ids"], batch["attention_mask"])
+        if positions is None:
+            raise PositionError(
+                f"{prompts[0].prompt.text!r} is not tokenized in a batch as it is alone"
+            )
+        run = functools.partial(edit.model, **batch)
+        with AttentionTracer(attention_modules(edit, self._config, self._hooks)) as tracer:
+            _, rows = rows_during(run, tracer, positions)
+        return stacked(rows, device), positions
+
+
+def prompt_tokens(edit: Edit) -> list[PromptTokens]:
+    """The edit's prompts as tokens.
+
+    Raises:
+        PositionError: there are none, or the subject's tokens cannot be found.
+    """
+    prompts = edit.prompts() if callable(edit.prompts) else edit.prompts
+    if not prompts:
+        raise PositionError("the edit has no rewriting prompts")
+    return [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
+
+
+def attention_modules(edit: Edit, config: SadrConfig, hooks: HookRelay) -> dict[int, nn.Module]:
+    """The attention module of each layer that is restricted.
+
+    Raises:
+        UnsupportedModelError: naming the model's class and the first layer at fault.
+    """
+    model_name = type(edit.model).__name__
+    layers = layer_modules(edit.model, edit.layer_template)
+    modules: dict[int, nn.Module] = {}
+    for index in drifting_layers(edit.layer, len(layers), config.layers, model_name):
+        module = hooks.sadr_attention_module(model=edit.model, layer=layers[index])
+        if module is None:
+            raise UnsupportedModelError(
+                f"{model_name} is not supported: no single module in its layer {index} "
+                f"({type(layers[index]).__name__}) calls transformers' attention_interface, "
+                "where SADR reads attention. A sadr_attention_module hook can point at it"
+            )
+        modules[index] = module
+    return modules
+
+
+def rows_during(
+    run: Callable[[], Any], tracer: AttentionTracer, positions: Positions
+) -> tuple[Any, list[Tensor]]:
+    """What ``run`` returns, and the rows of each watched layer, [prompts, heads, tokens]."""
+    output, calls = tracer.run(run)
+    return output, [attention_rows(call, positions.prediction) for call in calls]
+
+
+def stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Rows of every layer as one tensor, [layers, prompts, heads, tokens].
+
+    A layer with fewer heads is filled up with rows of zeros, which neither drift nor count.
+    """
+    heads = max(layer.shape[1] for layer in rows)
+    return torch.stack(
+        [
+            nn.functional.pad(layer.to(device), (0, 0, 0, heads - layer.shape[1]))
+            if layer.shape[1] < heads
+            else layer.to(device)
+            for layer in rows
+        ]
+    )

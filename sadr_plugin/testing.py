@@ -1,0 +1,322 @@
+"""The conformance kit: what an adapter's author runs to know that it is right.
+
+Subclass `EditorConformance` in a test module, say how to run the editor, and pytest does the
+rest::
+
+    from sadr_plugin.testing import EditorConformance
+
+    class TestMyEditor(EditorConformance):
+        point = MY_EDIT_POINT
+
+        def new_model(self):
+            return build_a_small_model()          # the same weights every time
+
+        def hparams(self, **flag):
+            return MyHparams(steps=6, **flag)     # flag is empty or holds `sadr`
+
+        def run(self, model, hparams):
+            return my_toolkit.optimise(model, tokenizer, request, hparams)
+
+The editor needs some five steps and a learning rate at which attention drifts. ``run`` has to
+call the toolkit's function by its module, as the toolkit does, not by a name imported earlier.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attachment import attached, disable, enable
+from .edit import EditPoint, Report
+from .errors import ConfigError
+from .hookspecs import hookimpl
+from .plugins import plugin_manager
+
+
+class Witness:
+    """A plugin that keeps what an edit shows to hooks: its penalties' inputs and its report."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self.priced: list[dict[str, Tensor]] = []
+
+    @hookimpl(tryfirst=True)
+    def sadr_penalty(self, baseline: Tensor, current: Tensor, subject_index: Tensor) -> None:
+        """Keep the rows; leave the answer to others."""
+        self.priced.append(
+            {"baseline": baseline, "current": current.detach(), "subject": subject_index}
+        )
+
+    @hookimpl
+    def sadr_edit_finished(self, report: Report) -> None:
+        """Keep the report."""
+        self.reports.append(report)
+
+
+@contextmanager
+def witnessing() -> Iterator[Witness]:
+    """A `Witness` registered for the length of a ``with`` block."""
+    witness, manager = Witness(), plugin_manager()
+    manager.register(witness)
+    try:
+        yield witness
+    finally:
+        manager.unregister(witness)
+
+
+class EditorConformance:
+    """Checks that SADR, attached by an adapter, does to an editor what it should and no more.
+
+    Attributes:
+        point: the editor's declaration.
+        adapter: the plugin that declares it, to be registered for the tests; None if it is
+            installed with an entry point.
+        gamma: a weight at which the penalty tells.
+    """
+
+    point: EditPoint
+    adapter: object = None
+    gamma: float = 2.0
+
+    def new_model(self) -> nn.Module:
+        """A small model, with the same weights every time."""
+        raise NotImplementedError
+
+    def hparams(self, **flag: Any) -> Any:
+        """New hparams; ``flag`` is empty or holds ``sadr``."""
+        raise NotImplementedError
+
+    def run(self, model: nn.Module, hparams: Any) -> Any:
+        """Run the toolkit's function on ``model``; give what it found, tensors in any nesting."""
+        raise NotImplementedError
+
+    def setup_method(self) -> None:
+        """Enable SADR; the toolkit has to be imported by now."""
+        if self.adapter is not None:
+            plugin_manager().register(self.adapter)
+        enable()
+        assert self.point in attached(), (
+            f"{self.point.editor} is not attached: register its adapter and import the toolkit"
+        )
+
+    def teardown_method(self) -> None:
+        """Disable it again."""
+        disable()
+        if self.adapter is not None:
+            plugin_manager().unregister(self.adapter)
+
+    def test_off_is_bit_identical(self) -> None:
+        """Without the flag, or with ``sadr: false``, the result is the toolkit's alone."""
+        disable()
+        alone = self._run()
+        enable()
+        assert_equal(self._run(), alone, "without a flag, SADR enabled changes the result")
+        assert_equal(self._run(sadr=False), alone, "sadr=False changes the result")
+
+    def test_gamma_0_is_bit_identical(self) -> None:
+        """γ = 0 watches and changes nothing."""
+        alone = self._run()
+        with witnessing() as witness:
+            assert_equal(self._run(sadr={"gamma": 0}), alone, "gamma 0 changes the result")
+        assert witness.reports, "no edit was reported: the flag does not reach the editor"
+
+    def test_term_is_in_value_and_gradient(self) -> None:
+        """The loss gains γ · penalty, and the optimisation follows it."""
+        free, held = self._report(gamma=0.0), self._report(gamma=self.gamma)
+        priced = [step.index for step in held.steps if step.penalty > 0]
+        assert priced, "no step had a penalty: too few steps, or too little drift to test with"
+        first = priced[0]
+        for before, after in zip(free.steps[:first], held.steps[:first], strict=True):
+            assert before.loss == after.loss, "the losses part before there is a penalty"
+        gained = held.steps[first].loss - free.steps[first].loss
+        expected = self.gamma * held.steps[first].penalty
+        assert abs(gained - expected) <= 1e-4 * abs(held.steps[first].loss), (
+            f"the loss gained {gained}, not gamma x penalty = {expected}"
+        )
+        assert len(free.steps) > first + 1, "no step follows the first with a penalty"
+        assert held.steps[-1].penalty < free.steps[len(held.steps) - 1].penalty, (
+            "the penalty does not fall: it is not in the gradient"
+        )
+
+    def test_selection_is_the_definition(self) -> None:
+        """Heads are selected by their attention to the token that is edited."""
+        with witnessing() as witness:
+            self._run(sadr={"gamma": self.gamma})
+        (report,) = witness.reports
+        declared, edited = (
+            witness.priced[-1]["subject"].tolist(),
+            _edited_tokens(witness.priced[-1]),
+        )
+        assert edited == declared, (
+            f"the editor changes the tokens {edited} of its prompts, the adapter's edited_token "
+            f"and prompts say {declared}"
+        )
+        first = len(report.steps) - len(witness.priced)
+        for step, rows in zip(report.steps[first:], witness.priced, strict=True):
+            share = _selected_share(rows)
+            assert abs(share - step.selected) < 1e-6, (
+                f"step {step.index}: {step.selected} of the heads were selected, by definition "
+                f"{share}"
+            )
+
+    def test_model_and_toolkit_are_restored(self) -> None:
+        """After success, an exception and an interrupt, nothing is left behind."""
+        disable()
+        alone = self.new_model()
+        self.run(alone, self.hparams())
+        flags = [parameter.requires_grad for parameter in alone.parameters()]
+        enable()
+        for error in (None, RuntimeError("injected"), KeyboardInterrupt()):
+            model = self.new_model()
+            before = own_attributes(model)
+            weights = copy.deepcopy(model.state_dict())
+            raised = self._break_off(model, error)
+            assert raised is error, f"{error!r} came out as {raised!r}"
+            assert own_attributes(model) == before, f"after {error!r} the model's modules differ"
+            assert all(
+                torch.equal(weight, weights[name]) for name, weight in model.state_dict().items()
+            ), f"after {error!r} the weights differ"
+            assert [parameter.requires_grad for parameter in model.parameters()] == flags, (
+                f"after {error!r} requires_grad is not as the toolkit leaves it"
+            )
+            copy.deepcopy(model)
+
+    def test_wrong_settings_are_refused(self) -> None:
+        """A bad ``sadr`` is one clear error where it is set."""
+        for bad in ({"gama": 1}, {"gamma": -1}, {"gamma": "much"}, "yes", {"layers": "a-b"}):
+            try:
+                self.hparams(sadr=bad)
+            except ConfigError:
+                continue
+            except Exception as error:
+                raise AssertionError(
+                    f"sadr={bad!r} raised {type(error).__name__}, not ConfigError: does the "
+                    f"declaration name the right hparams class, {self.point.hparams}?"
+                ) from error
+            raise AssertionError(f"sadr={bad!r} was accepted")
+
+    def test_two_edits_in_a_row(self) -> None:
+        """The second edit knows nothing of the first."""
+        first = self._run(sadr={"gamma": self.gamma})
+        assert_equal(self._run(sadr={"gamma": self.gamma}), first, "the second edit differs")
+
+    def test_two_threads_with_two_models(self) -> None:
+        """Edits in parallel are what they are alone."""
+        expected = self._run(sadr={"gamma": self.gamma})
+        found: list[Any] = [None, None]
+        # Built here: seeding a random generator in two threads would mix their numbers up.
+        models = [self.new_model() for _ in found]
+
+        def edit(place: int) -> None:
+            try:
+                hparams = self.hparams(sadr={"gamma": self.gamma})
+                found[place] = list(tensors_in(self.run(models[place], hparams)))
+            except BaseException as error:
+                found[place] = error
+
+        threads = [threading.Thread(target=edit, args=(place,)) for place in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for result in found:
+            if isinstance(result, BaseException):
+                raise AssertionError(f"an edit in a thread failed: {result!r}") from result
+            # Two threads share the processor differently; sums may differ in their last bit.
+            assert_equal(result, expected, "an edit in a thread differs", tolerance=1e-4)
+
+    def _run(self, **flag: Any) -> list[Tensor]:
+        return list(tensors_in(self.run(self.new_model(), self.hparams(**flag))))
+
+    def _report(self, gamma: float) -> Report:
+        with witnessing() as witness:
+            self._run(sadr={"gamma": gamma})
+        assert witness.reports, "no edit was reported: the flag does not reach the editor"
+        return witness.reports[0]
+
+    def _break_off(self, model: nn.Module, error: BaseException | None) -> BaseException | None:
+        """Run an edit that ``error`` ends in the second forward with gradients, if given."""
+        forwards = 0
+
+        def stop(*_: object) -> None:
+            nonlocal forwards
+            forwards += torch.is_grad_enabled()
+            if forwards == 2 and error is not None:
+                raise error
+
+        deepest = list(model.modules())[-1]
+        hook = deepest.register_forward_pre_hook(stop)
+        try:
+            self.run(model, self.hparams(sadr={"gamma": self.gamma}))
+        except BaseException as raised:
+            return raised
+        finally:
+            hook.remove()
+        return None
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in a nesting of tuples, lists and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def assert_equal(
+    found: list[Tensor], expected: list[Tensor], message: str, tolerance: float = 0.0
+) -> None:
+    """Fail with ``message`` unless the tensors are equal, to ``tolerance`` relative."""
+    assert expected, "run() gave no tensor to compare"
+    assert len(found) == len(expected), message
+    for a, b in zip(found, expected, strict=True):
+        difference = (a - b).norm() / b.norm()
+        assert torch.equal(a, b) or difference <= tolerance, f"{message} (by {difference:.1e})"
+
+
+def own_attributes(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Each module's own attributes by identity, to compare before and after."""
+    return {
+        name: {key: id(value) for key, value in vars(module).items() if key != "training"}
+        for name, module in model.named_modules()
+    }
+
+
+def _edited_tokens(rows: dict[str, Tensor]) -> list[int]:
+    """The token of each prompt whose vector was changed, read off the rows themselves.
+
+    A vector added at a token changes that token's key in the next layer and no other's, so in
+    the first watched layer all tokens but that one keep their shares' ratios to each other.
+    """
+    before, now = rows["baseline"][0].double(), rows["current"][0].double()
+    edited = []
+    for prompt in range(before.shape[0]):
+        seen = (before[prompt] > 0).all(0) & (now[prompt] > 0).all(0)
+        ratio = (now[prompt][:, seen] / before[prompt][:, seen]).log()
+        apart = (ratio - ratio.median(-1, keepdim=True).values).abs().amax(0)
+        edited.append(int(seen.nonzero().flatten()[apart.argmax()]))
+    return edited
+
+
+def _selected_share(rows: dict[str, Tensor]) -> float:
+    """The share of heads selected, by the words of the paper rather than by the plugin's code."""
+    layers, prompts, heads, _ = rows["baseline"].shape
+    selected = 0
+    for layer in range(layers):
+        for prompt in range(prompts):
+            subject = int(rows["subject"][prompt])
+            limit = max(float(rows["baseline"][layer, prompt, h, subject]) for h in range(heads))
+            selected += sum(
+                float(rows["current"][layer, prompt, h, subject]) > limit for h in range(heads)
+            )
+    return selected / (layers * prompts * heads)

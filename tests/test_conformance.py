@@ -1,0 +1,174 @@
+"""The kit passes on a sound adapter, and each check fails on one broken for it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import smalledit.editor
+import torch
+from smalledit.hparams import SmallHparams
+from support import SMALL, SmallAdapter, read_small, tiny_llama, word_tokenizer
+
+from sadr_plugin import hookimpl
+from sadr_plugin.testing import EditorConformance
+
+REQUEST = {"prompt": "the {} is in", "subject": "tower", "target": "rome"}
+
+
+class Small(EditorConformance):
+    point = SMALL
+
+    def new_model(self):
+        return tiny_llama()
+
+    def hparams(self, **flag):
+        return SmallHparams(**flag)
+
+    def run(self, model, hparams):
+        return smalledit.editor.optimise(model, word_tokenizer(), dict(REQUEST), hparams)
+
+
+class TestSmall(Small):
+    adapter = SmallAdapter()
+
+
+class Adapter:
+    """The small toolkit's adapter, with another declaration and perhaps another penalty."""
+
+    def __init__(self, penalty=None, **changes):
+        self.point = replace(SMALL, **changes)
+        if penalty is not None:
+            self.sadr_penalty = hookimpl(penalty)
+
+    @hookimpl
+    def sadr_edit_points(self):
+        return [self.point]
+
+
+class AlwaysOn(Small):
+    def hparams(self, **flag):
+        hparams = SmallHparams()
+        hparams.sadr = {"gamma": 1.0, "select_heads": False}
+        return hparams
+
+
+class NeverOn(Small):
+    def run(self, model, hparams):
+        hparams.sadr = None
+        return super().run(model, hparams)
+
+
+def meddling(arguments):
+    with torch.no_grad():
+        arguments["model"].model.layers[0].mlp.down_proj.weight.mul_(1.01)
+    return read_small(arguments)
+
+
+def littering(arguments):
+    arguments["model"].model.layers[0].mlp.note = "left behind"
+    return read_small(arguments)
+
+
+def wrong_token(arguments):
+    return replace(read_small(arguments), edited_token="subject_first_after_last")
+
+
+def remembering():
+    seen = []
+
+    def read(arguments):
+        seen.append(arguments)
+        arguments["hparams"].lr += 0.1 * (len(seen) - 1)
+        return read_small(arguments)
+
+    return read
+
+
+def mixing_up_models():
+    models = []
+
+    def read(arguments):
+        models.append(arguments["model"])
+        return replace(read_small(arguments), model=models[max(0, len(models) - 2)])
+
+    return read
+
+
+def without_gradient(baseline, current):
+    return (current.detach() - baseline).abs().sum()
+
+
+BROKEN = {
+    "test_off_is_bit_identical": (AlwaysOn, Adapter, "SADR enabled changes the result"),
+    "test_gamma_0_is_bit_identical": (
+        Small,
+        lambda: Adapter(read=meddling),
+        "gamma 0 changes the result",
+    ),
+    "test_term_is_in_value_and_gradient": (
+        Small,
+        lambda: Adapter(penalty=without_gradient),
+        "it is not in the gradient",
+    ),
+    "test_selection_is_the_definition": (
+        Small,
+        lambda: Adapter(read=wrong_token),
+        r"the editor changes the tokens \[1, 2\].*say \[2, 3\]",
+    ),
+    "test_model_and_toolkit_are_restored": (
+        Small,
+        lambda: Adapter(read=littering),
+        "after None the model's modules differ",
+    ),
+    "test_wrong_settings_are_refused": (
+        Small,
+        lambda: Adapter(hparams="smalledit.hparams:OtherHparams"),
+        "raised TypeError, not ConfigError",
+    ),
+    "test_two_edits_in_a_row": (
+        Small,
+        lambda: Adapter(read=remembering()),
+        "the second edit differs",
+    ),
+    "test_two_threads_with_two_models": (
+        Small,
+        lambda: Adapter(read=mixing_up_models()),
+        "an edit in a thread failed: PositionError",
+    ),
+}
+
+
+@pytest.mark.parametrize("check", BROKEN)
+def test_each_check_fails_on_what_it_guards(check):
+    editor, adapter, reason = BROKEN[check]
+    broken = adapter()
+    kit = editor()
+    kit.point, kit.adapter = broken.point, broken
+    kit.setup_method()
+    try:
+        with pytest.raises(AssertionError) as failed:
+            getattr(kit, check)()
+    finally:
+        kit.teardown_method()
+    assert re.search(reason, str(failed.value), re.DOTALL), failed.value
+
+
+def test_every_check_has_its_broken_adapter():
+    checks = {name for name in dir(EditorConformance) if name.startswith("test_")}
+    assert checks == set(BROKEN)
+
+
+def test_a_flag_that_reaches_nothing_is_noticed():
+    kit = NeverOn()
+    kit.adapter = SmallAdapter()
+    kit.setup_method()
+    for check in (kit.test_gamma_0_is_bit_identical, kit.test_term_is_in_value_and_gradient):
+        with pytest.raises(AssertionError, match="the flag does not reach the editor"):
+            check()
+    kit.teardown_method()
+
+
+def test_an_adapter_that_is_not_registered_is_noticed():
+    kit = Small()
+    with pytest.raises(AssertionError, match="SMALL is not attached"):
+        kit.setup_method()
