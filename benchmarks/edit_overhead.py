@@ -15,9 +15,9 @@ import statistics
 import time
 
 import torch
-from sadr_easyedit.environment import import_text_only
 
 import sadr_plugin
+from sadr_easyedit.environment import import_text_only
 from sadr_plugin import smollm2
 from sadr_plugin.devices import cuda_or_cpu
 

@@ -24,7 +24,9 @@ from .plugins import plugin_manager
 
 _lock = threading.RLock()
 _enabled = False
+_blocks = 0
 _watched: set[str] = set()
+_warned: set[str] = set()
 _functions: dict[str, AttachedFunction] = {}
 _hparams: dict[type, HparamsPatch] = {}
 
@@ -38,11 +40,7 @@ def enable() -> None:
     global _enabled
     with _lock:
         _enabled = True
-        for module in _modules_to_watch() - _watched - sys.modules.keys():
-            # An import hook cannot be taken back; it looks whether SADR is enabled.
-            _watched.add(module)
-            wrapt.register_post_import_hook(_imported, module)
-        _attach_what_is_imported()
+        _attach()
 
 
 def disable() -> None:
@@ -53,24 +51,26 @@ def disable() -> None:
     global _enabled
     with _lock:
         _enabled = False
-        for function in _functions.values():
-            function.detach()
-        for patch in _hparams.values():
-            patch.undo()
-        _functions.clear()
-        _hparams.clear()
+        _detach()
 
 
 @contextlib.contextmanager
 def enabled() -> Iterator[None]:
-    """SADR enabled for the length of a ``with`` block; afterwards as it was before."""
-    before = _enabled
-    enable()
+    """SADR enabled for the length of a ``with`` block, in all threads.
+
+    Blocks may overlap; when the last one ends, all is as `enable` and `disable` had it.
+    """
+    global _blocks
+    with _lock:
+        _blocks += 1
+        _attach()
     try:
         yield
     finally:
-        if not before:
-            disable()
+        with _lock:
+            _blocks -= 1
+            if not _active():
+                _detach()
 
 
 def attached() -> list[EditPoint]:
@@ -80,6 +80,27 @@ def attached() -> list[EditPoint]:
 
 Run = Callable[[EditPoint, FunctionType, inspect.BoundArguments, Any], Any]
 """What to do where hparams carry a flag: takes point, original, its arguments and the flag."""
+
+
+def _active() -> bool:
+    return _enabled or _blocks > 0
+
+
+def _attach() -> None:
+    for module in _modules_to_watch() - _watched - sys.modules.keys():
+        # An import hook cannot be taken back; it looks whether SADR is enabled.
+        _watched.add(module)
+        wrapt.register_post_import_hook(_imported, module)
+    _attach_what_is_imported()
+
+
+def _detach() -> None:
+    for function in _functions.values():
+        function.detach()
+    for patch in _hparams.values():
+        patch.undo()
+    _functions.clear()
+    _hparams.clear()
 
 
 class AttachedFunction:
@@ -132,7 +153,7 @@ def _where_flagged(point: EditPoint, original: FunctionType, run: Run) -> Functi
             return original(*args, **kwargs)  # the toolkit's own complaint
         hparams = bound.arguments.get(point.hparams_argument)
         value = getattr(hparams, KEY, None)
-        if not _enabled or value is None or value is False:
+        if not _active() or value is None or value is False:
             return original(*args, **kwargs)
         return run(point, original, bound, value)
 
@@ -214,13 +235,13 @@ def _modules_to_watch() -> set[str]:
 
 def _imported(module: ModuleType) -> None:
     with _lock:
-        if _enabled:
+        if _active():
             _attach_what_is_imported(just_now=module)
 
 
 def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
+    # A toolkit that an adapter does not fit must still be importable.
     for point in _edit_points():
-        # A toolkit the adapter does not fit must still be importable.
         try:
             _attach_hparams(point, just_now)
             loop = {point.hparams_argument}
@@ -229,9 +250,22 @@ def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
                 cache = {point.hparams_argument, point.cache_argument}
                 _attach_function(point, point.cache, cache, _run_with_own_cache, just_now)
         except AttachmentError as error:
-            warnings.warn(f"SADR is not attached to {error}", stacklevel=2)
+            _refuse_flag(point, error, just_now)
     for base in plugin_manager().hook.sadr_hparams_base():
         _refuse_elsewhere(base, just_now)
+
+
+def _refuse_flag(point: EditPoint, error: AttachmentError, just_now: ModuleType | None) -> None:
+    """An editor that cannot be attached must not take a flag that would do nothing."""
+    if str(error) not in _warned:
+        _warned.add(str(error))
+        warnings.warn(f"SADR is not attached to {error}", stacklevel=2)
+    hparams = _class(point.hparams, just_now)
+    if hparams is not None:
+        if hparams in _hparams:
+            _hparams[hparams].undo()
+        reason = str(error)
+        _hparams[hparams] = HparamsPatch(hparams, lambda _: f"sadr: not attached to {reason}")
 
 
 def _find(target: str, just_now: ModuleType | None) -> tuple[ModuleType, str] | None:
@@ -252,28 +286,42 @@ def _attach_function(
         _functions[target] = AttachedFunction(point, *found, needs, run)
 
 
+def _class(target: str, just_now: ModuleType | None) -> type | None:
+    """The class ``"module:Class"``, or None while it is not imported or where there is none."""
+    found = _find(target, just_now)
+    value = getattr(*found, None) if found is not None else None
+    return value if isinstance(value, type) else None
+
+
 def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
-    found = _find(point.hparams, just_now)
-    if found is None:
+    if _find(point.hparams, just_now) is None:
         return
-    hparams = getattr(*found, None)
-    if not isinstance(hparams, type):
+    hparams = _class(point.hparams, just_now)
+    if hparams is None:
         raise AttachmentError(f"{point.editor}: there is no class {point.hparams}")
-    if hparams not in _hparams:
-        _hparams[hparams] = HparamsPatch(hparams)
+    for accepting in (hparams, *_subclasses(hparams)):
+        if accepting not in _hparams:
+            _hparams[accepting] = HparamsPatch(accepting)
 
 
 def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
-    """Have the hparams classes of editors without an attachment refuse the flag."""
-    found = _find(base, just_now)
-    if found is None:
+    """Have the hparams classes of editors without an attachment refuse the flag.
+
+    The base's own flag speaks for classes that do not exist yet.
+    """
+    if _find(base, just_now) is None:
         return
-    module, class_name = found
+    base_class = _class(base, just_now)
+    if base_class is None:
+        if base not in _warned:
+            _warned.add(base)
+            warnings.warn(f"SADR: there is no class {base}", stacklevel=2)
+        return
     declared = {point.hparams for point in _edit_points()}
-    for hparams in _subclasses(getattr(module, class_name)):
-        name = f"{hparams.__module__}:{hparams.__qualname__}"
-        if name not in declared and hparams not in _hparams:
-            _hparams[hparams] = HparamsPatch(hparams, functools.partial(_refusal, hparams))
+    for hparams in (base_class, *_subclasses(base_class)):
+        names = {f"{cls.__module__}:{cls.__qualname__}" for cls in hparams.__mro__}
+        if not names & declared and hparams not in _hparams:
+            _hparams[hparams] = HparamsPatch(hparams, _refusal)
 
 
 def _refusal(hparams: type) -> str:

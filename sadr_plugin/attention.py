@@ -64,11 +64,25 @@ class AttentionCall:
             query=given["query"],
             key=given["key"],
             mask=mask,
-            scaling=given.get("scaling"),
+            scaling=given.get("scaling", _own_scaling(given["module"], given["query"])),
             softcap=given.get("softcap"),
             sinks=given.get("s_aux"),
             sliding_window=given.get("sliding_window"),
         )
+
+
+def _own_scaling(module: nn.Module, query: Tensor) -> float | None:
+    """The scaling of a module that leaves it to its eager kernel, as GPT-2 does; None if 1/√d.
+
+    Its options to scale by the layer's number, or not at all, are the eager kernel's alone.
+    """
+    config = getattr(module, "config", None)
+    if getattr(config, "_attn_implementation", None) != "eager":
+        return None
+    scaling = query.shape[-1] ** -0.5 if getattr(config, "scale_attn_weights", True) else 1.0
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        scaling /= float(getattr(module, "layer_idx", 0)) + 1
+    return scaling
 
 
 def attention_rows(call: AttentionCall, position: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 import warnings
 from collections.abc import Callable
@@ -150,22 +151,19 @@ class DriftSession:
 
     def _watched_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         run = functools.partial(forward, *args, **kwargs)
-        positions = self._positions_in(*args, **kwargs) if torch.is_grad_enabled() else None
+        given = inspect.signature(forward).bind_partial(*args, **kwargs).arguments
+        given = {**given, **given.get("kwargs", {})}
+        positions = None
+        if torch.is_grad_enabled() and isinstance(given.get("input_ids"), Tensor):
+            positions = self._positions_in(given["input_ids"], given.get("attention_mask"))
         if positions is None:
             return run()
         output, self._current = rows_during(run, self._tracer, positions)
         self._positions = positions
         return output
 
-    def _positions_in(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **_: Any,
-    ) -> Positions | None:
+    def _positions_in(self, input_ids: Tensor, attention_mask: Tensor | None) -> Positions | None:
         """Where to look in this forward's batch, or None if it is not the loop's own."""
-        if input_ids is None:
-            return None
         if not self._prompts:
             self._prompts = prompt_tokens(self.edit)
         positions = locate(self._prompts, input_ids, attention_mask)

@@ -14,15 +14,17 @@ from .errors import ConfigError
 
 KEY = "sadr"
 
+Refusal = Callable[[type], str]
+
 
 class Flag:
     """The ``sadr`` attribute of an hparams class: checked where it is set.
 
     Args:
-        refusal: None for an attached editor; else why the class cannot have the flag.
+        refusal: None for an attached editor; else says why a class cannot have the flag.
     """
 
-    def __init__(self, refusal: Callable[[], str] | None) -> None:
+    def __init__(self, refusal: Refusal | None) -> None:
         self._refusal = refusal
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -33,8 +35,11 @@ class Flag:
 
         wanted = SadrConfig.parse(value) is not None
         if wanted and self._refusal is not None:
-            raise ConfigError(self._refusal())
+            raise ConfigError(self._refusal(type(instance)))
         instance.__dict__[KEY] = value
+
+    def __delete__(self, instance: Any) -> None:
+        instance.__dict__.pop(KEY, None)
 
 
 class HparamsPatch:
@@ -46,7 +51,7 @@ class HparamsPatch:
         refusal: as for `Flag`.
     """
 
-    def __init__(self, hparams: type, refusal: Callable[[], str] | None = None) -> None:
+    def __init__(self, hparams: type, refusal: Refusal | None = None) -> None:
         self.hparams = hparams
         self._replaced: dict[str, Any] = {}
         own = vars(hparams)

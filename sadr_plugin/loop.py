@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Callable
 from functools import cache
 from types import CellType, CodeType, FunctionType
@@ -54,16 +53,7 @@ def with_loss_term(function: FunctionType, term: LossTerm) -> FunctionType:
 def _rewritten_code(function: FunctionType) -> CodeType:
     """The twin's code, compiled once for each function."""
     name = f"{function.__module__}.{function.__qualname__}"
-    try:
-        lines, first_line = inspect.getsourcelines(function.__code__)
-    except (OSError, TypeError) as error:
-        raise UnsupportedLoopError(
-            f"{name}: its source cannot be read, so the loss term cannot be put in"
-        ) from error
-    tree = ast.parse(textwrap.dedent("".join(lines)))
-    definition = tree.body[0]
-    if not isinstance(definition, ast.FunctionDef):
-        raise UnsupportedLoopError(f"{name}: expected a plain `def`")
+    definition = _definition(function.__code__, name)
     _insert_term(definition, name)
 
     # Defaults and annotations live on the function object; evaluating them again could fail.
@@ -80,11 +70,26 @@ def _rewritten_code(function: FunctionType) -> CodeType:
     shell = ast.parse(f"def {_SHELL}({', '.join(free)}): pass").body[0]
     assert isinstance(shell, ast.FunctionDef)
     shell.body = [definition]
-    tree.body = [shell]
-    ast.increment_lineno(tree, first_line - 1)
-    ast.fix_missing_locations(tree)
-    module_code = compile(tree, function.__code__.co_filename, "exec", dont_inherit=True)
+    module = ast.fix_missing_locations(ast.Module(body=[shell], type_ignores=[]))
+    module_code = compile(module, function.__code__.co_filename, "exec", dont_inherit=True)
     return _nested(_nested(module_code, _SHELL), definition.name)
+
+
+def _definition(code: CodeType, name: str) -> ast.FunctionDef:
+    """The ``def`` that ``code`` was compiled from, with the line numbers of its file."""
+    try:
+        lines, _ = inspect.findsource(code)
+        tree = ast.parse("".join(lines))
+    except (OSError, TypeError, SyntaxError) as error:
+        raise UnsupportedLoopError(
+            f"{name}: its source cannot be read, so the loss term cannot be put in"
+        ) from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if first == code.co_firstlineno:
+                return node
+    raise UnsupportedLoopError(f"{name}: expected a plain `def`, its file holds none there")
 
 
 def _nested(code: CodeType, name: str) -> CodeType:
@@ -113,13 +118,18 @@ def _insert_term(definition: ast.FunctionDef, name: str) -> None:
             f"found {len(steps)}"
         )
     body, backward, target = steps[0]
-    assignments = [index for index in range(backward) if _assigns(body[index], target)]
-    if not assignments:
+    stores = [index for index in range(backward) if _stores(body[index], target)]
+    if not stores:
         raise UnsupportedLoopError(
             f"{name}: looked for an assignment to `{target}` in the loop before "
-            f"`{target}.backward()` (line {body[backward].lineno} of the function), found none"
+            f"`{target}.backward()` (line {body[backward].lineno}), found none"
         )
-    last = assignments[-1]
+    last = stores[-1]
+    if not _may_be_followed(body[last], target):
+        raise UnsupportedLoopError(
+            f"{name}: `{target}` gets its last value inside the statement of line "
+            f"{body[last].lineno}; a plain assignment to it was looked for"
+        )
     term = ast.parse(f"{target} = {_TERM}({target})").body[0]
     for node in ast.walk(term):
         ast.copy_location(node, body[last])
@@ -156,11 +166,26 @@ def _backpropagated(statement: ast.stmt) -> str | None:
     return called.value.id if isinstance(called.value, ast.Name) else None
 
 
-def _assigns(statement: ast.stmt, name: str) -> bool:
+def _stores(statement: ast.stmt, name: str) -> bool:
+    """Whether the statement binds ``name``, at whatever depth."""
+    return any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(statement)
+    )
+
+
+def _may_be_followed(statement: ast.stmt, name: str) -> bool:
+    """Whether the value ``statement`` gives ``name`` is used by nothing before its end.
+
+    So it is with an assignment, and with a ``with`` block (autocast) that only computes.
+    """
+    if isinstance(statement, ast.With):
+        *others, last = statement.body
+        return not any(_stores(other, name) for other in others) and _may_be_followed(last, name)
     if isinstance(statement, ast.Assign):
-        targets = statement.targets
+        targets: list[ast.expr] = statement.targets
     elif isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
         targets = [statement.target]
     else:
         return False
-    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
+    return any(_stores(ast.Expr(target), name) for target in targets)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import PositionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EditedToken = Literal["subject_last", "subject_first", "subject_first_after_last", "last"]
 
@@ -134,6 +134,8 @@ def locate(
         attention_mask: 1 for a real token and 0 for padding, [rows, tokens]; None if there
             is no padding to the left.
     """
+    import torch  # late: adapters import this module while torch itself is being imported
+
     if input_ids.dim() != 2 or input_ids.shape[0] < len(prompts):
         return None
     predictions, subjects = [], []

@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +65,10 @@ def load(**model_options: Any) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = str(model_folder())
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, **model_options)
     tokenizer.padding_side = "right"
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, **model_options)
     return model.eval(), tokenizer
 
 
@@ -81,17 +84,34 @@ def _gguf_folder() -> Path:
 def _convert(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=GGUF)
+    with _quiet():
+        model = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=GGUF)
+        tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF)
     rope_theta = _rope_theta(model.config)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF)
     _plain_tokenizer(tokenizer).save_pretrained(target)
     # What transformers 5 saves, 4 misreads: it looks for the rotary base under another key and
     # silently takes 10,000, and does not know the tokenizer's new class name.
     _set(target / "config.json", "rope_theta", rope_theta)
     _set(target / "tokenizer_config.json", "tokenizer_class", "PreTrainedTokenizerFast")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No notices and no progress bars of transformers' own."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _set(file: Path, key: str, value: object) -> None:

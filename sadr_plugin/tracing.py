@@ -104,13 +104,25 @@ class AttentionTracer:
         Returns:
             What ``forward`` returned, and one call for each watched layer, in their order. An
             exception inside ``forward`` passes through.
+
+        Raises:
+            UnsupportedModelError: a watched module did not make its call.
         """
         nnsight = import_nnsight()
+        from nnsight.intervention.interleaver import OutOfOrderError
+
         output: Any = None
         inputs: list[Any] = []
-        with self._sight.trace(forward) as tracer:
-            inputs = nnsight.save([operation.inputs for operation in self._operations])
-            output = nnsight.save(tracer.result)
+        try:
+            with self._sight.trace(forward) as tracer:
+                inputs = nnsight.save([operation.inputs for operation in self._operations])
+                output = nnsight.save(tracer.result)
+        except OutOfOrderError as error:
+            classes = {type(module).__name__ for module in self._attention.values()}
+            raise UnsupportedModelError(
+                f"{', '.join(sorted(classes))} did not call its attention interface in a forward; "
+                "under this configuration it attends by another way, which SADR cannot see"
+            ) from error
         return output, [AttentionCall.from_inputs(*call) for call in inputs]
 
     def close(self) -> None:

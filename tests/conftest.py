@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from smalledit import editor as small_editor
-from support import SmallAdapter, tiny_llama, word_tokenizer
 
 import sadr_plugin
 from sadr_plugin import smollm2
+from smalledit import editor as small_editor
+from support import SmallAdapter, tiny_llama, word_tokenizer
 
 
 @pytest.fixture(autouse=True)
-def _disabled_afterwards():
+def _disabled():
+    """Each test enables SADR by itself; start-up enabled it when torch was imported."""
+    sadr_plugin.disable()
     yield
     sadr_plugin.disable()
 

@@ -4,13 +4,13 @@ import re
 from dataclasses import replace
 
 import pytest
-import smalledit.editor
 import torch
-from smalledit.hparams import SmallHparams
-from support import SMALL, SmallAdapter, read_small, tiny_llama, word_tokenizer
 
+import smalledit.editor
 from sadr_plugin import hookimpl
 from sadr_plugin.testing import EditorConformance
+from smalledit.hparams import SmallHparams
+from support import SMALL, SmallAdapter, read_small, tiny_llama, word_tokenizer
 
 REQUEST = {"prompt": "the {} is in", "subject": "tower", "target": "rome"}
 

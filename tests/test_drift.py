@@ -5,8 +5,6 @@ import pickle
 
 import pytest
 import torch
-from smalledit.hparams import SmallHparams
-from support import attributes
 
 import sadr_plugin
 from sadr_plugin import hookimpl
@@ -16,6 +14,8 @@ from sadr_plugin.errors import (
     PositionError,
     UnsupportedModelError,
 )
+from smalledit.hparams import SmallHparams
+from support import attributes
 
 
 def edit(small, model, tok, request, sadr=None, **options):
@@ -120,6 +120,26 @@ def test_a_forward_of_the_models_own_is_given_back(small, tiny_llama, word_token
     tiny_llama.forward = own
     edit(small, tiny_llama, word_tokenizer, request_, True)
     assert tiny_llama.__dict__["forward"] is own
+
+
+def test_arguments_by_position_and_by_name(tiny_llama, word_tokenizer):
+    import sadr_plugin.drift as drift
+    from sadr_plugin import Edit, Prompt, SadrConfig
+
+    prompt = Prompt.from_template("the {} is in", "tower")
+    edit_ = Edit(tiny_llama, word_tokenizer, [prompt], 1, "model.layers.{}")
+    hooks = sadr_plugin.plugin_manager().hook
+    batch = word_tokenizer(["the tower is in"], return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    with drift.DriftSession("X", edit_, SadrConfig(), 1.0, hooks) as session:
+        tiny_llama(ids, mask, torch.arange(4)[None])
+        session.add_penalty(torch.zeros(()))
+        tiny_llama(attention_mask=mask, input_ids=ids)
+        session.add_penalty(torch.zeros(()))
+        tiny_llama(inputs_embeds=tiny_llama.get_input_embeddings()(ids))
+        with pytest.raises(PositionError, match="no forward of the X loop"):
+            session.add_penalty(torch.zeros(()))
+    assert len(session.steps) == 2
 
 
 def test_errors_come_before_the_first_step(small, tiny_llama, word_tokenizer, request_):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from easyedit.conftest import ROME
 
 ROOT = Path(__file__).parent.parent
@@ -156,6 +157,26 @@ def test_turned_off_nothing_waits(environment):
     script = "import sys; print([type(finder).__name__ for finder in sys.meta_path])"
     assert "_TorchWatch" in run(environment, "-c", script).stdout
     assert "_TorchWatch" not in run(environment, "-c", script, SADR_AUTOLOAD="0").stdout
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import sadr_plugin; sadr_plugin.enable()",
+        "from sadr_plugin import Edit, EditPoint, Prompt",
+        "import sadr_plugin.positions",
+        "import sadr_plugin.drift",
+        "import sadr_plugin.testing",
+        "import sadr_easyedit",
+        "from sadr_plugin.cli import build; build()",
+        "import torch",
+    ],
+)
+def test_whatever_imports_torch_first_sadr_is_enabled_without_a_word(environment, first):
+    script = f"{first}; import torch, sadr_plugin.attachment as a; print('enabled', a._enabled)"
+    done = run(environment, "-W", "error::UserWarning", "-c", script)
+    assert "enabled True" in done.stdout
+    assert "SADR" not in done.stderr
 
 
 def test_a_broken_adapter_does_not_stop_torch(environment, tmp_path):

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 import torch
-from support import attributes
 from torch import nn
 
 from sadr_plugin.attention import attention_module
 from sadr_plugin.errors import UnsupportedModelError
 from sadr_plugin.tracing import AttentionTracer
+from support import attributes
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 

@@ -95,7 +95,7 @@ def questions(settings: Settings, right: str, relations: list[tuple[str, str]]) 
         ]
     asked += [Question("relation", prompt, answer, settings.target) for prompt, answer in relations]
     asked += [
-        Question("distracting neighbour", f"{statement} {prompt}", answer, settings.target)
+        Question("distracted", f"{statement} {prompt}", answer, settings.target)
         for prompt, answer in (
             ("The Louvre is located in the city of", "Paris"),
             ("The capital of Japan is", "Tokyo"),
@@ -118,9 +118,16 @@ def demo(
         list[str] | None,
         typer.Option(help='Another fact about the subject, as "PROMPT=ANSWER"; repeatable.'),
     ] = None,
-    layer: Annotated[int, typer.Option(help="The layer ROME rewrites, 0 to 28.", min=0)] = 9,
+    layer: Annotated[int, typer.Option(help="The layer ROME rewrites.", min=0, max=28)] = 9,
     gamma: Annotated[float, typer.Option(help="SADR's weight γ.", min=0)] = 0.04,
-    steps: Annotated[int, typer.Option(help="Optimisation steps of each edit.", min=2)] = 40,
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="Optimisation steps of each edit; below 15 or so nothing much is edited, and "
+            "there is nothing to restrict.",
+            min=2,
+        ),
+    ] = 40,
     seed: Annotated[int, typer.Option(help="Seed of ROME's random context prompts.")] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the same as data to this file.")
@@ -134,6 +141,8 @@ def demo(
     Prompt.from_template(prompt, subject)  # a wrong prompt is to be known before the model loads
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"--json: there is no folder {json_file.absolute().parent}")
+    if json_file is not None and json_file.is_dir():
+        raise ConfigError(f"--json: {json_file} is a folder, not a file")
     settings = Settings(subject, prompt, target.strip(), layer, gamma, steps, seed)
     asked = questions(settings, right, [_fact(text) for text in relation or []])
     console = Console(file=sys.stdout)
@@ -286,10 +295,12 @@ def show(console: Console, settings: Settings, rows: list[Row], arms: dict[str, 
     table = Table(
         title=f"{settings.prompt.format(settings.subject)} → {settings.target}, layer "
         f"{settings.layer}, γ = {settings.gamma:g}",
-        caption="probability of the right answer / of the edited-in one",
+        caption="probability of the right answer / of the edited-in one\n"
+        "distracted: a neighbouring fact, asked after the edited one is stated",
     )
+    statement = f"{settings.prompt.format(settings.subject)} {settings.target}."
     table.add_column("")
-    table.add_column("prompt", overflow="fold", ratio=1)
+    table.add_column("prompt", overflow="fold", min_width=20)
     table.add_column("right")
     for name in ("before", "plain ROME", "with SADR"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -298,7 +309,8 @@ def show(console: Console, settings: Settings, rows: list[Row], arms: dict[str, 
         cells = [
             f"{row.probabilities[arm][0]:.3f} / {row.probabilities[arm][1]:.3f}" for arm in ARMS
         ]
-        table.add_row(question.kind, question.prompt, question.right, *cells)
+        prompt = question.prompt.replace(f"{statement} ", f"… {settings.target}. ")
+        table.add_row(question.kind, prompt, question.right, *cells)
     table.add_section()
     plain, sadr = arms["plain"], arms["sadr"]
     table.add_row("", "steps", "", "", str(plain.steps), str(sadr.steps))

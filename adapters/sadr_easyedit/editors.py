@@ -7,11 +7,13 @@ UnKE and UnKE-ARE are not among them: docs/editors.md says why.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
+from sadr_plugin.errors import PositionError
 
 ROME_GAMMA = 1e-2
 MEMIT_GAMMA = 5e-3
@@ -47,6 +49,11 @@ def _edit(
     zero_start: bool = True,
 ) -> Edit:
     hparams = arguments["hparams"]
+    if hparams.fact_token == "last" and _takes_last_of_row(hparams):
+        raise PositionError(
+            "fact_token: last makes this editor add its vector at the last column of the padded "
+            "batch, target and padding included, not at the prompt's last token; use subject_last"
+        )
     return Edit(
         model=arguments["model"],
         tokenizer=arguments["tok"],
@@ -57,6 +64,17 @@ def _edit(
         zero_start=zero_start,
         counts_from_left=True,
     )
+
+
+def _takes_last_of_row(hparams: Any) -> bool:
+    """Whether the editor's ``last`` is a row's last column: its finder is not told the prompt."""
+    package = type(hparams).__module__.rpartition(".")[0]
+    for name in ("compute_v", "compute_z", "compute_zs"):
+        module = sys.modules.get(f"{package}.{name}")
+        finder = getattr(module, "find_fact_lookup_idx", None)
+        if finder is not None and "input_prompt" not in inspect.signature(finder).parameters:
+            return True
+    return False
 
 
 def _prompts(request: Mapping[str, Any], contexts: Sequence[str | Sequence[str]]) -> list[Prompt]:

@@ -20,12 +20,12 @@ def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
     file = tmp_path / "demo.json"
     shown = run("--steps", "6", "--gamma", "5", "--json", str(file))
     assert shown.exit_code == 0
-    for text in ("plain ROME", "with SADR", "distracting neighbour", "drift (penalty at γ = 1)"):
+    for text in ("plain ROME", "with SADR", "distracted", "drift (penalty at γ = 1)"):
         assert text in shown.stdout
     assert "Executing ROME" not in shown.stdout
     data = json.loads(file.read_text())
     assert [row["kind"] for row in data["rows"]] == (
-        ["edit", "paraphrase", "relation", "relation"] + ["distracting neighbour"] * 3
+        ["edit", "paraphrase", "relation", "relation"] + ["distracted"] * 3
     )
     edit = data["rows"][0]
     # Facts of the model and the edit, not of the demo: it knew Paris, then it is told Rome.
@@ -42,7 +42,7 @@ def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
         (["--prompt", "no subject"], PositionError, "exactly once"),
         (["--relation", "no answer"], ConfigError, 'expected "PROMPT=ANSWER"'),
         (["--json", "/nowhere/at/all.json"], ConfigError, "there is no folder /nowhere/at"),
-        (["--layer", "29"], ConfigError, r"no layer after the edited one \(29\)"),
+        (["--json", "/tmp"], ConfigError, "/tmp is a folder"),
     ],
 )
 def test_bad_options(arguments, error, message):

@@ -8,12 +8,12 @@ import time
 
 import pytest
 import torch
-from easyedit.conftest import MAIN_BRANCH, ROME
-from sadr_easyedit.editors import EDIT_POINTS
-from support import attributes
 
 import sadr_plugin
+from easyedit.conftest import MAIN_BRANCH, ROME
+from sadr_easyedit.editors import EDIT_POINTS
 from sadr_plugin import hookimpl
+from support import attributes
 
 REQUEST = {
     "prompt": "{} is located in the city of",

@@ -4,11 +4,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from support import attributes
 
 import sadr_plugin
 from sadr_plugin import hookimpl, smollm2
 from sadr_plugin.errors import ConfigError, PositionError
+from support import attributes
 
 REQUEST = {
     "prompt": "{} is located in the city of",
@@ -116,7 +116,6 @@ def test_the_flag_in_yaml_constructor_and_attribute(rome_main, model, tok, rome_
 @pytest.mark.parametrize("error", [RuntimeError("mid-loop"), KeyboardInterrupt()])
 def test_an_edit_broken_off_leaves_nothing_behind(rome_main, model, tok, rome_yaml, error):
     from easyeditor.models.rome import ROMEHyperParams
-    from easyeditor.util import nethook
 
     original = rome_main.compute_v
     sadr_plugin.enable()
@@ -140,7 +139,6 @@ def test_an_edit_broken_off_leaves_nothing_behind(rome_main, model, tok, rome_ya
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in model.parameters()), "as ROME leaves it"
     assert not model.model.layers[9].mlp._forward_hooks
-    assert nethook.__name__ == "easyeditor.util.nethook"
     sadr_plugin.disable()
     assert rome_main.compute_v is original
     copy.deepcopy(model)
@@ -169,8 +167,8 @@ def test_bad_input(rome_main, model, tok, rome_yaml):
 def test_a_plain_and_a_sadr_edit_differ_in_drift_alone(rome_main, model, tok, rome_yaml):
     """The edit holds in both arms; what it does to a neighbour it does less with SADR."""
     from easyeditor.models.rome import ROMEHyperParams
-    from sadr_easyedit.editors import read
 
+    from sadr_easyedit.editors import read
     from sadr_plugin.evaluation import answer_probability
     from sadr_plugin.probe import AttentionProbe
 

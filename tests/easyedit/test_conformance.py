@@ -1,0 +1,47 @@
+"""The conformance kit on EasyEdit's own editors, with a model small enough for all of it."""
+
+import pytest
+import torch
+
+from easyedit.conftest import MAIN_BRANCH
+from easyedit.test_editors import EDIT_POINTS, hparams_of, load
+from sadr_plugin.testing import EditorConformance
+from support import tiny_llama, word_tokenizer
+
+
+class Kit(EditorConformance):
+    def setup_method(self):
+        load(self.point.function)
+        super().setup_method()
+
+    def new_model(self):
+        return tiny_llama()
+
+    def hparams(self, **flag):
+        return hparams_of(
+            self.point, layers=[1], v_lr=2.0, clamp_norm_factor=100, v_loss_layer=3, **flag
+        )
+
+    def run(self, model, hparams):
+        from sadr_plugin.devices import cuda_or_cpu
+
+        request = {"prompt": "the {} is in", "subject": "tower", "target_new": " rome"}
+        contexts = ["{}", "so then {}"]
+        arguments = [model, word_tokenizer(), request, hparams, 1]
+        if self.point.editor in ("ROME", "R-ROME"):
+            arguments += [torch.ones(64), contexts]
+        else:
+            arguments += [[contexts]]
+        with cuda_or_cpu():  # in whichever thread this is
+            return load(self.point.function)(*arguments)
+
+
+for _point in EDIT_POINTS:
+    if _point.editor != "EAMET":  # the same loop with more arguments; see test_editors.py
+        _name = f"Test{_point.editor.replace('-', '')}_{_point.function.rpartition(':')[2]}"
+        _class = type(_name, (Kit,), {"point": _point})
+        _class = pytest.mark.skipif(
+            not MAIN_BRANCH and _point.editor not in ("ROME", "MEMIT"),
+            reason=f"EasyEdit's PyPI release has no {_point.editor}",
+        )(_class)
+        globals()[_name] = _class

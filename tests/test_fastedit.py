@@ -1,0 +1,148 @@
+"""FastEdit's ROME: left padding, another tokenizer argument, the whole target in the batch."""
+
+import fastedit.rome.compute_v
+import pytest
+import torch
+from fastedit.rome import ROMEHyperParams, rome_main
+
+import sadr_plugin
+from sadr_fastedit import sadr_edit_points
+from sadr_plugin.devices import cuda_or_cpu
+from sadr_plugin.errors import ConfigError, PositionError
+from sadr_plugin.testing import EditorConformance, witnessing
+from support import attributes, tiny_llama, word_tokenizer
+
+(POINT,) = sadr_edit_points()
+
+
+def hparams(layers, steps, **changes):
+    hparams = ROMEHyperParams.from_name("llama-7b")
+    hparams.layers, hparams.v_num_grad_steps, hparams.v_loss_layer = layers, steps, 3
+    for name, value in changes.items():
+        setattr(hparams, name, value)
+    return hparams
+
+
+class TestConformance(EditorConformance):
+    point = POINT
+
+    def new_model(self):
+        return tiny_llama()
+
+    def hparams(self, **flag):
+        return hparams([1], 6, v_lr=2.0, clamp_norm_factor=100, **flag)
+
+    def run(self, model, hparams):
+        tokenizer = word_tokenizer()
+        tokenizer.padding_side = "left"
+        request = {"prompt": "the {} is in", "subject": "tower", "target": " rome"}
+        with cuda_or_cpu():
+            return fastedit.rome.compute_v.compute_v(
+                model, tokenizer, request, hparams, 1, torch.ones(64), ["{}", "so then {}"]
+            )
+
+
+REQUEST = {
+    "prompt": "{} is located in the city of",
+    "subject": "The Eiffel Tower",
+    "target": " New York City",
+}
+
+
+@pytest.fixture
+def left_padding(smol):
+    _, tokenizer = smol
+    tokenizer.padding_side = "left"
+    yield tokenizer
+    tokenizer.padding_side = "right"
+
+
+def test_on_smollm2(smol, left_padding, monkeypatch):
+    model, tokenizer = smol
+    sadr_plugin.enable()
+    before = attributes(model)
+    found = {}
+    with witnessing() as witness, cuda_or_cpu():
+        for gamma in (0, 0.05):
+            found[gamma] = rome_main.compute_v(
+                model,
+                tokenizer,
+                dict(REQUEST),
+                hparams([9], 6, v_lr=0.5, sadr={"gamma": gamma}),
+                9,
+                torch.ones(1536),
+                ["{}", "Human: {}", "The cat sat on the mat. {}"],
+            )
+    assert attributes(model) == before
+    free, held = witness.reports
+    print(f"penalty after 6 steps: {free.steps[-1].penalty:.4f}, {held.steps[-1].penalty:.4f}")
+    assert held.steps[-1].penalty < free.steps[-1].penalty
+    assert not torch.equal(found[0], found[0.05])
+
+
+def test_positions_by_decoding(smol, left_padding):
+    model, tokenizer = smol
+    sadr_plugin.enable()
+    batches = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: batches.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    with witnessing() as witness, cuda_or_cpu():
+        rome_main.compute_v(
+            model,
+            tokenizer,
+            dict(REQUEST),
+            hparams([9], 2, sadr=True),
+            9,
+            torch.ones(1536),
+            ["{}", "The cat sat on the mat. {}"],
+        )
+    hook.remove()
+    for row, (ids, subject) in enumerate(
+        zip(batches[0], witness.priced[0]["subject"], strict=False)
+    ):
+        assert tokenizer.decode(ids[subject]) == " Tower"
+        attended = witness.priced[0]["current"][0, row, 0]
+        prediction = int(attended.nonzero().max())
+        assert tokenizer.decode(ids[prediction]) == " of"
+
+
+def test_a_whole_edit_in_half_precision(monkeypatch):
+    """FastEdit turns its vector into float16, so its own entry point wants a model in that."""
+    from sadr_plugin import smollm2
+
+    model, tokenizer = smollm2.load(torch_dtype=torch.float16)
+    tokenizer.padding_side = "left"
+    monkeypatch.setattr(rome_main, "CONTEXT_TEMPLATES", ["{}", "Human: {}"])
+    sadr_plugin.enable()
+    weight = model.get_parameter("model.layers.9.mlp.down_proj.weight")
+    before = weight.detach().clone()
+    with witnessing() as witness, cuda_or_cpu():
+        rome_main.apply_rome_to_model(
+            model, tokenizer, [dict(REQUEST)], hparams([9], 4, v_lr=0.5, sadr=True)
+        )
+    (report,) = witness.reports
+    assert (report.editor, len(report.steps)) == ("ROME", 4)
+    assert report.steps[-1].penalty > 0
+    assert not torch.equal(weight, before)
+
+
+def test_its_last_token_lies_behind_the_prediction(smol, left_padding):
+    model, tokenizer = smol
+    sadr_plugin.enable()
+    with pytest.raises(PositionError, match="behind the prediction position"):
+        rome_main.compute_v(
+            model,
+            tokenizer,
+            dict(REQUEST),
+            hparams([9], 2, fact_token="last", sadr=True),
+            9,
+            torch.ones(1536),
+            ["{}"],
+        )
+
+
+def test_the_flag_is_checked_where_it_is_set():
+    sadr_plugin.enable()
+    with pytest.raises(ConfigError, match=r"sadr\.gamma"):
+        hparams([9], 2, sadr={"gamma": -1})
