@@ -1,4 +1,4 @@
-"""The ``sadr`` command line. Its commands come from the adapters, through a hook."""
+"""The ``sadr`` command line: the plugin's own commands and, through a hook, the adapters'."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from .doctor import doctor, editors
 from .errors import SadrError
 from .plugins import plugin_manager
 
@@ -23,6 +24,8 @@ def build() -> typer.Typer:
     def sadr() -> None:
         pass  # with a callback, a single command keeps its name
 
+    app.command()(doctor)
+    app.command()(editors)
     plugin_manager().hook.sadr_register_commands(app=app)
     return app
 

@@ -104,3 +104,22 @@ class Report:
     gamma: float
     steps: tuple[Step, ...]
     seconds: float
+
+
+@dataclass(frozen=True)
+class HparamsSummary:
+    """What an adapter reads in an hparams file, without importing its toolkit.
+
+    Attributes:
+        editor: the editor's name.
+        model_name: what the toolkit would load.
+        layer: the layer after which attention can drift.
+        layer_template: where the layers are, e.g. ``"model.layers.{}"``.
+        sadr: the value under ``sadr``, None if there is none.
+    """
+
+    editor: str
+    model_name: str
+    layer: int
+    layer_template: str
+    sadr: Any

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from pluggy import HookimplMarker, HookspecMarker
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from .config import SadrConfig
-    from .edit import EditPoint, Report, Step
+    from .edit import EditPoint, HparamsSummary, Report, Step
 
 PROJECT = "sadr_plugin"
 
@@ -33,6 +35,14 @@ def sadr_hparams_base() -> str:  # type: ignore[empty-body]
 
     Its other subclasses, whose editors are not attached, then refuse a ``sadr`` key in clear
     words.
+    """
+
+
+@hookspec(firstresult=True)
+def sadr_read_hparams(file: Path) -> HparamsSummary | None:
+    """What an hparams file says, read without importing the toolkit; None if it is not yours.
+
+    ``sadr doctor FILE`` asks this.
     """
 
 

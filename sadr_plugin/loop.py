@@ -54,7 +54,7 @@ def _rewritten_code(function: FunctionType) -> CodeType:
     """The twin's code, compiled once for each function."""
     name = f"{function.__module__}.{function.__qualname__}"
     definition = _definition(function.__code__, name)
-    _insert_term(definition, name)
+    insert_term(definition, name)
 
     # Defaults and annotations live on the function object; evaluating them again could fail.
     definition.decorator_list = []
@@ -100,11 +100,12 @@ def _nested(code: CodeType, name: str) -> CodeType:
     )
 
 
-def _insert_term(definition: ast.FunctionDef, name: str) -> None:
+def insert_term(definition: ast.FunctionDef, name: str) -> None:
     """Insert ``loss = term(loss)`` after the last assignment to the name that is backpropagated.
 
     The step is the innermost block that holds both: ``X.backward()`` as a statement of a loop's
-    body, and before it, in the same body, an assignment to ``X``.
+    body, and before it, in the same body, an assignment to ``X``. Raises `UnsupportedLoopError`,
+    naming ``name``, where there is no such step.
     """
     steps = [
         (body, index, target)

@@ -205,3 +205,18 @@ def test_the_requirements_move_no_version_a_toolkit_pins(wheel):
     needs = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     assert {need.name for need in needs if not need.specifier} >= {"torch", "transformers"}
     assert all(clause.operator == ">=" for need in needs for clause in need.specifier)
+
+
+def test_the_tutorials_package_beside_the_wheel(environment):
+    """Installed, it is found by `sadr doctor`, and it passes the conformance kit."""
+    example = ROOT / "examples" / "twovector"
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    run(environment, *install, str(example))
+    sadr = ["-c", "from sadr_plugin.cli import main; main()"]
+    shown = run(environment, *sadr, "doctor").stdout
+    assert "twovector (from twovector 0.1.0)" in shown
+    assert "TwoVector (twovector.editor:find_vectors): can be attached" in shown
+    kit = run(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(example / "tests"))
+    assert "8 passed" in kit.stdout
+    run(environment, "-m", "pip", "uninstall", "--quiet", "--yes", "twovector")
+    assert "TwoVector" not in run(environment, *sadr, "doctor").stdout

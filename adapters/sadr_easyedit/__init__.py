@@ -6,17 +6,24 @@ from typing import TYPE_CHECKING
 
 from sadr_plugin import hookimpl
 
-from .editors import sadr_edit_points, sadr_hparams_base
+from .editors import sadr_edit_points, sadr_hparams_base, sadr_read_hparams
 
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["sadr_edit_points", "sadr_hparams_base", "sadr_register_commands"]
+__all__ = [
+    "sadr_edit_points",
+    "sadr_hparams_base",
+    "sadr_read_hparams",
+    "sadr_register_commands",
+]
 
 
 @hookimpl
 def sadr_register_commands(app: typer.Typer) -> None:
-    """Add ``sadr demo``."""
+    """Add ``sadr demo`` and ``sadr stats``."""
     from .demo import demo
+    from .statistics import stats
 
     app.command()(demo)
+    app.command()(stats)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
-from sadr_plugin.errors import PositionError
+from sadr_plugin.edit import HparamsSummary
+from sadr_plugin.errors import ConfigError, PositionError
 
 ROME_GAMMA = 1e-2
 MEMIT_GAMMA = 5e-3
@@ -175,6 +177,31 @@ EDIT_POINTS = [
         read=read_eamet,
     ),
 ]
+
+
+@hookimpl
+def sadr_read_hparams(file: Path) -> HparamsSummary | None:
+    """What EasyEdit's YAML says; None unless it has the ``alg_name`` of an attached editor."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
+    if not isinstance(content, dict):
+        return None
+    if content.get("alg_name") not in {point.editor for point in EDIT_POINTS}:
+        return None
+    missing = {"model_name", "layers", "layer_module_tmp"} - content.keys()
+    if missing or not isinstance(content["layers"], list) or not content["layers"]:
+        raise ConfigError(f"{file}: lacks {', '.join(sorted(missing)) or 'a list of layers'}")
+    return HparamsSummary(
+        editor=content["alg_name"],
+        model_name=str(content["model_name"]),
+        layer=content["layers"][-1],
+        layer_template=str(content["layer_module_tmp"]),
+        sadr=content.get("sadr"),
+    )
 
 
 @hookimpl

@@ -1,0 +1,29 @@
+"""The adapter: which function holds the loop, and how its arguments read."""
+
+from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
+
+
+def read(arguments):
+    request, hparams = arguments["request"], arguments["hparams"]
+    return Edit(
+        model=arguments["model"],
+        tokenizer=arguments["tokenizer"],
+        prompts=[Prompt.from_template(text, request["subject"]) for text in request["prompts"]],
+        layer=hparams.layer,
+        layer_template=hparams.layer_template,
+    )
+
+
+POINT = EditPoint(
+    editor="TwoVector",
+    function="twovector.editor:find_vectors",
+    hparams="twovector.editor:Hparams",
+    gamma=0.1,
+    read=read,
+    steps_attribute="steps",
+)
+
+
+@hookimpl
+def sadr_edit_points():
+    return [POINT]
