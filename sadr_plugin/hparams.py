@@ -7,6 +7,7 @@ The key is taken out there, checked at once, and kept on the instance.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +32,16 @@ class Flag:
         return self if instance is None else instance.__dict__.get(KEY)
 
     def __set__(self, instance: Any, value: Any) -> None:
+        self.check(type(instance), value)
+        instance.__dict__[KEY] = value
+
+    def check(self, hparams: type, value: Any) -> None:
+        """Raise `ConfigError` if ``hparams`` cannot have this ``value``."""
         from .config import SadrConfig  # pydantic takes its time to import
 
         wanted = SadrConfig.parse(value) is not None
         if wanted and self._refusal is not None:
-            raise ConfigError(self._refusal(type(instance)))
-        instance.__dict__[KEY] = value
+            raise ConfigError(self._refusal(hparams))
 
     def __delete__(self, instance: Any) -> None:
         instance.__dict__.pop(KEY, None)
@@ -80,6 +85,9 @@ def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         given = KEY in kwargs
         value = kwargs.pop(KEY, None)
+        flag = inspect.getattr_static(type(self), KEY, None)
+        if given and isinstance(flag, Flag):
+            flag.check(type(self), value)  # before the toolkit finds other faults
         init(self, *args, **kwargs)
         if given:
             setattr(self, KEY, value)

@@ -107,6 +107,8 @@ def test_a_value_is_never_code(small, tmp_path):
 def test_the_flag_for_an_editor_that_is_not_attached(small):
     with pytest.raises(ConfigError, match=r"no editor is attached for OtherHparams.*SMALL"):
         OtherHparams(sadr=True)
+    with pytest.raises(ConfigError, match="no editor is attached"):
+        OtherHparams(sadr=True, unknown=1)
     other = OtherHparams()
     with pytest.raises(ConfigError, match="no editor is attached"):
         other.sadr = {"gamma": 1}

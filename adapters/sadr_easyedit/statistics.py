@@ -10,7 +10,8 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 TOKENS_PER_WIDTH = 10
 """A second moment of width d has rank d at most after d tokens; ten times that is the least at
 which its inverse means something."""
+
+LONGEST_TEXT = 2000
+"""Characters of a text at the most, some 500 tokens."""
 
 OPENINGS = ("The", "A", "In", "It", "He", "She", "They", "When", "There", "Many", "On", "For")
 """How texts sampled from the model itself begin."""
@@ -131,6 +135,7 @@ def _load_or_compute(job: Job, name: str, texts: Sequence[str] | None, progress:
     def run(stats_dir: str) -> None:
         with (
             _replaced(module, "load_dataset", corpus),
+            _replaced_item(os.environ, "TOKENIZERS_PARALLELISM", "false"),  # its loader forks
             contextlib.redirect_stdout(io.StringIO()),
             cuda_or_cpu(),
             torch.no_grad(),
@@ -176,8 +181,24 @@ def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
         setattr(module, name, original)
 
 
+@contextlib.contextmanager
+def _replaced_item(mapping: MutableMapping[str, str], key: str, value: str) -> Iterator[None]:
+    original = mapping.get(key)
+    mapping[key] = value
+    try:
+        yield
+    finally:
+        if original is None:
+            del mapping[key]
+        else:
+            mapping[key] = original
+
+
 def read_texts(files: Sequence[Path]) -> list[str]:
     """The paragraphs of UTF-8 text files; a line is one where there are no blank lines.
+
+    Long ones are cut: attention's cost grows with the square of a text's length, and a second
+    moment gains nothing by it.
 
     Raises `ConfigError`, naming the file, for what cannot be read.
     """
@@ -188,7 +209,8 @@ def read_texts(files: Sequence[Path]) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--corpus: {file} cannot be read as UTF-8 text: {error}") from None
         separator = "\n\n" if "\n\n" in content else "\n"
-        texts += [part.strip() for part in content.split(separator) if part.strip()]
+        for part in content.split(separator):
+            texts += textwrap.wrap(part, LONGEST_TEXT, replace_whitespace=False)
     return texts
 
 

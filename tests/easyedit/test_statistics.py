@@ -105,6 +105,8 @@ def test_text_files(tmp_path):
     (tmp_path / "paragraphs.txt").write_text("one\nline\n\ntwo\n\nthree\n", encoding="utf-8")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")
     assert read_texts([tmp_path / "paragraphs.txt"]) == ["one\nline", "two", "three"]
+    (tmp_path / "long.txt").write_text("word " * 1000 + "\n\nend", encoding="utf-8")
+    assert [len(text) for text in read_texts([tmp_path / "long.txt"])] == [1999, 1999, 999, 3]
     with pytest.raises(ConfigError, match="binary cannot be read as UTF-8"):
         read_texts([tmp_path / "binary"])
     with pytest.raises(ConfigError, match=r"none\.txt cannot be read"):
