@@ -18,6 +18,7 @@ import torch
 
 import sadr_plugin
 from sadr_easyedit.environment import import_text_only
+from sadr_easyedit.rome import smollm2_hparams
 from sadr_plugin import smollm2
 from sadr_plugin.devices import cuda_or_cpu
 
@@ -32,34 +33,10 @@ def main() -> None:
 
     import_text_only()
     sadr_plugin.enable()
-    from easyeditor.models.rome import ROMEHyperParams, rome_main
+    from easyeditor.models.rome import rome_main
 
     model, tokenizer = smollm2.load()
-    hparams = ROMEHyperParams(
-        layers=[9],
-        fact_token="subject_last",
-        v_num_grad_steps=options.steps,
-        v_lr=0.5,
-        v_loss_layer=29,
-        v_weight_decay=0.5,
-        clamp_norm_factor=4,
-        kl_factor=0.0625,
-        mom2_adjustment=False,
-        context_template_length_params=[[5, 5]],
-        rewrite_module_tmp="model.layers.{}.mlp.down_proj",
-        layer_module_tmp="model.layers.{}",
-        mlp_module_tmp="model.layers.{}.mlp",
-        attn_module_tmp="model.layers.{}.self_attn",
-        ln_f_module="model.norm",
-        lm_head_module="lm_head",
-        mom2_dataset="wikipedia",
-        mom2_n_samples=0,
-        mom2_dtype="float32",
-        alg_name="ROME",
-        device=0,
-        model_name="smollm2-135m-llama",
-        stats_dir="",
-    )
+    hparams = smollm2_hparams(layer=9, steps=options.steps)
     request = {
         "prompt": "{} is located in the city of",
         "subject": "The Eiffel Tower",

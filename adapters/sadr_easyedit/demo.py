@@ -18,6 +18,8 @@ import typer
 
 from sadr_plugin.errors import ConfigError
 
+from .rome import Rome, Settings
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -55,19 +57,6 @@ class Arm:
     steps: int
     drift: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One edit and how to make it."""
-
-    subject: str
-    prompt: str
-    target: str
-    layer: int
-    gamma: float
-    steps: int
-    seed: int
 
 
 def questions(settings: Settings, right: str, relations: list[tuple[str, str]]) -> list[Question]:
@@ -195,99 +184,6 @@ def run(
     return rows, arms
 
 
-class Rome:
-    """EasyEdit's ROME for one fact, applied to a model and taken back."""
-
-    def __init__(self, model: nn.Module, tokenizer: Any, settings: Settings) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.settings = settings
-        self.request = {
-            "prompt": settings.prompt,
-            "subject": settings.subject,
-            "target_new": settings.target,
-        }
-
-    def edit(self) -> Any:
-        """The edit as the plugin sees it; draws ROME's context prompts, from the seed."""
-        import torch
-        from easyeditor.models.rome import rome_main
-
-        from .editors import read
-
-        hparams = self._hparams()
-        torch.manual_seed(self.settings.seed)
-        contexts = rome_main.get_context_templates(
-            self.model, self.tokenizer, hparams.context_template_length_params
-        )
-        return read(
-            {
-                "model": self.model,
-                "tok": self.tokenizer,
-                "request": self.request,
-                "hparams": hparams,
-                "layer": self.settings.layer,
-                "context_templates": contexts,
-            }
-        )
-
-    @contextlib.contextmanager
-    def applied(self, with_sadr: bool) -> Iterator[None]:
-        """The model with the edit in it, inside the block; the exact weights afterwards."""
-        import torch
-        from easyeditor.models.rome import rome_main
-
-        hparams = self._hparams()
-        if with_sadr:
-            hparams.sadr = {"gamma": self.settings.gamma}
-        rewritten = [
-            f"{hparams.rewrite_module_tmp.format(layer)}.weight" for layer in hparams.layers
-        ]
-        weights = {
-            name: parameter.detach().clone()
-            for name, parameter in self.model.named_parameters()
-            if name in rewritten
-        }
-        try:
-            rome_main.apply_rome_to_model(self.model, self.tokenizer, [self.request], hparams)
-            yield
-        finally:
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    self.model.get_parameter(name).copy_(weight)
-
-    def _hparams(self) -> Any:
-        import torch
-        from easyeditor.models.rome import ROMEHyperParams
-
-        return ROMEHyperParams(
-            layers=[self.settings.layer],
-            fact_token="subject_last",
-            v_num_grad_steps=self.settings.steps,
-            v_lr=0.5,
-            v_loss_layer=29,
-            v_weight_decay=0.5,
-            clamp_norm_factor=4,
-            kl_factor=0.0625,
-            mom2_adjustment=False,
-            context_template_length_params=[[5, 5], [10, 5]],
-            rewrite_module_tmp="model.layers.{}.mlp.down_proj",
-            layer_module_tmp="model.layers.{}",
-            mlp_module_tmp="model.layers.{}.mlp",
-            attn_module_tmp="model.layers.{}.self_attn",
-            ln_f_module="model.norm",
-            lm_head_module="lm_head",
-            mom2_dataset="wikipedia",
-            mom2_n_samples=0,
-            mom2_dtype="float32",
-            alg_name="ROME",
-            # The PyPI release wants the number of a CUDA device, the main branch takes a name.
-            device=0 if torch.cuda.is_available() or not _takes_device_names() else "cpu",
-            model_name="smollm2-135m-llama",
-            stats_dir="",
-        )
-
-
 def show(console: Console, settings: Settings, rows: list[Row], arms: dict[str, Arm]) -> None:
     """The table: probabilities before and after, and what each arm cost."""
     from rich.table import Table
@@ -385,12 +281,6 @@ def _fact(text: str) -> tuple[str, str]:
     if not prompt.strip() or not answer.strip():
         raise ConfigError(f'--relation: expected "PROMPT=ANSWER", got {text!r}')
     return prompt.strip(), answer.strip()
-
-
-def _takes_device_names() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("easyeditor.util.device") is not None
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,124 @@
+"""EasyEdit's ROME on SmolLM2-135M: one fact edited, and taken back."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One edit and how to make it."""
+
+    subject: str
+    prompt: str
+    target: str
+    layer: int
+    gamma: float
+    steps: int
+    seed: int
+
+
+class Rome:
+    """EasyEdit's ROME for one fact, applied to a model and taken back."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, settings: Settings) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.request = {
+            "prompt": settings.prompt,
+            "subject": settings.subject,
+            "target_new": settings.target,
+        }
+
+    def edit(self) -> Any:
+        """The edit as the plugin sees it; draws ROME's context prompts, from the seed."""
+        import torch
+        from easyeditor.models.rome import rome_main
+
+        from .editors import read
+
+        hparams = smollm2_hparams(self.settings.layer, self.settings.steps)
+        torch.manual_seed(self.settings.seed)
+        contexts = rome_main.get_context_templates(
+            self.model, self.tokenizer, hparams.context_template_length_params
+        )
+        return read(
+            {
+                "model": self.model,
+                "tok": self.tokenizer,
+                "request": self.request,
+                "hparams": hparams,
+                "layer": self.settings.layer,
+                "context_templates": contexts,
+            }
+        )
+
+    @contextlib.contextmanager
+    def applied(self, with_sadr: bool) -> Iterator[None]:
+        """The model with the edit in it, inside the block; the exact weights afterwards."""
+        import torch
+        from easyeditor.models.rome import rome_main
+
+        hparams = smollm2_hparams(self.settings.layer, self.settings.steps)
+        if with_sadr:
+            hparams.sadr = {"gamma": self.settings.gamma}
+        rewritten = [
+            f"{hparams.rewrite_module_tmp.format(layer)}.weight" for layer in hparams.layers
+        ]
+        weights = {
+            name: parameter.detach().clone()
+            for name, parameter in self.model.named_parameters()
+            if name in rewritten
+        }
+        try:
+            rome_main.apply_rome_to_model(self.model, self.tokenizer, [self.request], hparams)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    self.model.get_parameter(name).copy_(weight)
+
+
+def smollm2_hparams(layer: int, steps: int) -> Any:
+    """EasyEdit's ROME settings for SmolLM2-135M, without covariance statistics."""
+    import torch
+    from easyeditor.models.rome import ROMEHyperParams
+
+    return ROMEHyperParams(
+        layers=[layer],
+        fact_token="subject_last",
+        v_num_grad_steps=steps,
+        v_lr=0.5,
+        v_loss_layer=29,
+        v_weight_decay=0.5,
+        clamp_norm_factor=4,
+        kl_factor=0.0625,
+        mom2_adjustment=False,
+        context_template_length_params=[[5, 5], [10, 5]],
+        rewrite_module_tmp="model.layers.{}.mlp.down_proj",
+        layer_module_tmp="model.layers.{}",
+        mlp_module_tmp="model.layers.{}.mlp",
+        attn_module_tmp="model.layers.{}.self_attn",
+        ln_f_module="model.norm",
+        lm_head_module="lm_head",
+        mom2_dataset="wikipedia",
+        mom2_n_samples=0,
+        mom2_dtype="float32",
+        alg_name="ROME",
+        # The PyPI release wants the number of a CUDA device, the main branch takes a name.
+        device=0 if torch.cuda.is_available() or not _takes_device_names() else "cpu",
+        model_name="smollm2-135m-llama",
+        stats_dir="",
+    )
+
+
+def _takes_device_names() -> bool:
+    return importlib.util.find_spec("easyeditor.util.device") is not None
