@@ -133,7 +133,7 @@ BROKEN = {
     "test_two_threads_with_two_models": (
         Small,
         lambda: Adapter(read=mixing_up_models()),
-        "an edit in a thread failed: PositionError",
+        r"an edit in a thread (failed|differs)",  # which of the two is a matter of timing
     ),
 }
 
