@@ -20,7 +20,7 @@ import wrapt
 from .edit import EditPoint
 from .errors import AttachmentError
 from .hparams import KEY, HparamsPatch
-from .plugins import plugin_manager
+from .plugins import edit_points, plugin_manager
 
 _lock = threading.RLock()
 _enabled = False
@@ -75,7 +75,7 @@ def enabled() -> Iterator[None]:
 
 def attached() -> list[EditPoint]:
     """The editors attached at present: their toolkits are imported and SADR is enabled."""
-    return [point for point in _edit_points() if point.function in _functions]
+    return [point for point in edit_points() if point.function in _functions]
 
 
 Run = Callable[[EditPoint, FunctionType, inspect.BoundArguments, Any], Any]
@@ -214,16 +214,11 @@ def _swap(package: str, old: object, new: object) -> None:
                     setattr(module, attribute, new)
 
 
-def _edit_points() -> list[EditPoint]:
-    hook = plugin_manager().hook
-    return [point for points in hook.sadr_edit_points() for point in points]
-
-
 def _modules_to_watch() -> set[str]:
     bases = plugin_manager().hook.sadr_hparams_base()
     declared = (
         target
-        for point in _edit_points()
+        for point in edit_points()
         for target in (point.function, point.hparams, point.cache)
         if target is not None
     )
@@ -241,7 +236,7 @@ def _imported(module: ModuleType) -> None:
 
 def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
     # A toolkit that an adapter does not fit must still be importable.
-    for point in _edit_points():
+    for point in edit_points():
         try:
             _attach_hparams(point, just_now)
             loop = {point.hparams_argument}
@@ -317,7 +312,7 @@ def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
             _warned.add(base)
             warnings.warn(f"SADR: there is no class {base}", stacklevel=2)
         return
-    declared = {point.hparams for point in _edit_points()}
+    declared = {point.hparams for point in edit_points()}
     for hparams in (base_class, *_subclasses(base_class)):
         names = {f"{cls.__module__}:{cls.__qualname__}" for cls in hparams.__mro__}
         if not names & declared and hparams not in _hparams:
@@ -325,7 +320,7 @@ def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
 
 
 def _refusal(hparams: type) -> str:
-    editors = ", ".join(sorted({point.editor for point in _edit_points()}))
+    editors = ", ".join(sorted({point.editor for point in edit_points()}))
     return (
         f"sadr: no editor is attached for {hparams.__name__}; SADR works with {editors}. "
         "Remove the key"

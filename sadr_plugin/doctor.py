@@ -19,7 +19,7 @@ import typer
 from .edit import EditPoint, HparamsSummary
 from .errors import ConfigError, SadrError, UnsupportedLoopError, UnsupportedModelError
 from .loop import insert_term
-from .plugins import plugin_manager
+from .plugins import edit_points, plugin_manager
 
 PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic", "wrapt")
 
@@ -39,10 +39,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """One finding for each declared editor, in the order of their declaration."""
-    hook = plugin_manager().hook
-    return [
-        Finding(point, _obstacle(point)) for points in hook.sadr_edit_points() for point in points
-    ]
+    return [Finding(point, _obstacle(point)) for point in edit_points()]
 
 
 def _obstacle(point: EditPoint) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,10 +25,3 @@ def answer_probability(model: nn.Module, tokenizer: Any, prompt: str, answer: st
     logits = model(input_ids=ids).logits[0, predicting].float()
     chosen = logits.log_softmax(-1).gather(-1, ids[0, len(prompt_ids) :, None])
     return float(chosen.mean().exp())
-
-
-def answer_probabilities(
-    model: nn.Module, tokenizer: Any, questions: Sequence[tuple[str, str]]
-) -> list[float]:
-    """`answer_probability` of each (prompt, answer) pair."""
-    return [answer_probability(model, tokenizer, *question) for question in questions]

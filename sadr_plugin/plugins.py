@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .config import SadrConfig
+    from .edit import EditPoint
 
 
 class BuiltIn:
@@ -57,3 +58,9 @@ def plugin_manager() -> pluggy.PluginManager:
     manager.load_setuptools_entrypoints(PROJECT)
     manager.check_pending()
     return manager
+
+
+def edit_points() -> list[EditPoint]:
+    """The editors that all plugins declare, in one list."""
+    declared = plugin_manager().hook.sadr_edit_points()
+    return [point for points in declared for point in points]
