@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 SUBJECT = "The Eiffel Tower"
+NEIGHBOURS = (
+    ("The Louvre is located in the city of", "Paris"),
+    ("The capital of Japan is", "Tokyo"),
+)
 ARMS = ("before", "plain", "sadr")
 
 
@@ -84,12 +88,11 @@ def questions(settings: Settings, right: str, relations: list[tuple[str, str]]) 
         ]
     asked += [Question("relation", prompt, answer, settings.target) for prompt, answer in relations]
     asked += [
+        Question("neighbour", prompt, answer, settings.target) for prompt, answer in NEIGHBOURS
+    ]
+    asked += [
         Question("distracted", f"{statement} {prompt}", answer, settings.target)
-        for prompt, answer in (
-            ("The Louvre is located in the city of", "Paris"),
-            ("The capital of Japan is", "Tokyo"),
-            ("Big Ben is located in the city of", "London"),
-        )
+        for prompt, answer in (*NEIGHBOURS, ("Big Ben is located in the city of", "London"))
     ]
     return asked
 
@@ -118,6 +121,13 @@ def demo(
         ),
     ] = 40,
     seed: Annotated[int, typer.Option(help="Seed of ROME's random context prompts.")] = 0,
+    covariance: Annotated[
+        bool,
+        typer.Option(
+            help="Edit with layer statistics, computed on first use (some 100 s); without, ROME "
+            "leaks into plain neighbours, and SADR cannot mend that."
+        ),
+    ] = True,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the same as data to this file.")
     ] = None,
@@ -132,7 +142,7 @@ def demo(
         raise ConfigError(f"--json: there is no folder {json_file.absolute().parent}")
     if json_file is not None and json_file.is_dir():
         raise ConfigError(f"--json: {json_file} is a folder, not a file")
-    settings = Settings(subject, prompt, target.strip(), layer, gamma, steps, seed)
+    settings = Settings(subject, prompt, target.strip(), layer, gamma, steps, seed, covariance)
     asked = questions(settings, right, [_fact(text) for text in relation or []])
     console = Console(file=sys.stdout)
     rows, arms = run(settings, asked, console)
@@ -158,7 +168,9 @@ def run(
     from sadr_plugin.plugins import plugin_manager
     from sadr_plugin.probe import AttentionProbe
 
+    from .corpus import python_manual
     from .environment import import_text_only
+    from .statistics import Job, compute
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     arms: dict[str, Arm] = {}
@@ -168,6 +180,8 @@ def run(
         model, tokenizer = smollm2.load()
         progress.update(loading, completed=1)
         rome = Rome(model, tokenizer, settings)
+        if settings.covariance:
+            compute(Job(model, tokenizer, settings.hparams()), python_manual(), progress)
         with cuda_or_cpu(), _silence():
             edit = rome.edit()
             probe = AttentionProbe(edit, plugin_manager().hook)
@@ -192,7 +206,7 @@ def show(console: Console, settings: Settings, rows: list[Row], arms: dict[str, 
         title=f"{settings.prompt.format(settings.subject)} → {settings.target}, layer "
         f"{settings.layer}, γ = {settings.gamma:g}",
         caption="probability of the right answer / of the edited-in one\n"
-        "distracted: a neighbouring fact, asked after the edited one is stated",
+        "neighbour: a fact about something else; distracted: one asked after the edited is stated",
     )
     statement = f"{settings.prompt.format(settings.subject)} {settings.target}."
     table.add_column("")
@@ -271,9 +285,11 @@ def _count_steps(
         hook.remove()
 
 
-def _silence() -> contextlib.AbstractContextManager[Any]:
-    """Keep what the toolkit prints at each step off the progress bars."""
-    return contextlib.redirect_stdout(io.StringIO())
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what the toolkit prints, and bars of its own, off the progress bars."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _fact(text: str) -> tuple[str, str]:

@@ -6,7 +6,10 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sadr_plugin import smollm2
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """One edit and how to make it."""
+    """One edit and how to make it; with ``covariance``, it looks where the layer's statistics
+    are and leaves other facts' keys alone."""
 
     subject: str
     prompt: str
@@ -23,6 +27,11 @@ class Settings:
     gamma: float
     steps: int
     seed: int
+    covariance: bool = True
+
+    def hparams(self) -> Any:
+        """EasyEdit's hparams for this edit."""
+        return smollm2_hparams(self.layer, self.steps, self.covariance)
 
 
 class Rome:
@@ -45,7 +54,7 @@ class Rome:
 
         from .editors import read
 
-        hparams = smollm2_hparams(self.settings.layer, self.settings.steps)
+        hparams = self.settings.hparams()
         torch.manual_seed(self.settings.seed)
         contexts = rome_main.get_context_templates(
             self.model, self.tokenizer, hparams.context_template_length_params
@@ -67,7 +76,7 @@ class Rome:
         import torch
         from easyeditor.models.rome import rome_main
 
-        hparams = smollm2_hparams(self.settings.layer, self.settings.steps)
+        hparams = self.settings.hparams()
         if with_sadr:
             hparams.sadr = {"gamma": self.settings.gamma}
         rewritten = [
@@ -87,8 +96,13 @@ class Rome:
                     self.model.get_parameter(name).copy_(weight)
 
 
-def smollm2_hparams(layer: int, steps: int) -> Any:
-    """EasyEdit's ROME settings for SmolLM2-135M, without covariance statistics."""
+def statistics_folder() -> Path:
+    """Where SmolLM2's layer statistics are kept."""
+    return smollm2.cache_folder() / "stats"
+
+
+def smollm2_hparams(layer: int, steps: int, covariance: bool = False) -> Any:
+    """EasyEdit's ROME settings for SmolLM2-135M."""
     import torch
     from easyeditor.models.rome import ROMEHyperParams
 
@@ -101,7 +115,7 @@ def smollm2_hparams(layer: int, steps: int) -> Any:
         v_weight_decay=0.5,
         clamp_norm_factor=4,
         kl_factor=0.0625,
-        mom2_adjustment=False,
+        mom2_adjustment=covariance,
         context_template_length_params=[[5, 5], [10, 5]],
         rewrite_module_tmp="model.layers.{}.mlp.down_proj",
         layer_module_tmp="model.layers.{}",
@@ -110,13 +124,13 @@ def smollm2_hparams(layer: int, steps: int) -> Any:
         ln_f_module="model.norm",
         lm_head_module="lm_head",
         mom2_dataset="wikipedia",
-        mom2_n_samples=0,
+        mom2_n_samples=3000,
         mom2_dtype="float32",
         alg_name="ROME",
         # The PyPI release wants the number of a CUDA device, the main branch takes a name.
         device=0 if torch.cuda.is_available() or not _takes_device_names() else "cpu",
         model_name="smollm2-135m-llama",
-        stats_dir="",
+        stats_dir=str(statistics_folder()),
     )
 
 

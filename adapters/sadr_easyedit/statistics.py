@@ -1,16 +1,19 @@
 """``sadr stats``: the second moments that ROME, MEMIT, PMET and AlphaEdit need, offline.
 
-EasyEdit computes them from Wikipedia, which it fetches from a hub. Here its own function and its
-own running statistics do the work, into its own files, on any text at hand.
+EasyEdit computes them from Wikipedia, which it fetches from a hub, one module at a time. Here any
+text at hand serves, and one pass over it serves all modules; the files, their format, the
+sampling and the running sums are EasyEdit's own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import itertools
+import json
 import os
-import tempfile
-import textwrap
+import time
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +25,19 @@ from sadr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-    from torch import nn
+    from torch import Tensor, nn
 
 TOKENS_PER_WIDTH = 10
 """A second moment of width d has rank d at most after d tokens; ten times that is the least at
 which its inverse means something."""
 
-LONGEST_TEXT = 2000
-"""Characters of a text at the most, some 500 tokens."""
+TEXTS_PER_GROUP = 100
+"""EasyEdit's own: so many texts are tokenized at once and sorted into batches."""
 
-OPENINGS = ("The", "A", "In", "It", "He", "She", "They", "When", "There", "Many", "On", "For")
-"""How texts sampled from the model itself begin."""
+TOKENS_PER_FORWARD = 2048
+"""EasyEdit fills batches up to three times the model's context, mostly with padding."""
+
+SECONDS_BETWEEN_SAVES = 30.0
 
 
 @dataclass(frozen=True)
@@ -89,86 +94,203 @@ class Job:
             raise ConfigError(f"rewrite_module_tmp: the model has no module {name!r}") from error
 
 
+def missing(job: Job) -> list[str]:
+    """The modules whose statistics EasyEdit would not find."""
+    return [name for name in job.module_names() if not _statistic(job, name, []).file.exists()]
+
+
 def compute(job: Job, texts: Sequence[str], progress: Progress) -> list[str]:
-    """Compute what is not there yet; give the names of the modules that were.
+    """Compute in one pass over ``texts`` what is not there yet; give the names of those modules.
 
-    A module's file appears only once it is whole, so that an interrupted run goes on where it
-    stopped.
+    What an interrupted run had summed up is kept, and the next run with the same texts goes on
+    from it. A file appears only once it is whole.
     """
-    done = [name for name in job.module_names() if _load_or_compute(job, name, None, None)]
-    todo = [name for name in job.module_names() if name not in done]
-    if todo:
-        job.check(texts)
-    batches = -(-min(len(texts), job.hparams.mom2_n_samples) // 100)
-    task = progress.add_task("layer statistics", total=max(1, batches * len(todo)))
-    for name in todo:
-
-        def ticking(loader: Any, total: int | None = None) -> Iterator[Any]:
-            for batch in loader:
-                yield batch
-                progress.advance(task)
-
-        _load_or_compute(job, name, texts, ticking)
-    progress.update(task, completed=max(1, batches * len(todo)))
-    return todo
-
-
-class _NotThere(Exception):
-    pass
+    names = missing(job)
+    if not names:
+        return []
+    job.check(texts)
+    todo = [_statistic(job, name, texts) for name in names]
+    groups = -(-min(len(texts), job.hparams.mom2_n_samples) // TEXTS_PER_GROUP)
+    task = progress.add_task("layer statistics", total=groups)
+    unfinished = _Unfinished(job, texts)
+    done = unfinished.load(todo)
+    for group in _groups(todo[0], done):
+        _add(job, todo, group)
+        done += 1
+        progress.update(task, completed=done)
+        unfinished.save(todo, done)
+    for statistic in todo:
+        statistic.save()
+    unfinished.discard()
+    return names
 
 
-def _load_or_compute(job: Job, name: str, texts: Sequence[str] | None, progress: Any) -> bool:
-    """Have EasyEdit's ``layer_stats`` load the statistic, or compute it if there are ``texts``.
+@dataclass(frozen=True)
+class Statistic:
+    """One module's second moment, as EasyEdit would go about it.
 
-    Gives False if it is not there and there are none.
+    Attributes:
+        module: the module's name; its input counts.
+        file: where EasyEdit looks for the finished statistic.
+        sums: EasyEdit's running statistic.
+        dataset: the texts, tokenized as EasyEdit does.
+        loading: EasyEdit's arguments for its loader.
     """
-    import torch
+
+    module: str
+    file: Path
+    sums: Any
+    dataset: Any
+    loading: dict[str, Any]
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        from easyeditor.util.runningstats import save_cached_state
+
+        self.sums.to_("cpu")
+        part = self.file.with_name(f".{self.file.stem}.part.npz")
+        save_cached_state(str(part), self.sums, {"sample_size": self.loading["sample_size"]})
+        os.replace(part, self.file)
+
+
+def _statistic(job: Job, name: str, texts: Sequence[str]) -> Statistic:
+    """What EasyEdit's ``layer_stats`` would do, seen at the moment it is about to."""
     from easyeditor.models.rome import layer_stats as module
 
-    from sadr_plugin.devices import cuda_or_cpu
+    found: list[Statistic] = []
 
-    def corpus(*_: object, **__: object) -> dict[str, Any]:
-        if texts is None:
-            raise _NotThere
-        return {"train": [{"text": text} for text in texts]}
+    class Seen(Exception):
+        pass
 
-    def run(stats_dir: str) -> None:
+    def tally(sums: Any, dataset: Any, cache: Path, **loading: Any) -> None:
+        found.append(Statistic(name, Path(cache), sums, dataset, loading))
+        raise Seen
+
+    with (
+        _replaced(module, "load_dataset", lambda *_, **__: {"train": [{"text": t} for t in texts]}),
+        _replaced(module, "tally", tally),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.suppress(Seen),
+    ):
+        module.layer_stats(
+            job.model,
+            job.tokenizer,
+            name,
+            job.hparams.stats_dir,
+            job.hparams.mom2_dataset,
+            to_collect=["mom2"],
+            sample_size=job.hparams.mom2_n_samples,
+            precision=job.hparams.mom2_dtype,
+            hparams=job.hparams,
+        )
+    return found[0]
+
+
+def _groups(statistic: Statistic, first: int) -> Iterator[Any]:
+    """EasyEdit's own loader over the texts, from group ``first`` on."""
+    import torch
+    from easyeditor.util.runningstats import tally
+
+    loading = {**statistic.loading, "pin_memory": torch.cuda.is_available()}
+    with _replaced_item(os.environ, "TOKENIZERS_PARALLELISM", "false"):  # its loader forks
+        with contextlib.redirect_stdout(io.StringIO()):
+            loader = tally(statistic.sums, statistic.dataset, cache=None, **loading)
+        yield from itertools.islice(loader, first, None)
+
+
+def _add(job: Job, todo: Sequence[Statistic], group: Sequence[dict[str, Any]]) -> None:
+    """Add what the modules get to see of a group's batches to their sums."""
+    import torch
+    from easyeditor.models.rome.tok_dataset import flatten_masked_batch
+    from easyeditor.util.nethook import TraceDict
+
+    dtype = getattr(torch, job.hparams.mom2_dtype)
+    device = next(job.model.parameters()).device
+    names = [statistic.module for statistic in todo]
+    for batch in itertools.chain.from_iterable(map(_pieces, group)):
+        on_device = {name: value.contiguous().to(device) for name, value in batch.items()}
         with (
-            _replaced(module, "load_dataset", corpus),
-            _replaced_item(os.environ, "TOKENIZERS_PARALLELISM", "false"),  # its loader forks
-            contextlib.redirect_stdout(io.StringIO()),
-            cuda_or_cpu(),
             torch.no_grad(),
+            TraceDict(job.model, names, retain_output=False, retain_input=True, stop=True) as seen,
         ):
-            module.layer_stats(
-                job.model,
-                job.tokenizer,
-                name,
-                stats_dir,
-                job.hparams.mom2_dataset,
-                to_collect=["mom2"],
-                sample_size=job.hparams.mom2_n_samples,
-                precision=job.hparams.mom2_dtype,
-                hparams=job.hparams,
-                batch_tokens=None,
-                progress=progress or (lambda loader, total=None: loader),
-            )
+            job.model(**on_device)
+        for statistic in todo:
+            given = seen[statistic.module].input
+            mask = on_device["attention_mask"].to(given.device)
+            statistic.sums.add(flatten_masked_batch(given, mask).to(dtype))
 
-    final = Path(job.hparams.stats_dir)
-    if texts is None:
-        try:
-            run(str(final))
-        except _NotThere:
-            return False
-        return True
-    final.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final, prefix=".unfinished-") as scratch:
-        run(scratch)
-        for file in Path(scratch).rglob("*.npz"):
-            place = final / file.relative_to(scratch)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
-    return True
+
+def _pieces(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """A batch in parts of some TOKENS_PER_FORWARD, each as wide as its longest text.
+
+    EasyEdit sorts a batch's texts, longest first, and pads them on the right.
+    """
+    lengths = batch["attention_mask"].sum(1).tolist()
+    row = 0
+    while row < len(lengths):
+        rows = max(1, TOKENS_PER_FORWARD // max(1, lengths[row]))
+        yield {name: value[row : row + rows, : lengths[row]] for name, value in batch.items()}
+        row += rows
+
+
+class _Unfinished:
+    """The sums of a run under way, in a file that a later run finds again."""
+
+    def __init__(self, job: Job, texts: Sequence[str]) -> None:
+        settings = (
+            str(getattr(job.model.config, "_name_or_path", "")),
+            job.hparams.mom2_dataset,
+            job.hparams.mom2_n_samples,
+            job.hparams.mom2_dtype,
+        )
+        digest = hashlib.sha256(json.dumps([settings, list(texts)]).encode()).hexdigest()[:12]
+        self._file = Path(job.hparams.stats_dir) / f".unfinished-{digest}.npz"
+        self._saved = time.monotonic()
+        self._pause = SECONDS_BETWEEN_SAVES
+
+    def load(self, todo: Sequence[Statistic]) -> int:
+        """Put the kept sums into ``todo``; gives how many groups are in them."""
+        import numpy as np
+
+        if not self._file.exists():
+            return 0
+        with np.load(self._file) as kept:
+            names = {key.partition("|")[0] for key in kept.files}
+            if not {statistic.module for statistic in todo} <= names:
+                return 0
+            for statistic in todo:
+                prefix = f"{statistic.module}|"
+                statistic.sums.load_state_dict(
+                    {
+                        key.removeprefix(prefix): kept[key]
+                        for key in kept.files
+                        if key.startswith(prefix)
+                    }
+                )
+            return int(kept["groups"])
+
+    def save(self, todo: Sequence[Statistic], groups: int) -> None:
+        """Keep the sums, now and then: writing is to cost little beside computing."""
+        import numpy as np
+
+        started = time.monotonic()
+        if started - self._saved < self._pause or not all(s.sums.mom2.count for s in todo):
+            return
+        state = {
+            f"{statistic.module}|{key}": value
+            for statistic in todo
+            for key, value in statistic.sums.state_dict().items()
+        }
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        part = self._file.with_name(f"{self._file.stem}.part.npz")
+        np.savez(part, groups=groups, **state)
+        os.replace(part, self._file)
+        self._saved = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_SAVES, 20 * (self._saved - started))
+
+    def discard(self) -> None:
+        """The run is finished."""
+        self._file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -194,115 +316,16 @@ def _replaced_item(mapping: MutableMapping[str, str], key: str, value: str) -> I
             mapping[key] = original
 
 
-def read_texts(files: Sequence[Path]) -> list[str]:
-    """The paragraphs of UTF-8 text files; a line is one where there are no blank lines.
-
-    Long ones are cut: attention's cost grows with the square of a text's length, and a second
-    moment gains nothing by it.
-
-    Raises `ConfigError`, naming the file, for what cannot be read.
-    """
-    texts: list[str] = []
-    for file in files:
-        try:
-            content = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--corpus: {file} cannot be read as UTF-8 text: {error}") from None
-        separator = "\n\n" if "\n\n" in content else "\n"
-        for part in content.split(separator):
-            texts += textwrap.wrap(part, LONGEST_TEXT, replace_whitespace=False)
-    return texts
-
-
-def sample_texts(job: Job, tokens: int, progress: Progress, seed: int = 0) -> list[str]:
-    """Texts of some ``tokens`` tokens in all, drawn from the model itself."""
-    import torch
-
-    length, rows = 128, 64
-    task = progress.add_task("text sampled from the model", total=tokens)
-    texts: list[str] = []
-    drawn = 0
-    # The tokenizer is the user's: its padding side goes back to what it was.
-    side, job.tokenizer.padding_side = job.tokenizer.padding_side, "left"
-    device = next(job.model.parameters()).device
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            while drawn < tokens:
-                openings = [OPENINGS[(drawn + row) % len(OPENINGS)] for row in range(rows)]
-                batch = job.tokenizer(openings, padding=True, return_tensors="pt").to(device)
-                output = job.model.generate(  # type: ignore[operator]
-                    **batch,
-                    do_sample=True,
-                    top_p=0.95,
-                    max_new_tokens=length,
-                    min_new_tokens=length,
-                    pad_token_id=job.tokenizer.pad_token_id,
-                )
-                texts += job.tokenizer.batch_decode(output, skip_special_tokens=True)
-                drawn += output.numel()
-                progress.update(task, completed=min(drawn, tokens))
-    finally:
-        job.tokenizer.padding_side = side
-    return texts
-
-
-def load_hparams(file: Path) -> Any:
-    """The hparams object of any editor SADR attaches to, by the file's ``alg_name``.
-
-    Raises `ConfigError`, naming the file, if it cannot be read or names no such editor.
-    """
-    import importlib
-
-    import yaml
-
-    from .editors import EDIT_POINTS
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
-    name = content.get("alg_name") if isinstance(content, dict) else None
-    classes = {point.editor: point.hparams for point in EDIT_POINTS}
-    if name not in classes:
-        raise ConfigError(f"{file}: alg_name is {name!r}, not one of {', '.join(classes)}")
-    module_name, _, class_name = classes[name].partition(":")
-    try:
-        module = importlib.import_module(module_name)
-        return getattr(module, class_name).from_hparams(str(file))
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{file}: the installed EasyEdit has no {name} ({error})") from None
-    except TypeError as error:
-        raise ConfigError(f"{file}: {error}") from None
-
-
-def load_model(hparams: Any) -> tuple[nn.Module, Any]:
-    """The model and tokenizer that ``model_name`` names, in float32.
-
-    Raises `ConfigError` if there is no such model.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    name = hparams.model_name
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, torch_dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name: {name!r} cannot be loaded: {error}") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device), tokenizer
-
-
 def stats(
     hparams_file: Annotated[
         Path, typer.Argument(metavar="HPARAMS.yaml", help="The hparams of the edits to come.")
     ],
     corpus: Annotated[
         list[str],
-        typer.Option(help='A UTF-8 text file, repeatable; or "self": text drawn from the model.'),
+        typer.Option(
+            help='A UTF-8 text file, repeatable; "self": text drawn from the model; "python": '
+            "Python's own manual, some 120,000 tokens."
+        ),
     ],
     tokens: Annotated[
         int | None, typer.Option(help="How many tokens to draw with --corpus self.", min=1)
@@ -316,18 +339,25 @@ def stats(
 
     from sadr_plugin import enabled
 
+    from .corpus import python_manual, read_texts, sample_texts
     from .environment import import_text_only
+    from .loading import load_hparams, load_model
 
     import_text_only()
     with enabled():
         hparams = load_hparams(hparams_file)
-    texts = [] if corpus == ["self"] else read_texts([Path(file) for file in corpus])
+    texts: list[str] = []
+    if corpus == ["python"]:
+        texts = python_manual()
+    elif corpus != ["self"]:
+        texts = read_texts([Path(file) for file in corpus])
     job = Job(*load_model(hparams), hparams)
     console = Console(file=sys.stdout)
     with Progress(console=console) as progress:
-        missing = [n for n in job.module_names() if not _load_or_compute(job, n, None, None)]
-        if missing and corpus == ["self"]:
-            texts = sample_texts(job, tokens or 2 * job.tokens_needed(), progress)
+        if corpus == ["self"] and missing(job):
+            texts = sample_texts(
+                job.model, job.tokenizer, tokens or 2 * job.tokens_needed(), progress
+            )
         computed = compute(job, texts, progress)
     for name in job.module_names():
         console.print(f"{name}: {'computed' if name in computed else 'already there'}")

@@ -4,6 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 import sadr_plugin
+from sadr_easyedit import corpus, rome
+from sadr_easyedit.corpus import python_manual
 from sadr_plugin.cli import build
 from sadr_plugin.errors import ConfigError, PositionError
 
@@ -16,6 +18,8 @@ def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
     from easyeditor.models.rome import rome_main
 
     monkeypatch.setattr(rome_main, "CONTEXT_TEMPLATES_CACHE", ["{}", "However {}"])
+    monkeypatch.setattr(rome, "statistics_folder", lambda: tmp_path / "stats")
+    monkeypatch.setattr(corpus, "python_manual", lambda: python_manual()[:500])
     monkeypatch.setenv("COLUMNS", "160")
     file = tmp_path / "demo.json"
     shown = run("--steps", "6", "--gamma", "5", "--json", str(file))
@@ -25,7 +29,7 @@ def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
     assert "Executing ROME" not in shown.stdout
     data = json.loads(file.read_text())
     assert [row["kind"] for row in data["rows"]] == (
-        ["edit", "paraphrase", "relation", "relation"] + ["distracted"] * 3
+        ["edit", "paraphrase", *["relation"] * 2, *["neighbour"] * 2, *["distracted"] * 3]
     )
     edit = data["rows"][0]
     # Facts of the model and the edit, not of the demo: it knew Paris, then it is told Rome.

@@ -6,8 +6,9 @@ import torch
 
 from easyedit.conftest import MAIN_BRANCH
 from easyedit.test_editors import EDIT_POINTS, exists, hparams_of
-from sadr_easyedit import statistics
-from sadr_easyedit.statistics import Job, compute, read_texts, sample_texts
+from sadr_easyedit import corpus, statistics
+from sadr_easyedit.corpus import python_manual, read_texts, sample_texts
+from sadr_easyedit.statistics import Job, compute
 from sadr_plugin.errors import ConfigError
 from support import WORDS, tiny_llama, word_tokenizer
 
@@ -34,14 +35,16 @@ def job(tmp_path, editor="MEMIT", **changes):
 
 def texts(count=200):
     generator = np.random.default_rng(0)
-    return [" ".join(generator.choice(WORDS[2:], size=12)) for _ in range(count)]
+    lengths = generator.integers(5, 20, size=count)
+    return [" ".join(generator.choice(WORDS[2:], size=length)) for length in lengths]
 
 
 def files(tmp_path):
     return sorted(path for path in (tmp_path / "stats").rglob("*") if path.is_file())
 
 
-def test_the_second_moment_where_easyedit_looks_for_it(tmp_path):
+def test_the_second_moment_where_easyedit_looks_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "TOKENS_PER_FORWARD", 64)
     work, corpus = job(tmp_path), texts()
     computed = compute(work, corpus, NoProgress())
     assert computed == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
@@ -56,35 +59,68 @@ def test_the_second_moment_where_easyedit_looks_for_it(tmp_path):
     rows = torch.cat(inputs)
     with np.load(files(tmp_path)[0]) as data:
         moment = torch.tensor(data["mom2.mom2"]) / int(data["mom2.count"])
-        assert int(data["mom2.count"]) == len(rows) == 200 * 12
+        assert int(data["mom2.count"]) == len(rows)
     torch.testing.assert_close(moment, rows.T @ rows / len(rows), rtol=1e-3, atol=1e-4)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    from easyeditor.models.rome import layer_stats as module
+    whole = job(tmp_path / "whole")
+    compute(whole, texts(350), NoProgress())
+    monkeypatch.setattr(statistics, "SECONDS_BETWEEN_SAVES", 0)
+    groups = []
 
-    work, original = job(tmp_path), module.layer_stats
+    class Stopping(NoProgress):
+        def update(self, task, completed):
+            groups.append(completed)
+            if len(groups) == 3:
+                raise KeyboardInterrupt
 
-    def stopping(model, tokenizer, name, *args, **kwargs):
-        if name.startswith("model.layers.2") and kwargs["progress"].__name__ == "ticking":
-            raise KeyboardInterrupt
-        return original(model, tokenizer, name, *args, **kwargs)
-
-    monkeypatch.setattr(module, "layer_stats", stopping)
+    work = job(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        compute(work, texts(), NoProgress())
-    assert len(files(tmp_path)) == 1
-    first = files(tmp_path)[0].stat().st_mtime_ns
-    monkeypatch.setattr(module, "layer_stats", original)
-    assert compute(work, texts(), NoProgress()) == ["model.layers.2.mlp.down_proj"]
-    assert len(files(tmp_path)) == 2
-    assert files(tmp_path)[0].stat().st_mtime_ns == first
+        compute(work, texts(350), Stopping())
+    assert [path.name[:12] for path in files(tmp_path)] == [".unfinished-"], "nothing half-made"
+    assert groups == [1, 2, 3]
+    assert len(compute(work, texts(350), Stopping())) == 2
+    assert groups[3] > 1, "what had been kept was not added again"
     assert compute(work, [], NoProgress()) == []
+    for name in ("1", "2"):
+        found, expected = (
+            np.load(next(root.rglob(f"model.layers.{name}.*.npz")))["mom2.mom2"]
+            for root in (tmp_path / "stats", tmp_path / "whole")
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert len(files(tmp_path)) == 2
+
+
+def test_other_texts_start_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "SECONDS_BETWEEN_SAVES", 0)
+
+    class Stopping(NoProgress):
+        def update(self, task, completed):
+            if completed == 2:
+                raise KeyboardInterrupt
+
+    work = job(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        compute(work, texts(350), Stopping())
+    compute(work, texts(300), NoProgress())
+    with np.load(next((tmp_path / "stats").rglob("model.layers.1.*.npz"))) as data:
+        assert int(data["mom2.count"]) == sum(len(text.split()) for text in texts(300))
+
+
+def test_a_module_more_leaves_the_others_alone(tmp_path):
+    work = job(tmp_path)
+    compute(work, texts(), NoProgress())
+    before = {path: path.stat().st_mtime_ns for path in files(tmp_path)}
+    work.hparams.layers = [0, 1, 2]
+    assert compute(work, texts(), NoProgress()) == ["model.layers.0.mlp.down_proj"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(files(tmp_path)) == 3
 
 
 def test_a_corpus_too_small_is_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match="36 tokens are too few for a layer of width 64; at least 640"
+        ConfigError, match="43 tokens are too few for a layer of width 64; at least 640"
     ):
         compute(job(tmp_path), texts(3), NoProgress())
     assert files(tmp_path) == []
@@ -113,12 +149,18 @@ def test_text_files(tmp_path):
         read_texts([tmp_path / "none.txt"])
 
 
+def test_pythons_own_manual():
+    texts = python_manual()
+    assert sum(map(len, texts)) > 300_000
+    assert max(map(len, texts)) <= corpus.LONGEST_TEXT
+
+
 def test_texts_from_the_model_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics, "OPENINGS", ("the", "so"))
+    monkeypatch.setattr(corpus, "OPENINGS", ("the", "so"))
     work = job(tmp_path)
     before = torch.get_rng_state()
-    drawn = sample_texts(work, 1000, NoProgress())
+    drawn = sample_texts(work.model, work.tokenizer, 1000, NoProgress())
     assert work.tokens_in(drawn) >= 1000
-    assert drawn == sample_texts(work, 1000, NoProgress()), "the seed decides"
+    assert drawn == sample_texts(work.model, work.tokenizer, 1000, NoProgress()), "the seed decides"
     assert torch.equal(torch.get_rng_state(), before)
     assert work.tokenizer.padding_side == "right"
