@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from .config import SadrConfig
 from .edit import Edit, Report, Step
 from .errors import PenaltyError, PositionError
-from .loss import head_divergence, selected_heads
+from .loss import head_divergence
 from .positions import Positions, locate
-from .probe import AttentionProbe, attention_modules, prompt_tokens, rows_during, stacked
+from .probe import AttentionProbe, attention_modules, priced, prompt_tokens, rows_during, stacked
 from .tracing import AttentionTracer
 
 
@@ -99,12 +99,14 @@ class DriftSession:
 
         Raises:
             PositionError: no forward of the loop was recognised since the last step.
-            PenaltyError: the penalty is NaN or infinite.
+            PenaltyError: an attention row or the penalty is NaN or infinite.
         """
         if self._current is None or self._positions is None:
             raise PositionError(self._unrecognised())
         current = stacked(self._current, loss.device)
         self._current = None
+        # A head whose row is NaN is never selected: its penalty would be 0 and look sound.
+        self._refuse_unless_finite(current.sum(-1).sum(1), "attention")
         penalty, selected = 0.0, 0.0
         if self._baseline is None and self._probe is None:
             self._baseline = current.detach()
@@ -112,8 +114,8 @@ class DriftSession:
             if self._baseline is None:
                 assert self._probe is not None
                 self._baseline = self._probe.before_in(current, self._positions)
-            term = self._penalty(self._baseline, current)
-            penalty, selected = term.item(), self._selected(self._baseline, current)
+            term, share = self._penalty(self._baseline, current)
+            penalty, selected = term.item(), share.item()
             if self.gamma > 0:
                 loss = loss + self.gamma * term
         step = Step(len(self.steps), loss.item(), penalty, selected)
@@ -121,33 +123,29 @@ class DriftSession:
         self._hooks.sadr_step(step=step)
         return loss
 
-    def _penalty(self, baseline: Tensor, current: Tensor) -> Tensor:
-        """The penalty before γ, a scalar; only γ > 0 pays for its gradient."""
+    def _penalty(self, baseline: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """The penalty before γ, and the share of heads in it; only γ > 0 pays for a gradient."""
         assert self._positions is not None
         with torch.set_grad_enabled(self.gamma > 0):
-            penalty: Tensor = self._hooks.sadr_penalty(
-                baseline=baseline,
-                current=current,
-                subject_index=self._positions.subject,
-                config=self.config,
-            )
+            penalty, selected = priced(self._hooks, self.config, baseline, current, self._positions)
         if not torch.isfinite(penalty):
             moved = head_divergence(baseline, current, self.config.divergence).sum(1)
-            bad = (~torch.isfinite(moved)).nonzero().tolist()
-            where = f" (layer {self._tracer.layers[bad[0][0]]}, head {bad[0][1]})" if bad else ""
-            raise PenaltyError(
-                f"the drift penalty is {penalty.item()} at step {len(self.steps)}{where}; the "
-                "edit is abandoned. A smaller v_lr or gamma, or a model in float32, may help"
-            )
-        return penalty
+            self._refuse_unless_finite(moved, "drift penalty")
+            self._refuse_unless_finite(penalty.view(1, 1), "drift penalty", place="")
+        return penalty, selected.float().mean()
 
-    def _selected(self, baseline: Tensor, current: Tensor) -> float:
-        if not self.config.select_heads:
-            return 1.0
-        assert self._positions is not None
-        with torch.no_grad():
-            mask = selected_heads(baseline, current, self._positions.subject)
-        return mask.float().mean().item()
+    def _refuse_unless_finite(self, values: Tensor, what: str, place: str | None = None) -> None:
+        """Abandon the edit if any of ``values``, [layers, heads], is NaN or infinite."""
+        bad = (~torch.isfinite(values)).nonzero().tolist()
+        if not bad:
+            return
+        layer, head = bad[0]
+        if place is None:
+            place = f" in layer {self._tracer.layers[layer]}, head {head}"
+        raise PenaltyError(
+            f"the {what} is {values[layer, head].item()} at step {len(self.steps)}{place}; the "
+            "edit is abandoned. A smaller v_lr or gamma, or a model in float32, may help"
+        )
 
     def _watched_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         run = functools.partial(forward, *args, **kwargs)

@@ -55,13 +55,25 @@ def sadr_attention_module(model: nn.Module, layer: nn.Module) -> nn.Module | Non
 
 
 @hookspec(firstresult=True)
-def sadr_penalty(  # type: ignore[empty-body]
+def sadr_selected_heads(  # type: ignore[empty-body]
     baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
+) -> Tensor:
+    """Which heads are restricted at this step, a boolean mask [layers, prompts, heads].
+
+    ``baseline`` and ``current`` are rows [layers, prompts, heads, tokens], ``subject_index``
+    is [prompts]. Called without gradients. The first answer counts; the plugin's own is
+    `sadr_plugin.loss.selected_heads`, or all heads with ``select_heads: false``.
+    """
+
+
+@hookspec(firstresult=True)
+def sadr_penalty(  # type: ignore[empty-body]
+    baseline: Tensor, current: Tensor, selected: Tensor, subject_index: Tensor, config: SadrConfig
 ) -> Tensor:
     """The penalty before γ, a scalar with a gradient to ``current``.
 
-    ``baseline`` and ``current`` are rows [layers, prompts, heads, tokens], ``subject_index``
-    is [prompts]. The first answer counts; the plugin's own is `sadr_plugin.loss.drift_penalty`.
+    Arguments as for `sadr_selected_heads`, whose answer is ``selected``. The first answer
+    counts; the plugin's own is `sadr_plugin.loss.drift_penalty`.
     """
 
 

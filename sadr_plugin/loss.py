@@ -62,12 +62,7 @@ def head_divergence(baseline: Tensor, current: Tensor, divergence: Divergence = 
 
 
 def drift_penalty(
-    baseline: Tensor,
-    current: Tensor,
-    subject_index: Tensor,
-    *,
-    divergence: Divergence = "kl",
-    select_heads: bool = True,
+    baseline: Tensor, current: Tensor, selected: Tensor, divergence: Divergence = "kl"
 ) -> Tensor:
     """The SADR penalty before γ (paper, equation for L_SADR): the divergences of the selected
     heads, summed over heads and layers, averaged over prompts.
@@ -75,17 +70,13 @@ def drift_penalty(
     Args:
         baseline: rows before the edit, [layers, prompts, heads, tokens]; detached here.
         current: rows now, the same shape.
-        subject_index: the subject's token in each prompt, [prompts].
+        selected: which heads count, boolean [layers, prompts, heads]; see `selected_heads`.
         divergence: see `head_divergence`.
-        select_heads: False counts every head.
 
     Returns:
-        A scalar with a gradient to ``current``; the selection itself carries none.
+        A scalar with a gradient to ``current``.
     """
     moved = head_divergence(baseline, current, divergence)
-    if select_heads:
-        with torch.no_grad():
-            selected = selected_heads(baseline, current, subject_index)
-        # `where` rather than a product: an unselected head must not spread a NaN.
-        moved = torch.where(selected, moved, torch.zeros_like(moved))
+    # `where` rather than a product: an unselected head must not spread a NaN.
+    moved = torch.where(selected, moved, torch.zeros_like(moved))
     return moved.sum() / baseline.shape[1]

@@ -28,19 +28,26 @@ class BuiltIn:
         return attention_module(layer)
 
     @hookimpl(trylast=True)
-    def sadr_penalty(
+    def sadr_selected_heads(
         self, baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
+    ) -> Tensor:
+        """The heads that over-attend to the subject, or all."""
+        import torch
+
+        from .loss import selected_heads
+
+        if config.select_heads:
+            return selected_heads(baseline, current, subject_index)
+        return torch.ones(baseline.shape[:-1], dtype=torch.bool, device=baseline.device)
+
+    @hookimpl(trylast=True)
+    def sadr_penalty(
+        self, baseline: Tensor, current: Tensor, selected: Tensor, config: SadrConfig
     ) -> Tensor:
         """The penalty of the paper."""
         from .loss import drift_penalty
 
-        return drift_penalty(
-            baseline,
-            current,
-            subject_index,
-            divergence=config.divergence,
-            select_heads=config.select_heads,
-        )
+        return drift_penalty(baseline, current, selected, config.divergence)
 
 
 @cache

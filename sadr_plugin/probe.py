@@ -39,12 +39,7 @@ class AttentionProbe:
     def drift(self) -> float:
         """The drift penalty at γ = 1 since the probe was made."""
         rows, positions = self._rows()
-        penalty: Tensor = self._hooks.sadr_penalty(
-            baseline=self._before,
-            current=rows,
-            subject_index=positions.subject,
-            config=self._config,
-        )
+        penalty, _ = priced(self._hooks, self._config, self._before, rows, positions)
         return penalty.item()
 
     def before_in(self, rows: Tensor, positions: Positions) -> Tensor:
@@ -117,6 +112,22 @@ def rows_during(
     """What ``run`` returns, and the rows of each watched layer, [prompts, heads, tokens]."""
     output, calls = tracer.run(run)
     return output, [attention_rows(call, positions.prediction) for call in calls]
+
+
+def priced(
+    hooks: HookRelay, config: SadrConfig, baseline: Tensor, current: Tensor, positions: Positions
+) -> tuple[Tensor, Tensor]:
+    """What the hooks say of rows: the penalty before γ, and which heads it restricts."""
+    given = {
+        "baseline": baseline,
+        "current": current,
+        "subject_index": positions.subject,
+        "config": config,
+    }
+    with torch.no_grad():
+        selected: Tensor = hooks.sadr_selected_heads(**given)
+    penalty: Tensor = hooks.sadr_penalty(**given, selected=selected)
+    return penalty, selected
 
 
 def stacked(rows: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -205,6 +205,27 @@ def test_a_penalty_of_ones_own(small, small_adapter, tiny_llama, word_tokenizer,
     assert ours.steps[1].penalty > published.steps[1].penalty == 0
 
 
+def test_a_selection_of_ones_own(small, small_adapter, tiny_llama, word_tokenizer, request_):
+    class FirstHead:
+        @sadr_plugin.hookimpl
+        def sadr_selected_heads(self, baseline):
+            mask = torch.zeros(baseline.shape[:-1], dtype=bool)
+            mask[..., 0] = True
+            return mask
+
+    manager, own = sadr_plugin.plugin_manager(), FirstHead()
+    manager.register(own)
+    try:
+        edit(small, tiny_llama, word_tokenizer, request_, {"gamma": 0})
+    finally:
+        manager.unregister(own)
+    edit(small, tiny_llama, word_tokenizer, request_, {"gamma": 0, "select_heads": False})
+    first, every = small_adapter.reports
+    heads = tiny_llama.config.num_attention_heads
+    assert {step.selected for step in first.steps[1:]} == {1 / heads}
+    assert 0 < first.steps[-1].penalty < every.steps[-1].penalty
+
+
 def test_nan_ends_the_edit(small, tiny_llama, word_tokenizer, request_):
     manager = sadr_plugin.plugin_manager()
     nan = NanPenalty()
@@ -218,7 +239,8 @@ def test_nan_ends_the_edit(small, tiny_llama, word_tokenizer, request_):
     assert attributes(tiny_llama) == before
 
 
-def test_nan_rows_name_layer_and_head(small, tiny_llama, word_tokenizer, request_):
+@pytest.mark.parametrize("select_heads", [True, False])
+def test_nan_rows_name_layer_and_head(small, tiny_llama, word_tokenizer, request_, select_heads):
     head = tiny_llama.model.layers[2].self_attn.q_proj
     forwards = 0
 
@@ -231,5 +253,5 @@ def test_nan_rows_name_layer_and_head(small, tiny_llama, word_tokenizer, request
         return output
 
     head.register_forward_hook(poison)
-    with pytest.raises(PenaltyError, match=r"nan at step 1 \(layer 2, head 1\)"):
-        edit(small, tiny_llama, word_tokenizer, request_, {"select_heads": False})
+    with pytest.raises(PenaltyError, match="nan at step 1 in layer 2, head 1"):
+        edit(small, tiny_llama, word_tokenizer, request_, {"select_heads": select_heads})

@@ -23,12 +23,8 @@ def test_selection_is_the_official_one(case):
 
 def test_value_and_gradient_are_the_official_ones(case):
     logits = case["current"].log().requires_grad_()
-    penalty = drift_penalty(
-        case["baseline"],
-        logits.softmax(-1),
-        case["subject_index"],
-        select_heads=bool(case["select_heads"]),
-    )
+    heads = case["selected"] if case["select_heads"] else torch.ones_like(case["selected"])
+    penalty = drift_penalty(case["baseline"], logits.softmax(-1), heads)
     penalty.backward()
     assert penalty.item() == pytest.approx(case["penalty"].item(), rel=1e-5, abs=1e-9)
     # A masked token's logit is −∞; no gradient is defined there, and none was recorded.
@@ -63,9 +59,7 @@ def test_js_and_l2_by_hand():
 def test_gradient_flows_to_the_current_rows_only(divergence):
     before = rows(1, 2, 3, 4).requires_grad_()
     now = rows(1, 2, 3, 4).roll(1, -1).requires_grad_()
-    drift_penalty(
-        before, now, torch.tensor([0, 1]), divergence=divergence, select_heads=False
-    ).backward()
+    drift_penalty(before, now, torch.ones(1, 2, 3, dtype=bool), divergence).backward()
     assert before.grad is None
     assert now.grad.abs().sum() > 0
 
@@ -73,4 +67,4 @@ def test_gradient_flows_to_the_current_rows_only(divergence):
 def test_a_nan_in_a_head_that_is_not_selected_stays_out():
     before, now = rows(1, 1, 2, 3), rows(1, 1, 2, 3)
     now[0, 0, 1] = torch.nan
-    assert torch.isfinite(drift_penalty(before, now, torch.tensor([0])))
+    assert torch.isfinite(drift_penalty(before, now, torch.tensor([[[True, False]]])))

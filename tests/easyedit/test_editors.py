@@ -77,18 +77,20 @@ def hparams_of(point, **changes):
     return hparams_class(**{**values, "alg_name": point.editor, **changes})
 
 
-def optimise(point, model, tok, hparams, layer=9):
+def optimise(point, model, tok, hparams, layer=9, request=REQUEST, contexts=None):
     """Run the editor's function with whatever of these arguments it takes."""
     function = load(point.function)
-    in_groups = point.editor not in ("ROME", "R-ROME")
+    if contexts is None:
+        in_groups = point.editor not in ("ROME", "R-ROME")
+        contexts = [CONTEXTS[:1], CONTEXTS[1:]] if in_groups else CONTEXTS
     values = {
         "model": model,
         "tok": tok,
-        "request": dict(REQUEST),
+        "request": dict(request),
         "hparams": hparams,
         "layer": layer,
         "left_vector": torch.ones(1536) / 1536**0.5,
-        "context_templates": [CONTEXTS[:1], CONTEXTS[1:]] if in_groups else CONTEXTS,
+        "context_templates": contexts,
         "delta_list": [],
         "combine_weights": [torch.ones(1)],
         "request_id": 0,
