@@ -8,6 +8,7 @@ import typer
 
 from .doctor import doctor, editors
 from .errors import SadrError
+from .models import models
 from .plugins import plugin_manager
 
 
@@ -26,6 +27,7 @@ def build() -> typer.Typer:
 
     app.command()(doctor)
     app.command()(editors)
+    app.command()(models)
     plugin_manager().hook.sadr_register_commands(app=app)
     return app
 

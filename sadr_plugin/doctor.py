@@ -93,8 +93,8 @@ def model_obstacle(summary: HparamsSummary) -> str | None:
 
     from .config import SadrConfig
     from .edit import Edit
+    from .layers import attention_modules
     from .positions import Prompt
-    from .probe import attention_modules
     from .tracing import AttentionTracer
 
     try:

@@ -19,8 +19,7 @@ from .edit import Edit, Report, Step
 from .errors import PenaltyError, PositionError
 from .loss import head_divergence
 from .positions import Positions, locate
-from .probe import AttentionProbe, attention_modules, priced, prompt_tokens, rows_during, stacked
-from .tracing import AttentionTracer
+from .probe import AttentionProbe, priced, prompt_tokens, rows_during, stacked, tracer_for
 
 
 class DriftSession:
@@ -52,7 +51,7 @@ class DriftSession:
         self._hooks = hooks
         # What can be known of the prompts before the loop runs is found out now.
         self._prompts = [] if callable(edit.prompts) else prompt_tokens(edit)
-        self._tracer = AttentionTracer(attention_modules(edit, config, hooks))
+        self._tracer = tracer_for(edit, config, hooks)
         self._forward = ForwardSlot(edit.model)
         self._positions: Positions | None = None
         self._probe: AttentionProbe | None = None

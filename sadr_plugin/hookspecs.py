@@ -48,9 +48,10 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
 
 @hookspec(firstresult=True)
 def sadr_attention_module(model: nn.Module, layer: nn.Module) -> nn.Module | None:
-    """The module in ``layer`` whose forward calls transformers' ``attention_interface``.
+    """The module in ``layer`` whose forward computes attention; None if you cannot tell.
 
-    The first answer that is not None counts; the plugin's own reads the modules' source.
+    The first answer that is not None counts; the plugin's own reads the modules' source, see
+    `sadr_plugin.layers`.
     """
 
 

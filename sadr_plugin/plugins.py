@@ -23,7 +23,7 @@ class BuiltIn:
     @hookimpl(trylast=True)
     def sadr_attention_module(self, layer: nn.Module) -> nn.Module | None:
         """The module whose source has the call."""
-        from .attention import attention_module
+        from .layers import attention_module
 
         return attention_module(layer)
 

@@ -10,10 +10,10 @@ import torch
 from pluggy import HookRelay
 from torch import Tensor, nn
 
-from .attention import attention_rows, drifting_layers, layer_modules
 from .config import SadrConfig
 from .edit import Edit
-from .errors import PositionError, UnsupportedModelError
+from .errors import PositionError
+from .layers import attention_modules
 from .positions import Positions, PromptTokens, locate, tokenize
 from .tracing import AttentionTracer
 
@@ -68,7 +68,7 @@ class AttentionProbe:
                 f"{prompts[0].prompt.text!r} is not tokenized in a batch as it is alone"
             )
         run = functools.partial(edit.model, **batch)
-        with AttentionTracer(attention_modules(edit, self._config, self._hooks)) as tracer:
+        with tracer_for(edit, self._config, self._hooks) as tracer:
             _, rows = rows_during(run, tracer, positions)
         return stacked(rows, device), positions
 
@@ -85,33 +85,26 @@ def prompt_tokens(edit: Edit) -> list[PromptTokens]:
     return [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
 
 
-def attention_modules(edit: Edit, config: SadrConfig, hooks: HookRelay) -> dict[int, nn.Module]:
-    """The attention module of each layer that is restricted.
+def tracer_for(edit: Edit, config: SadrConfig, hooks: HookRelay) -> AttentionTracer:
+    """A tracer on the attention modules of each layer that is restricted.
 
-    Raises:
-        UnsupportedModelError: naming the model's class and the first layer at fault.
+    Raises `UnsupportedModelError` where attention cannot be seen, here or on entering.
     """
-    model_name = type(edit.model).__name__
-    layers = layer_modules(edit.model, edit.layer_template)
-    modules: dict[int, nn.Module] = {}
-    for index in drifting_layers(edit.layer, len(layers), config.layers, model_name):
-        module = hooks.sadr_attention_module(model=edit.model, layer=layers[index])
-        if module is None:
-            raise UnsupportedModelError(
-                f"{model_name} is not supported: no single module in its layer {index} "
-                f"({type(layers[index]).__name__}) calls transformers' attention_interface, "
-                "where SADR reads attention. A sadr_attention_module hook can point at it"
-            )
-        modules[index] = module
-    return modules
+
+    @torch.no_grad()
+    def trial() -> None:
+        device = edit.model.get_input_embeddings().weight.device  # type: ignore[operator]
+        edit.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
+
+    return AttentionTracer(attention_modules(edit, config, hooks), trial)
 
 
 def rows_during(
     run: Callable[[], Any], tracer: AttentionTracer, positions: Positions
 ) -> tuple[Any, list[Tensor]]:
     """What ``run`` returns, and the rows of each watched layer, [prompts, heads, tokens]."""
-    output, calls = tracer.run(run)
-    return output, [attention_rows(call, positions.prediction) for call in calls]
+    output, seen = tracer.run(run)
+    return output, [attention.rows(positions.prediction) for attention in seen]
 
 
 def priced(

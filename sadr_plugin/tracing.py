@@ -1,20 +1,25 @@
 """Watching a model's attention with nnsight, and leaving nothing of it behind.
 
-nnsight addresses the call ``attention_interface(…)`` inside a module's forward, so its inputs
-are read under any attention implementation and no attention matrix is built.
+nnsight addresses single calls inside a module's forward. At ``attention_interface(…)``, or at
+torch's own kernel, the inputs are read, so that no attention matrix is built; where a module
+computes the weights itself, the output of its softmax.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from .attention import INTERFACE_CALL, AttentionCall
+from .attention import Attention, AttentionCall, AttentionWeights
 from .errors import UnsupportedModelError
+from .layers import FUNCTIONS, calls, softmax_methods
 
 _importing = threading.Lock()
 
@@ -57,6 +62,32 @@ class _Watched(nn.Module):
         return run()
 
 
+@dataclass(frozen=True)
+class _Operation:
+    """A call that attention can be read at.
+
+    Attributes:
+        handle: nnsight's, of a call in the module's forward.
+        kind: what is called, see `sadr_plugin.layers.FUNCTIONS`; None where ``handle`` calls a
+            method of the module that computes the weights.
+    """
+
+    handle: Any
+    kind: str | None
+
+    def read(self) -> Attention:
+        """What the call shows; to be asked inside a trace."""
+        if self.kind == "interface":
+            return AttentionCall.from_inputs(*self.handle.inputs)
+        if self.kind == "kernel":
+            return AttentionCall.from_kernel(*self.handle.inputs)
+        if self.kind == "softmax":
+            return AttentionWeights(self.handle.output)
+        source = self.handle.source
+        (inner,) = (name for name in source.names if re.search(r"(^|_)softmax_\d+$", name))
+        return AttentionWeights(source.node(inner).output)
+
+
 class AttentionTracer:
     """Sees the inputs of a model's attention calls while it is open.
 
@@ -65,18 +96,24 @@ class AttentionTracer:
 
     Args:
         attention: the attention module of each layer to watch.
+        trial: a cheap forward of the model. A module whose forward holds several calls that
+            attention can be read at takes one way of several; a trial shows which.
 
     Raises:
-        UnsupportedModelError: on entering, when a module makes no call to an attention
-            interface that nnsight can address.
+        UnsupportedModelError: on entering, when a module makes no call that nnsight can address
+            and attention can be read at.
     """
 
-    def __init__(self, attention: Mapping[int, nn.Module]) -> None:
+    def __init__(
+        self, attention: Mapping[int, nn.Module], trial: Callable[[], Any] | None = None
+    ) -> None:
         self.layers = tuple(attention)
         self._attention = dict(attention)
+        self._trial = trial
         self._left: list[tuple[nn.Module, str, Any]] = []
         self._sight: Any = None
-        self._operations: list[Any] = []
+        self._operations: list[_Operation] = []
+        self._chosen: dict[type[nn.Module], int] = {}
 
     def __enter__(self) -> AttentionTracer:
         nnsight = import_nnsight()
@@ -87,7 +124,8 @@ class AttentionTracer:
         ]
         try:
             self._sight = nnsight.NNsight(_Watched(self._attention))
-            self._operations = [self._operation(layer) for layer in self.layers]
+            ways = {layer: self._ways(layer) for layer in self.layers}
+            self._operations = [self._taken(layer, ways) for layer in self.layers]
         except BaseException:
             self._note_what_is_left(before)
             self.close()
@@ -98,32 +136,40 @@ class AttentionTracer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, forward: Callable[[], Any]) -> tuple[Any, list[AttentionCall]]:
+    def run(self, forward: Callable[[], Any]) -> tuple[Any, list[Attention]]:
         """Run ``forward`` and watch the attention calls it makes.
 
         Returns:
-            What ``forward`` returned, and one call for each watched layer, in their order. An
+            What ``forward`` returned, and what was seen in each watched layer, in their order. An
             exception inside ``forward`` passes through.
 
         Raises:
             UnsupportedModelError: a watched module did not make its call.
         """
-        nnsight = import_nnsight()
-        from nnsight.intervention.interleaver import OutOfOrderError
-
-        output: Any = None
-        inputs: list[Any] = []
         try:
-            with self._sight.trace(forward) as tracer:
-                inputs = nnsight.save([operation.inputs for operation in self._operations])
-                output = nnsight.save(tracer.result)
-        except OutOfOrderError as error:
+            return self._watch(forward, self._operations)
+        except _NotCalled as error:
             classes = {type(module).__name__ for module in self._attention.values()}
             raise UnsupportedModelError(
                 f"{', '.join(sorted(classes))} did not call its attention interface in a forward; "
                 "under this configuration it attends by another way, which SADR cannot see"
             ) from error
-        return output, [AttentionCall.from_inputs(*call) for call in inputs]
+
+    def _watch(
+        self, forward: Callable[[], Any], operations: Sequence[_Operation]
+    ) -> tuple[Any, list[Attention]]:
+        nnsight = import_nnsight()
+        from nnsight.intervention.interleaver import OutOfOrderError
+
+        output: Any = None
+        seen: list[Attention] = []
+        try:
+            with self._sight.trace(forward) as tracer:
+                seen = nnsight.save([operation.read() for operation in operations])
+                output = nnsight.save(tracer.result)
+        except OutOfOrderError as error:
+            raise _NotCalled from error
+        return output, seen
 
     def close(self) -> None:
         """Take nnsight off the modules. May be called more than once."""
@@ -136,26 +182,44 @@ class AttentionTracer:
         self._sight = None
         self._operations = []
 
-    def _operation(self, layer: int) -> Any:
-        """The nnsight handle on the layer's attention call.
+    def _ways(self, layer: int) -> list[_Operation]:
+        """The calls in the layer's attention module that it may attend by, best first.
 
-        Its label is numbered by what comes before it in the forward and differs between
-        releases of transformers, so the call is found by its source line.
+        nnsight numbers its labels by what comes before in the forward, which differs between
+        releases of transformers; so a call is known by its name and its line.
         """
         source = getattr(self._sight, f"layer_{layer}").source
         lines = source.compiled.source.splitlines()
-        found = [
-            operation
+        ways = [
+            _Operation(operation, kind)
+            for kind, function in FUNCTIONS.items()
             for operation in source
-            if operation.name.startswith("attention_interface_")
-            and INTERFACE_CALL.search(lines[operation.line - 1])
+            if re.search(rf"(^|_){function}_\d+$", operation.name)
+            and calls(kind, lines[operation.line - 1])
         ]
-        if len(found) != 1:
+        for method in softmax_methods(type(self._attention[layer])):
+            label = re.compile(rf"self_{method}_\d+$")
+            ways += [_Operation(found, None) for found in source if label.match(found.name)]
+        return ways
+
+    def _taken(self, layer: int, ways: Mapping[int, Sequence[_Operation]]) -> _Operation:
+        """Of the ways of a layer the one it takes; layers of one class take the same."""
+        module_class = type(self._attention[layer])
+        if not ways[layer]:
             raise UnsupportedModelError(
-                f"{type(self._attention[layer]).__name__} (layer {layer}) calls an attention "
-                f"interface {len(found)} times where nnsight can see it; once is expected"
+                f"{module_class.__name__} (layer {layer}) makes no call that nnsight can see and "
+                f"attention can be read at ({', '.join(FUNCTIONS.values())})"
             )
-        return found[0]
+        if len(ways[layer]) > 1 and self._trial is not None and module_class not in self._chosen:
+            self._chosen[module_class] = self._try(ways[layer], self._trial)
+        return ways[layer][self._chosen.get(module_class, 0)]
+
+    def _try(self, ways: Sequence[_Operation], trial: Callable[[], Any]) -> int:
+        for index, way in enumerate(ways):
+            with contextlib.suppress(_NotCalled):
+                self._watch(trial, [way])
+                return index
+        return 0
 
     def _note_what_is_left(self, before: list[tuple[nn.Module, dict[str, Any]]]) -> None:
         """Remember what nnsight wrote into the modules' ``__dict__``, to undo just that."""
@@ -165,6 +229,10 @@ class AttentionTracer:
                     self._left.append((module, name, _ABSENT))
                 elif attributes[name] is not value:
                     self._left.append((module, name, attributes[name]))
+
+
+class _NotCalled(Exception):
+    """A watched call was not made."""
 
 
 _ABSENT = object()

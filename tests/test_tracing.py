@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sadr_plugin.attention import attention_module
 from sadr_plugin.errors import UnsupportedModelError
+from sadr_plugin.layers import attention_module
 from sadr_plugin.tracing import AttentionTracer
 from support import attributes
 

@@ -1,0 +1,159 @@
+"""``sadr models``: the architectures SADR is known to read, tried on the transformers at hand.
+
+Each is built small and random from transformers' own class, and the rows SADR reads in it are
+compared with the weights the model itself gives under eager attention.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from .architectures import ARCHITECTURES, Architecture, build, quiet
+from .errors import UnsupportedModelError
+
+TOLERANCE = 1e-5
+"""Largest difference between a row and the model's own weights, in probability, float32."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a trial of an architecture showed.
+
+    Attributes:
+        implementation: the attention implementation.
+        difference: the largest difference between SADR's rows and the model's own weights, over
+            all layers, heads and both padding sides; None where there are no rows.
+        remark: why there are none, or which layers have no attention.
+    """
+
+    architecture: Architecture
+    implementation: str
+    difference: float | None
+    remark: str = ""
+
+
+def find(architecture: Architecture, implementation: str) -> Finding:
+    """Compare the rows of a small random model with its own eager weights."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.for_model(architecture.model_type)
+    except ValueError:
+        return Finding(architecture, implementation, None, "not in this transformers")
+    try:
+        model = build(architecture, implementation)
+    except (ValueError, ImportError):
+        return Finding(architecture, implementation, None, f"no {implementation} in transformers")
+    eager = build(architecture, "eager")
+    if not _agree(model, eager):
+        eager = build(architecture, "eager", **architecture.without_sdpa)
+    if not _agree(model, eager):
+        remark = f"transformers' {implementation} computes another model here than its eager"
+        return Finding(architecture, implementation, None, remark)
+    try:
+        difference, left_out = _difference(architecture, model, eager)
+    except UnsupportedModelError as error:
+        if architecture.supported:
+            raise
+        return Finding(architecture, implementation, None, f"refused: {error}")
+    remark = f"layers without attention: {', '.join(map(str, left_out))}" if left_out else ""
+    return Finding(architecture, implementation, difference, remark)
+
+
+def _agree(model: Any, eager: Any) -> bool:
+    """Whether two implementations of a model give the same outputs, rounding aside."""
+    import torch
+
+    with torch.no_grad():
+        one, other = (m(input_ids=_ids(), use_cache=False).logits for m in (model, eager))
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+def _difference(architecture: Architecture, model: Any, eager: Any) -> tuple[float, list[int]]:
+    """The largest difference, and the layers that have no attention."""
+    import torch
+
+    from .config import SadrConfig
+    from .edit import Edit
+    from .plugins import plugin_manager
+    from .probe import tracer_for
+
+    # All layers but the first: an edit in it lets all others drift.
+    edit = Edit(model, None, [], 0, architecture.layers)
+    largest = 0.0
+    total = len(model.get_submodule(architecture.layers.removesuffix(".{}")))
+    with tracer_for(edit, SadrConfig(), plugin_manager().hook) as tracer:
+        for side in ("left", "right"):
+            mask, position = _padding(side)
+            forward = {"input_ids": _ids(), "attention_mask": mask, "use_cache": False}
+            _, seen = tracer.run(functools.partial(model, **forward))
+            weights = eager(**forward, output_attentions=True).attentions
+            own = [w for w in weights if w is not None]
+            own = own[len(own) - len(seen) :]
+            for attention, expected in zip(seen, own, strict=True):
+                rows = attention.rows(position)
+                assert rows.requires_grad, "rows carry no gradient"
+                gap = rows - expected[torch.arange(3), :, position].float()
+                largest = max(largest, gap.abs().max().item())
+        left_out = [index for index in range(1, total) if index not in tracer.layers]
+    return largest, left_out
+
+
+def _ids() -> Any:
+    import torch
+
+    return torch.randint(1, 60, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+def _padding(side: str) -> tuple[Any, Any]:
+    """A mask for three prompts of nine, five and eight tokens, and a position in each."""
+    import torch
+
+    mask = torch.ones(3, 9, dtype=torch.long)
+    mask[1, :4] = mask[2, :1] = 0
+    if side == "left":
+        return mask, torch.tensor([7, 8, 6])
+    return mask.flip(-1), torch.tensor([7, 4, 6])
+
+
+def models(
+    markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
+) -> None:
+    """Try SADR's reading of attention on every known architecture; status 1 if one differs."""
+    import torch
+    import transformers
+    from rich.console import Console
+    from rich.progress import track
+    from rich.table import Table
+
+    implementations = ("eager", "sdpa")
+    rows: list[tuple[Architecture, list[Finding]]] = []
+    for architecture in track(ARCHITECTURES, console=Console(stderr=True), transient=True):
+        with quiet():
+            rows.append((architecture, [find(architecture, i) for i in implementations]))
+    title = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    header = ["architecture", *implementations, "remarks"]
+    cells = [[tried.name, *map(_cell, found), _remarks(found)] for tried, found in rows]
+    if markdown:
+        lines = [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        print("\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells), ""]))
+    else:
+        table = Table(*header, title=title)
+        for row in cells:
+            table.add_row(*row)
+        Console().print(table)
+    differences = [finding.difference or 0.0 for _, found in rows for finding in found]
+    if max(differences) > TOLERANCE:
+        raise typer.Exit(1)
+
+
+def _remarks(found: list[Finding]) -> str:
+    return "; ".join(dict.fromkeys(f.remark for f in found if f.remark))
+
+
+def _cell(found: Finding) -> str:
+    return "–" if found.difference is None else f"{found.difference:.1e}"

@@ -1,0 +1,102 @@
+"""Every architecture in the table of models: SADR's rows are the model's own eager weights."""
+
+import pytest
+import torch
+from transformers import AutoConfig
+from typer.testing import CliRunner
+
+import sadr_plugin
+from sadr_plugin.architectures import ARCHITECTURES, build
+from sadr_plugin.cli import build as command_line
+from sadr_plugin.config import SadrConfig
+from sadr_plugin.edit import Edit
+from sadr_plugin.errors import UnsupportedModelError
+from sadr_plugin.models import TOLERANCE, find
+from sadr_plugin.probe import tracer_for
+
+# What a release of transformers has no such kernel for, or computes otherwise by it.
+WITHOUT_SDPA = {"gptj", "gpt_neo", "bloom", "falcon", "mpt", "gemma2", "gpt_oss", "mamba"}
+
+
+def exists(model_type):
+    try:
+        AutoConfig.for_model(model_type)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda found: found.name)
+def test_rows_are_the_models_own_eager_weights(architecture, implementation):
+    if not exists(architecture.model_type):
+        pytest.skip(f"this transformers has no {architecture.model_type}")
+    found = find(architecture, implementation)
+    if not architecture.supported:
+        assert found.difference is None
+        if implementation == "eager":
+            assert "none of its layers after the edited one (0) computes" in found.remark
+    elif found.difference is None:
+        assert implementation == "sdpa"
+        assert architecture.model_type in WITHOUT_SDPA
+        pytest.skip(found.remark)
+    else:
+        assert found.difference <= TOLERANCE
+
+
+def architecture(name):
+    return next(found for found in ARCHITECTURES if found.name == name)
+
+
+def tracer_on(model, layers="model.layers.{}", edited=0):
+    edit = Edit(model, None, [], edited, layers)
+    return tracer_for(edit, SadrConfig(), sadr_plugin.plugin_manager().hook)
+
+
+def test_the_layers_of_a_hybrid_that_have_attention_are_watched():
+    if not exists("qwen3_next"):
+        pytest.skip("this transformers has no qwen3_next")
+    with tracer_on(build(architecture("qwen3_next (hybrid)"), "eager")) as tracer:
+        assert tracer.layers == (1, 3)
+
+
+def test_a_hook_can_point_at_attention_that_cannot_be_told():
+    """A model whose attention calls nothing known, until a hook names the module."""
+    model = build(architecture("llama"), "eager")
+
+    class OddAttention(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.softened = inner
+
+    for layer in model.model.layers:
+        inner = layer.self_attn
+        layer.self_attn = OddAttention(inner)
+        layer.self_attn.twin = inner.__class__(model.config, inner.layer_idx)
+    with pytest.raises(UnsupportedModelError, match="cannot tell where its layer 1"):
+        tracer_on(model)
+
+    class Pointing:
+        @sadr_plugin.hookimpl
+        def sadr_attention_module(self, layer):
+            return layer.self_attn.softened
+
+    manager, pointing = sadr_plugin.plugin_manager(), Pointing()
+    manager.register(pointing)
+    try:
+        with tracer_on(model) as tracer:
+            assert tracer.layers == (1, 2)
+    finally:
+        manager.unregister(pointing)
+
+
+def test_the_command_prints_the_table(monkeypatch):
+    from sadr_plugin import models
+
+    monkeypatch.setattr(models, "ARCHITECTURES", [architecture("llama"), ARCHITECTURES[-1]])
+    shown = CliRunner().invoke(command_line(), ["models", "--markdown"])
+    assert shown.exit_code == 0
+    assert "| llama |" in shown.stdout
+    assert "refused: MambaForCausalLM" in shown.stdout
+    monkeypatch.setattr(models, "TOLERANCE", 0)
+    assert CliRunner().invoke(command_line(), ["models"]).exit_code == 1
