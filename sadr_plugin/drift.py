@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .config import SadrConfig
 from .edit import Edit, Report, Step
-from .errors import PenaltyError, PositionError
+from .errors import PenaltyError, PositionError, UnsupportedModelError
 from .loss import head_divergence
 from .positions import Positions, locate
 from .probe import AttentionProbe, priced, prompt_tokens, rows_during, stacked, tracer_for
@@ -98,12 +98,19 @@ class DriftSession:
 
         Raises:
             PositionError: no forward of the loop was recognised since the last step.
+            UnsupportedModelError: attention carries no gradient.
             PenaltyError: an attention row or the penalty is NaN or infinite.
         """
         if self._current is None or self._positions is None:
             raise PositionError(self._unrecognised())
         current = stacked(self._current, loss.device)
         self._current = None
+        if self.gamma > 0 and not current.requires_grad:
+            raise UnsupportedModelError(
+                f"the attention of {type(self.edit.model).__name__} carries no gradient, so its "
+                "drift cannot be restricted; reentrant gradient checkpointing cuts it off, "
+                "use_reentrant=False or model.eval() does not"
+            )
         # A head whose row is NaN is never selected: its penalty would be 0 and look sound.
         self._refuse_unless_finite(current.sum(-1).sum(1), "attention")
         penalty, selected = 0.0, 0.0

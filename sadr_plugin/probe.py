@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import SadrConfig
 from .edit import Edit
-from .errors import PositionError
+from .errors import PositionError, UnsupportedModelError
 from .layers import attention_modules
 from .positions import Positions, PromptTokens, locate, tokenize
 from .tracing import AttentionTracer
@@ -96,7 +96,20 @@ def tracer_for(edit: Edit, config: SadrConfig, hooks: HookRelay) -> AttentionTra
         device = edit.model.get_input_embeddings().weight.device  # type: ignore[operator]
         edit.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
 
+    _refuse_compiled(edit.model)
     return AttentionTracer(attention_modules(edit, config, hooks), trial)
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    # `torch.compile(module)` wraps a module, `module.compile()` marks it.
+    for name, module in model.named_modules():
+        marked = getattr(module, "_compiled_call_impl", None) is not None
+        if marked or hasattr(module, "_orig_mod"):
+            raise UnsupportedModelError(
+                f"{name or 'the model'} ({type(module).__name__}) was compiled by torch.compile, "
+                "and SADR cannot see into a compiled forward; edit the model first and compile it "
+                "afterwards"
+            )
 
 
 def rows_during(

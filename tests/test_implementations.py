@@ -1,5 +1,7 @@
 """One way of reading attention under every implementation and precision."""
 
+import re
+
 import pytest
 import torch
 import transformers
@@ -99,8 +101,9 @@ def test_flex_attention(name):
         with torch.no_grad():
             rows, _ = seen(model)
     except torch._inductor.exc.InductorError as error:
-        assert "torch.compile on CPU only supports inference" in str(error)
-        pytest.skip("this transformers asks flex attention for what it does not do on a CPU")
+        if not re.search("torch.compile on CPU only supports|CxxCompiler", str(error)):
+            raise
+        pytest.skip("flex attention needs a newer transformers, and a C++ compiler, on a CPU")
     torch.testing.assert_close(rows, expected(name), atol=1e-5, rtol=0)
 
 

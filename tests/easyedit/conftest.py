@@ -1,6 +1,7 @@
 """EasyEdit as it is: the installed PyPI release, or with EASYEDIT_HOME first on the path its
 main branch. One process can hold only one of the two; `test_main_branch.py` starts another."""
 
+import importlib.util
 import os
 import sys
 
@@ -44,6 +45,8 @@ ROME = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _text_only():
+    if importlib.util.find_spec("easyeditor") is None:
+        pytest.skip("EasyEdit is not installed here: its PyPI release needs transformers 4")
     import_text_only()
 
 
