@@ -20,12 +20,12 @@ test: $(READY) $(READY5)
 	$(BIN)/pytest
 	$(BIN5)/pytest
 
-# The table of tested models, on both releases of transformers.
+# The tables of tested models, below the mark in docs/models.md, on both releases of transformers.
 models: $(READY) $(READY5)
-	$(BIN)/sadr models --markdown > docs/models.part
+	sed '/generated below/q' docs/models.md > docs/models.part
+	$(BIN)/sadr models --markdown >> docs/models.part
 	$(BIN5)/sadr models --markdown >> docs/models.part
-	cat docs/models.head.md docs/models.part > docs/models.md
-	rm docs/models.part
+	mv docs/models.part docs/models.md
 
 $(READY): pyproject.toml $(addprefix requirements/,dev.txt toolkits.txt transformers4.txt)
 	$(PYTHON) -m venv $(VENV)

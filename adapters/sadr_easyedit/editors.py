@@ -17,6 +17,8 @@ from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
 from sadr_plugin.edit import HparamsSummary
 from sadr_plugin.errors import ConfigError, PositionError
 
+from .loading import read_yaml
+
 ROME_GAMMA = 1e-2
 MEMIT_GAMMA = 5e-3
 PMET_GAMMA = 8e-2
@@ -182,23 +184,21 @@ EDIT_POINTS = [
 @hookimpl
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     """What EasyEdit's YAML says; None unless it has the ``alg_name`` of an attached editor."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
+    content = read_yaml(file)
     if not isinstance(content, dict):
         return None
-    if content.get("alg_name") not in {point.editor for point in EDIT_POINTS}:
+    if content.get("alg_name") not in [point.editor for point in EDIT_POINTS]:
         return None
     missing = {"model_name", "layers", "layer_module_tmp"} - content.keys()
-    if missing or not isinstance(content["layers"], list) or not content["layers"]:
-        raise ConfigError(f"{file}: lacks {', '.join(sorted(missing)) or 'a list of layers'}")
+    if missing:
+        raise ConfigError(f"{file}: lacks {', '.join(sorted(missing))}")
+    layers = content["layers"]
+    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
+        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
     return HparamsSummary(
         editor=content["alg_name"],
         model_name=str(content["model_name"]),
-        layer=content["layers"][-1],
+        layer=layers[-1],
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),
     )

@@ -11,6 +11,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def read_yaml(file: Path) -> Any:
+    """What a YAML file holds, as plain data; a tag that asks for more is an error.
+
+    Raises `ConfigError`, naming the file, if it cannot be read.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ConfigError(f"{file}: cannot be read as YAML: it is nested too deeply") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: an impossible date, say
+        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
+
+
 def load_hparams(file: Path) -> Any:
     """The hparams object of any editor SADR attaches to, by the file's ``alg_name``.
 
@@ -18,17 +33,12 @@ def load_hparams(file: Path) -> Any:
     """
     import importlib
 
-    import yaml
-
     from .editors import EDIT_POINTS
 
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
+    content = read_yaml(file)
     name = content.get("alg_name") if isinstance(content, dict) else None
     classes = {point.editor: point.hparams for point in EDIT_POINTS}
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         raise ConfigError(f"{file}: alg_name is {name!r}, not one of {', '.join(classes)}")
     module_name, _, class_name = classes[name].partition(":")
     try:
