@@ -22,7 +22,7 @@ test: $(READY) $(READY5)
 
 # The tables of tested models, below the mark in docs/models.md, on both releases of transformers.
 models: $(READY) $(READY5)
-	sed '/generated below/q' docs/models.md > docs/models.part
+	sed '/generated below/q' docs/models.md > docs/models.part; echo >> docs/models.part
 	$(BIN)/sadr models --markdown >> docs/models.part
 	$(BIN5)/sadr models --markdown >> docs/models.part
 	mv docs/models.part docs/models.md
