@@ -4,6 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
 import sadr_plugin
 from sadr_plugin import hookimpl, smollm2
@@ -29,12 +30,21 @@ def compute_v(request):
     return rome_main.compute_v
 
 
+def model_of_the_reference():
+    """SmolLM2 at the rotary base the reference was computed at; tests/golden/README.md."""
+    config = AutoConfig.from_pretrained(str(smollm2.model_folder()))
+    if getattr(config, "rope_parameters", None):  # transformers 5
+        config.rope_parameters["rope_theta"] = 10_000.0
+    else:
+        config.rope_theta = 10_000.0
+    return smollm2.load(config=config)[0]
+
+
 @pytest.mark.parametrize(("sadr", "vector"), [({"gamma": 0.04}, "sadr"), (False, "plain")])
 def test_the_official_vector(compute_v, golden, tok, rome_yaml, sadr, vector):
     from easyeditor.models.rome import ROMEHyperParams
 
-    # The reference was computed at this rotary base; tests/golden/README.md.
-    model, _ = smollm2.load(rope_theta=10_000.0)
+    model = model_of_the_reference()
     hparams = ROMEHyperParams.from_hparams(rome_yaml(sadr=sadr))
     with np.load(golden / "rome_smollm2.npz") as data:
         left = torch.tensor(data["left_vector"])
