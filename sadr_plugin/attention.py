@@ -31,7 +31,8 @@ class Attention(Protocol):
 
         Returns:
             Probabilities [prompts, heads, tokens], always in float32, differentiable. Equal to
-            the model's own eager weights, before dropout.
+            the weights the model computes with, before dropout: those it gives by itself under
+            eager attention, without what another kernel does not honour (softcap, sinks).
         """
 
 
@@ -43,7 +44,7 @@ class AttentionWeights:
 
     def rows(self, position: Tensor) -> Tensor:
         """See `Attention.rows`."""
-        if self.weights.dim() != 4:
+        if self.weights.dim() != 4 or self.weights.shape[-1] != self.weights.shape[-2]:
             raise UnsupportedModelError(
                 f"attention weights of shape {tuple(self.weights.shape)} cannot be read; "
                 "[batch, heads, tokens, tokens] is expected"
@@ -112,10 +113,17 @@ class AttentionCall:
         """Read the arguments of torch's ``scaled_dot_product_attention(query, key, …)``."""
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        query, key, mask = given["query"], given["key"], given.get("attn_mask")
+        tokens = (query.shape[-2], key.shape[-2])
+        if mask is None and not given.get("is_causal"):
+            mask = torch.ones(tokens, dtype=torch.bool, device=key.device)
+        if mask is not None:
+            # torch broadcasts from the right: [tokens, tokens] holds for all prompts and heads.
+            mask = mask.expand(*[1] * (4 - mask.dim()), *mask.shape[:-2], *tokens)
         return cls(
-            query=given["query"],
-            key=given["key"],
-            mask=given.get("attn_mask"),
+            query=query,
+            key=key,
+            mask=mask,
             scaling=given.get("scale"),
         )
 

@@ -75,7 +75,8 @@ class Step:
     """One step of an edit's optimisation, as hooks receive it.
 
     Attributes:
-        index: steps are counted from 0; at 0 the vector is still zero and so is the penalty.
+        index: steps are counted from 0; at 0 the vector is still zero and so is the penalty,
+            but in an edit without `Edit.zero_start`.
         loss: the toolkit's loss with the term in it.
         penalty: the drift penalty before γ.
         selected: share of (layer, prompt, head) triples that were restricted, 0 to 1.

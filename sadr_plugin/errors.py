@@ -16,6 +16,14 @@ class ConfigError(SadrError, ValueError):
     """A ``sadr:`` value that cannot be used: unknown key, wrong type, impossible number."""
 
 
+class DataError(SadrError, ValueError):
+    """A file of records that cannot be read, or a record that is malformed."""
+
+
+class EvaluationError(SadrError):
+    """An evaluation cannot go on: an editor did not take an edit back, say."""
+
+
 class UnsupportedModelError(SadrError):
     """The model keeps its attention where the tracer cannot see it."""
 

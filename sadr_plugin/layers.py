@@ -1,11 +1,12 @@
 """A model's layers: which can drift, and where in each attention is computed.
 
-No architecture is known by name. A module computes attention if its ``forward``, or a method of
-its own that ``forward`` calls, calls one of three functions:
+No architecture is known by name. A module computes attention if its ``forward`` calls one of three
+functions:
 
 - ``attention_interface``, by which transformers reaches every attention kernel;
-- ``scaled_dot_product_attention``, torch's own kernel;
-- ``softmax``, in a class whose name says attention (a router has a softmax too).
+- ``scaled_dot_product_attention``, torch's own and no other of that name;
+- ``softmax``, in ``forward`` or a method of the module's own that ``forward`` calls, in a class
+  whose name says attention (a router has a softmax too).
 
 The first kind found in a layer decides, and there has to be one such module. What cannot be told
 so is a matter for a ``sadr_attention_module`` hook.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from functools import cache
 
 from pluggy import HookRelay
@@ -51,7 +53,22 @@ def _kinds(module_class: type) -> frozenset[str]:
     """The kinds of call that attention can be read at in a class's ``forward``."""
     source = _source(module_class, "forward")
     kinds = {kind for kind in FUNCTIONS if calls(kind, source)}
+    if "kernel" in kinds and not _is_torchs_kernel(module_class, source):
+        kinds.remove("kernel")
     return frozenset(kinds | ({"softmax"} if softmax_methods(module_class) else set()))
+
+
+def _is_torchs_kernel(module_class: type, source: str) -> bool:
+    """Whether what ``forward`` calls by the kernel's name is torch's; others mask otherwise."""
+    names = getattr(inspect.unwrap(module_class.forward), "__globals__", {})  # type: ignore[attr-defined]
+    for path in re.findall(rf"([\w.]*)\b{FUNCTIONS['kernel']}\(", source):
+        first, *rest = [*filter(None, path.split(".")), FUNCTIONS["kernel"]]
+        found = names.get(first)
+        for name in rest:
+            found = getattr(found, name, None)
+        if found is not nn.functional.scaled_dot_product_attention:
+            return False
+    return True
 
 
 def calls(kind: str, source: str) -> bool:
@@ -60,9 +77,11 @@ def calls(kind: str, source: str) -> bool:
 
 
 def softmax_methods(module_class: type) -> list[str]:
-    """The methods of its own that a class's ``forward`` calls and that call a softmax."""
+    """The methods of its own that a class's ``forward`` calls and that call one softmax."""
     called = dict.fromkeys(re.findall(r"\bself\.(\w+)\(", _source(module_class, "forward")))
-    return [name for name in called if calls("softmax", _source(module_class, name))]
+    return [
+        name for name in called if len(re.findall(r"\bsoftmax\(", _source(module_class, name))) == 1
+    ]
 
 
 def _source(module_class: type, method: str) -> str:
@@ -86,9 +105,16 @@ def attention_modules(edit: Edit, config: SadrConfig, hooks: HookRelay) -> dict[
     """
     model_name = type(edit.model).__name__
     layers = layer_modules(edit.model, edit.layer_template)
+    owners = Counter(module for layer in layers for module in layer.modules())
     modules: dict[int, nn.Module] = {}
     for index in drifting_layers(edit.layer, len(layers), config.layers, model_name):
         module = hooks.sadr_attention_module(model=edit.model, layer=layers[index])
+        if module is not None and owners[module] > 1:
+            raise UnsupportedModelError(
+                f"{model_name} is not supported: its layer {index} shares its "
+                f"{type(module).__name__} with another, and SADR cannot tell the one's attention "
+                "from the other's"
+            )
         if module is not None:
             modules[index] = module
         elif any(map(_is_called_attention, layers[index].modules())):

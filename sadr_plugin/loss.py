@@ -12,11 +12,9 @@ from torch import Tensor
 
 from .config import Divergence
 
-
-def row_epsilon(dtype: torch.dtype) -> float:
-    """The constant added to both rows before a logarithm: 1e-8, or 1e-7 in half precision,
-    where 1e-8 is zero (official implementation)."""
-    return 1e-7 if dtype == torch.float16 else 1e-8
+EPSILON = 1e-8
+"""Added to both rows before a logarithm (official implementation). It takes 1e-7 for rows in
+float16, where 1e-8 is zero; the plugin's rows are float32 at any precision of the model."""
 
 
 def selected_heads(baseline: Tensor, current: Tensor, subject_index: Tensor) -> Tensor:
@@ -33,11 +31,10 @@ def selected_heads(baseline: Tensor, current: Tensor, subject_index: Tensor) -> 
     Returns:
         Boolean mask, [layers, prompts, heads].
     """
-    epsilon = row_epsilon(baseline.dtype)
     index = subject_index.to(baseline.device).view(1, -1, 1, 1)
     index = index.expand(baseline.shape[0], -1, baseline.shape[2], 1)
-    before = baseline.gather(-1, index).squeeze(-1) + epsilon
-    now = current.gather(-1, index).squeeze(-1) + epsilon
+    before = baseline.gather(-1, index).squeeze(-1) + EPSILON
+    now = current.gather(-1, index).squeeze(-1) + EPSILON
     return now > before.amax(dim=-1, keepdim=True)
 
 
@@ -53,8 +50,7 @@ def head_divergence(baseline: Tensor, current: Tensor, divergence: Divergence = 
     before = baseline.detach()
     if divergence == "l2":
         return (before - current).square().sum(-1)
-    epsilon = row_epsilon(before.dtype)
-    before, now = before + epsilon, current + epsilon
+    before, now = before + EPSILON, current + EPSILON
     if divergence == "kl":
         return (before * (before / now).log()).sum(-1)
     middle = (before + now) / 2

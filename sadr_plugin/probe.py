@@ -58,7 +58,7 @@ class AttentionProbe:
     def _rows(self) -> tuple[Tensor, Positions]:
         edit = self._edit
         prompts = prompt_tokens(edit)
-        device = next(edit.model.parameters()).device
+        device = input_device(edit.model)
         batch = edit.tokenizer(
             [tokens.prompt.text for tokens in prompts], padding=True, return_tensors="pt"
         ).to(device)
@@ -93,11 +93,27 @@ def tracer_for(edit: Edit, config: SadrConfig, hooks: HookRelay) -> AttentionTra
 
     @torch.no_grad()
     def trial() -> None:
-        device = edit.model.get_input_embeddings().weight.device  # type: ignore[operator]
-        edit.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
+        ids = torch.zeros((1, 1), dtype=torch.long, device=input_device(edit.model))
+        try:
+            with torch.random.fork_rng():  # a model in training mode draws its dropout
+                edit.model(input_ids=ids)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{type(edit.model).__name__} has several ways to attend, and a forward of one "
+                f"token, to see which it takes, failed: {error}"
+            ) from error
 
     _refuse_compiled(edit.model)
     return AttentionTracer(attention_modules(edit, config, hooks), trial)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model takes its input; parameters that accelerate keeps elsewhere lie on meta."""
+    execution = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    if execution is not None:
+        return torch.device(execution)
+    devices = (parameter.device for parameter in model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
 def _refuse_compiled(model: nn.Module) -> None:

@@ -84,8 +84,19 @@ class _Operation:
         if self.kind == "softmax":
             return AttentionWeights(self.handle.output)
         source = self.handle.source
-        (inner,) = (name for name in source.names if re.search(r"(^|_)softmax_\d+$", name))
-        return AttentionWeights(source.node(inner).output)
+        lines = source.compiled.source.splitlines()
+        inner = [
+            operation
+            for operation in source
+            if re.search(r"(^|_)softmax_\d+$", operation.name)
+            and calls("softmax", lines[operation.line - 1])
+        ]
+        if len(inner) != 1:
+            raise UnsupportedModelError(
+                f"{self.handle.name} computes its softmax in {len(inner)} places that nnsight can "
+                "see; one is expected"
+            )
+        return AttentionWeights(inner[0].output)
 
 
 class AttentionTracer:
@@ -151,8 +162,9 @@ class AttentionTracer:
         except _NotCalled as error:
             classes = {type(module).__name__ for module in self._attention.values()}
             raise UnsupportedModelError(
-                f"{', '.join(sorted(classes))} did not call its attention interface in a forward; "
-                "under this configuration it attends by another way, which SADR cannot see"
+                f"{', '.join(sorted(classes))}: one of the layers {self.layers[0]}-"
+                f"{self.layers[-1]} did not attend as its source says; under this configuration "
+                "it attends by another way, which SADR cannot see"
             ) from error
 
     def _watch(

@@ -45,6 +45,27 @@ def test_weights_of_another_shape_are_refused():
         AttentionWeights(torch.zeros(8, 6, 6)).rows(torch.tensor([1]))
 
 
+@pytest.mark.parametrize("dimensions", [2, 3, 4])
+@pytest.mark.parametrize("additive", [False, True])
+def test_masks_as_torchs_kernel_takes_them(dimensions, additive):
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 4, 6, 8, generator=generator) for _ in range(2))
+    mask = torch.ones(6, 6, dtype=torch.bool).tril().triu(-2)
+    if additive:
+        mask = torch.zeros(6, 6).masked_fill(~mask, -torch.inf)
+    mask = mask.view(*[1] * (dimensions - 2), 6, 6)
+    found = AttentionCall.from_kernel((query, key, None), {"attn_mask": mask})
+    position = torch.tensor([3, 5])
+    # The kernel's own weights: what it makes of the unit vectors as values.
+    unit = torch.eye(6).expand(2, 4, 6, 6)
+    own = nn.functional.scaled_dot_product_attention(query, key, unit, attn_mask=mask)
+    torch.testing.assert_close(found.rows(position), own[torch.arange(2), :, position])
+    for causal in (False, True):
+        found = AttentionCall.from_kernel((query, key, None), {"is_causal": causal})
+        own = nn.functional.scaled_dot_product_attention(query, key, unit, is_causal=causal)
+        torch.testing.assert_close(found.rows(position), own[torch.arange(2), :, position])
+
+
 def test_layers_that_can_drift():
     assert drifting_layers(2, 6, None, "M") == [3, 4, 5]
     assert drifting_layers(2, 6, (0, 2, 3, 5), "M") == [3, 5]

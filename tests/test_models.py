@@ -1,5 +1,6 @@
 """Every architecture in the table of models: SADR's rows are the model's own eager weights."""
 
+import accelerate
 import pytest
 import torch
 from transformers import AutoConfig
@@ -7,10 +8,12 @@ from typer.testing import CliRunner
 
 import sadr_plugin
 from sadr_plugin.architectures import ARCHITECTURES, build
+from sadr_plugin.attention import AttentionCall
 from sadr_plugin.cli import build as command_line
 from sadr_plugin.config import SadrConfig
 from sadr_plugin.edit import Edit
 from sadr_plugin.errors import UnsupportedModelError
+from sadr_plugin.layers import attention_module
 from sadr_plugin.models import TOLERANCE, find
 from sadr_plugin.probe import tracer_for
 
@@ -88,6 +91,68 @@ def test_a_hook_can_point_at_attention_that_cannot_be_told():
             assert tracer.layers == (1, 2)
     finally:
         manager.unregister(pointing)
+
+
+def test_attention_that_layers_share_is_refused():
+    model = build(architecture("llama"), "eager")
+    model.model.layers[1].self_attn = model.model.layers[0].self_attn
+    with pytest.raises(UnsupportedModelError, match="layer 1 shares its LlamaAttention"):
+        tracer_on(model)
+
+
+def scaled_dot_product_attention(query, key, value, hidden):
+    return query
+
+
+class LikeCtrl(torch.nn.Module):
+    """Calls another function by the name of torch's kernel."""
+
+    def forward(self, query, key, value):
+        return scaled_dot_product_attention(query, key, value, None)
+
+
+class ByName(torch.nn.Module):
+    def forward(self, query, key, value):
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+def test_only_torchs_own_kernel_counts():
+    assert attention_module(torch.nn.Sequential(LikeCtrl())) is None
+    assert isinstance(attention_module(torch.nn.Sequential(ByName())), ByName)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "falcon"])
+def test_a_model_with_several_ways_offloaded(name):
+    found = architecture(name)
+    model = accelerate.cpu_offload(build(found, "eager"), execution_device=torch.device("cpu"))
+    state = torch.get_rng_state()
+    with tracer_on(model.train(), found.layers) as tracer:
+        assert len(tracer.layers) == 2
+    assert torch.equal(torch.get_rng_state(), state), "dropout of the trial is not the user's"
+
+
+def test_a_trial_that_fails_is_the_plugins_error():
+    model = build(architecture("gpt2"), "eager")
+
+    def stop(*_):
+        raise RuntimeError("one token is too few")
+
+    model.register_forward_pre_hook(stop)
+    with (
+        pytest.raises(UnsupportedModelError, match="one token is too few"),
+        tracer_on(model, "transformer.h.{}"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("factor", [float("nan"), 1.1])
+def test_the_table_does_not_pass_what_differs(factor, monkeypatch):
+    from sadr_plugin import models
+
+    original = AttentionCall.rows
+    monkeypatch.setattr(AttentionCall, "rows", lambda self, p: original(self, p) * factor)
+    monkeypatch.setattr(models, "ARCHITECTURES", [architecture("llama")])
+    assert CliRunner().invoke(command_line(), ["models"]).exit_code == 1
 
 
 def test_the_command_prints_the_table(monkeypatch):

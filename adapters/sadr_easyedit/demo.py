@@ -8,8 +8,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,7 @@ from .rome import Rome, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
     from torch import nn
 
 SUBJECT = "The Eiffel Tower"
@@ -165,6 +166,7 @@ def run(
 
     from sadr_plugin import enabled, smollm2
     from sadr_plugin.devices import cuda_or_cpu
+    from sadr_plugin.evaluation.run import counted_steps
     from sadr_plugin.plugins import plugin_manager
     from sadr_plugin.probe import AttentionProbe
 
@@ -188,7 +190,8 @@ def run(
             rows = [Row(question) for question in asked]
             _ask(rows, "before", model, tokenizer)
             for arm in ("plain", "sadr"):
-                watch = _count_steps(model, progress, f"ROME, {arm}", settings.steps)
+                task = progress.add_task(f"ROME, {arm}", total=settings.steps)
+                watch = counted_steps(model, partial(_advance, progress, task))
                 started = time.perf_counter()
                 with watch as counted, rome.applied(with_sadr=arm == "sadr"):
                     seconds = time.perf_counter() - started
@@ -262,27 +265,8 @@ def _ask(rows: list[Row], arm: str, model: nn.Module, tokenizer: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def _count_steps(
-    model: nn.Module, progress: Progress, description: str, total: int
-) -> Iterator[Callable[[], int]]:
-    """Count the forwards that carry gradients: one for each step of the loop."""
-    import torch
-
-    task = progress.add_task(description, total=total)
-    count = 0
-
-    def forward(*_: object) -> None:
-        nonlocal count
-        if torch.is_grad_enabled():
-            count += 1
-            progress.update(task, completed=count)
-
-    hook = model.register_forward_pre_hook(forward)
-    try:
-        yield lambda: count
-    finally:
-        hook.remove()
+def _advance(progress: Progress, task: TaskID, steps: int) -> None:
+    progress.update(task, completed=steps)
 
 
 @contextlib.contextmanager

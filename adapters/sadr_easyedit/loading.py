@@ -35,6 +35,8 @@ def load_hparams(file: Path) -> Any:
 
     from .editors import EDIT_POINTS
 
+    if file.suffix != ".yaml":
+        raise ConfigError(f"{file}: EasyEdit reads hparams files whose names end in .yaml")
     content = read_yaml(file)
     name = content.get("alg_name") if isinstance(content, dict) else None
     classes = {point.editor: point.hparams for point in EDIT_POINTS}

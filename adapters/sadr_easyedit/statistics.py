@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import time
+import zipfile
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Job:
 
     def check(self, texts: Sequence[str]) -> None:
         """Raise `ConfigError`, saying how much is needed, if ``texts`` are too little."""
-        found, needed = self.tokens_in(texts), self.tokens_needed()
+        found, needed = self.tokens_in(texts) if texts else 0, self.tokens_needed()
         if found < needed:
             raise ConfigError(
                 f"--corpus: {found:,} tokens are too few for a layer of width "
@@ -102,14 +103,15 @@ def missing(job: Job) -> list[str]:
 def compute(job: Job, texts: Sequence[str], progress: Progress) -> list[str]:
     """Compute in one pass over ``texts`` what is not there yet; give the names of those modules.
 
-    What an interrupted run had summed up is kept, and the next run with the same texts goes on
-    from it. A file appears only once it is whole.
+    What an interrupted run had summed up is kept, and the next run of the same job with the same
+    texts goes on from it. A file appears only once it is whole.
     """
     names = missing(job)
     if not names:
         return []
     job.check(texts)
-    todo = [_statistic(job, name, texts) for name in names]
+    executed = [name for name, _ in job.model.named_modules()]  # TraceDict stops at the last
+    todo = [_statistic(job, name, texts) for name in sorted(names, key=executed.index)]
     groups = -(-min(len(texts), job.hparams.mom2_n_samples) // TEXTS_PER_GROUP)
     task = progress.add_task("layer statistics", total=groups)
     unfinished = _Unfinished(job, texts)
@@ -171,6 +173,7 @@ def _statistic(job: Job, name: str, texts: Sequence[str]) -> Statistic:
         _replaced(module, "tally", tally),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.suppress(Seen),
+        _explained(),
     ):
         module.layer_stats(
             job.model,
@@ -184,6 +187,17 @@ def _statistic(job: Job, name: str, texts: Sequence[str]) -> Statistic:
             hparams=job.hparams,
         )
     return found[0]
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, KeyError, NotImplementedError) as error:
+        raise ConfigError(
+            "EasyEdit has no statistics for these settings; look at mom2_dataset, mom2_dtype and "
+            f"whether the model's configuration says how long a text may be: {error!r}"
+        ) from error
 
 
 def _groups(statistic: Statistic, first: int) -> Iterator[Any]:
@@ -238,6 +252,7 @@ class _Unfinished:
 
     def __init__(self, job: Job, texts: Sequence[str]) -> None:
         settings = (
+            job.module_names(),
             str(getattr(job.model.config, "_name_or_path", "")),
             job.hparams.mom2_dataset,
             job.hparams.mom2_n_samples,
@@ -245,15 +260,22 @@ class _Unfinished:
         )
         digest = hashlib.sha256(json.dumps([settings, list(texts)]).encode()).hexdigest()[:12]
         self._file = Path(job.hparams.stats_dir) / f".unfinished-{digest}.npz"
+        self._device = next(job.model.parameters()).device
         self._saved = time.monotonic()
         self._pause = SECONDS_BETWEEN_SAVES
 
     def load(self, todo: Sequence[Statistic]) -> int:
         """Put the kept sums into ``todo``; gives how many groups are in them."""
-        import numpy as np
-
         if not self._file.exists():
             return 0
+        try:
+            return self._load(todo)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return 0  # cut off while it was written, by a full disk say
+
+    def _load(self, todo: Sequence[Statistic]) -> int:
+        import numpy as np
+
         with np.load(self._file) as kept:
             names = {key.partition("|")[0] for key in kept.files}
             if not {statistic.module for statistic in todo} <= names:
@@ -267,6 +289,7 @@ class _Unfinished:
                         if key.startswith(prefix)
                     }
                 )
+                statistic.sums.to_(self._device)
             return int(kept["groups"])
 
     def save(self, todo: Sequence[Statistic], groups: int) -> None:

@@ -1,5 +1,5 @@
 """Measuring edits as the paper does: records, scores, arms, and what they add up to."""
 
-from .probability import answer_probability
+from .scoring import Scorer, answer_probability
 
-__all__ = ["answer_probability"]
+__all__ = ["Scorer", "answer_probability"]

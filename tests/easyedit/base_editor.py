@@ -135,4 +135,6 @@ def main(folder, names):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), set(sys.argv[2:] or HPARAMS))
+    folder = Path(sys.argv[1]).absolute()
+    os.chdir(folder)  # BaseEditor writes logs where it runs
+    main(folder, set(sys.argv[2:] or HPARAMS))

@@ -118,7 +118,45 @@ def test_a_module_more_leaves_the_others_alone(tmp_path):
     assert len(files(tmp_path)) == 3
 
 
+def test_layers_in_any_order(tmp_path):
+    one, other = job(tmp_path / "one"), job(tmp_path / "other")
+    other.hparams.layers = [2, 1]
+    compute(one, texts(), NoProgress())
+    compute(other, texts(), NoProgress())
+    for layer in (1, 2):
+        found, expected = (
+            np.load(next((tmp_path / name).rglob(f"model.layers.{layer}.*.npz")))["mom2.mom2"]
+            for name in ("other", "one")
+        )
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_kept_file_that_was_cut_off_is_begun_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "SECONDS_BETWEEN_SAVES", 0)
+
+    class Stopping(NoProgress):
+        def update(self, task, completed):
+            if completed == 2:
+                raise KeyboardInterrupt
+
+    work = job(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        compute(work, texts(350), Stopping())
+    (kept,) = files(tmp_path)
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert len(compute(work, texts(350), NoProgress())) == 2
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("change", [{"mom2_dataset": "none"}, {"mom2_dtype": "float33"}])
+def test_settings_easyedit_has_no_statistics_for(tmp_path, change):
+    with pytest.raises(ConfigError, match="mom2_dataset, mom2_dtype"):
+        compute(job(tmp_path, **change), texts(), NoProgress())
+
+
 def test_a_corpus_too_small_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--corpus: 0 tokens are too few"):
+        compute(job(tmp_path), [], NoProgress())
     with pytest.raises(
         ConfigError, match="43 tokens are too few for a layer of width 64; at least 640"
     ):

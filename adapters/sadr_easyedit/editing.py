@@ -1,0 +1,108 @@
+"""EasyEdit's editors for an evaluation: a fact edited, and taken back to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sadr_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sadr_plugin.evaluation.records import Record
+
+APPLY = {
+    "ROME": "rome.rome_main:apply_rome_to_model",
+    "R-ROME": "r_rome.r_rome_main:apply_r_rome_to_model",
+    "MEMIT": "memit.memit_main:apply_memit_to_model",
+    "PMET": "pmet.pmet_main:apply_pmet_to_model",
+    "EMMET": "emmet.emmet_main:apply_emmet_to_model",
+}
+"""The functions that put an edit into a model's weights, by editor."""
+
+
+class EasyEditEditor:
+    """One of EasyEdit's editors with a model.
+
+    Args:
+        model: the model, edited in place.
+        tokenizer: its tokenizer; it pads on the right from now on, as the editors expect.
+        hparams: the editor's hparams object.
+        seed: what the toolkit's random context prompts are drawn from, here and now.
+
+    Raises:
+        ConfigError: the editor is none that can be evaluated.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, hparams: Any, seed: int = 0) -> None:
+        if hparams.alg_name not in APPLY:
+            raise ConfigError(
+                f"alg_name: {hparams.alg_name} cannot be evaluated; {', '.join(APPLY)} can"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.tokenizer.padding_side = "right"
+        self.layer: int = hparams.layers[-1]
+        self.layer_template: str = hparams.layer_module_tmp
+        self._hparams = hparams
+        module, _, name = APPLY[hparams.alg_name].partition(":")
+        self._module = importlib.import_module(f"easyeditor.models.{module}")
+        self._apply = name
+        self._draw_contexts(seed)
+
+    @contextlib.contextmanager
+    def edited(self, record: Record, sadr: Mapping[str, Any] | None) -> Iterator[None]:
+        """See `sadr_plugin.evaluation.run.Editor.edited`."""
+        import torch
+
+        from sadr_plugin.devices import cuda_or_cpu
+
+        hparams = copy.deepcopy(self._hparams)
+        hparams.sadr = False if sadr is None else dict(sadr)
+        request = {
+            "case_id": record.key,
+            "prompt": record.template,
+            "subject": record.subject,
+            # With its space: not every editor puts it there.
+            "target_new": f" {record.target_new.strip()}",
+        }
+        weights = {name: self.model.get_parameter(name).detach().clone() for name in self._names()}
+        try:
+            with cuda_or_cpu():
+                getattr(self._module, self._apply)(self.model, self.tokenizer, [request], hparams)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    self.model.get_parameter(name).copy_(weight)
+
+    def _names(self) -> list[str]:
+        """The parameters the editor rewrites; PMET has two modules in each layer."""
+        templates = getattr(self._hparams, "rewrite_module_tmps", None)
+        templates = templates or [self._hparams.rewrite_module_tmp]
+        return [f"{t.format(layer)}.weight" for layer in self._hparams.layers for t in templates]
+
+    def _draw_contexts(self, seed: int) -> None:
+        """Have the toolkit draw its context prompts now: it does so once in a process, and a run
+        that is taken up again is to find the same ones."""
+        import torch
+
+        from sadr_plugin.devices import cuda_or_cpu
+
+        module = self._module
+        module.CONTEXT_TEMPLATES_CACHE = None  # type: ignore[attr-defined]
+        function = module.get_context_templates
+        values = {
+            "model": self.model,
+            "tok": self.tokenizer,
+            "length_params": getattr(self._hparams, "context_template_length_params", None),
+        }
+        takes = inspect.signature(function).parameters
+        with torch.random.fork_rng(devices=[]), cuda_or_cpu():
+            torch.manual_seed(seed)
+            function(**{name: value for name, value in values.items() if name in takes})

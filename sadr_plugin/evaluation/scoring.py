@@ -1,0 +1,117 @@
+"""How likely a model finds answers: mean log-probability of their tokens, in batches."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TOKENS_PER_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """A prompt and an answer as tokens, and where they stood in the list."""
+
+    place: int
+    ids: list[int]
+    answer: int
+
+
+class Scorer:
+    """Scores answers to prompts with a model.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer.
+        tokens_per_batch: how many tokens a forward may hold, padding included.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, tokens_per_batch: int = TOKENS_PER_BATCH
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._tokens_per_batch = tokens_per_batch
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @torch.no_grad()
+    def mean_log_probabilities(self, asked: Sequence[tuple[str, str]]) -> list[float]:
+        """The mean log-probability, in nats, of each answer's tokens after its prompt.
+
+        The paper averages over the target's tokens (section 3); a space is put before it.
+
+        Args:
+            asked: (prompt, answer) pairs.
+        """
+        found = [math.nan] * len(asked)
+        sequences = [self._tokens(place, *pair) for place, pair in enumerate(asked)]
+        for batch in self._batches(sorted(sequences, key=lambda s: len(s.ids))):
+            for sequence, score in zip(batch, self._scores(batch), strict=True):
+                found[sequence.place] = score
+        return found
+
+    def _tokens(self, place: int, prompt: str, answer: str) -> _Sequence:
+        prompt_ids = self._tokenizer(prompt)["input_ids"]
+        answer_ids = self._tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
+        return _Sequence(place, [*prompt_ids, *answer_ids], len(answer_ids))
+
+    def _batches(self, sequences: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
+        """Neighbours in length together, none wider than it has to be."""
+        batch: list[_Sequence] = []
+        for sequence in sequences:
+            if batch and len(sequence.ids) * (len(batch) + 1) > self._tokens_per_batch:
+                yield batch
+                batch = []
+            batch.append(sequence)
+        if batch:
+            yield batch
+
+    def _scores(self, batch: Sequence[_Sequence]) -> list[float]:
+        device = next(self._model.parameters()).device
+        width = max(len(sequence.ids) for sequence in batch)
+        ids = torch.zeros((len(batch), width), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(batch):
+            ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+            mask[row, : len(sequence.ids)] = 1
+        # A token is predicted from the position before it.
+        first = min(len(sequence.ids) - sequence.answer for sequence in batch) - 1
+        logits = self._logits(ids.to(device), mask.to(device), first)
+        scores = []
+        for row, sequence in enumerate(batch):
+            end = len(sequence.ids)
+            answer = torch.tensor(sequence.ids[end - sequence.answer :], device=logits.device)
+            predicting = logits[row, end - sequence.answer - 1 - first : end - 1 - first].float()
+            chosen = predicting.log_softmax(-1).gather(-1, answer[:, None])
+            scores.append(chosen.mean().item())
+        return scores
+
+    def _logits(self, ids: Tensor, mask: Tensor, first: int) -> Tensor:
+        """Logits from position ``first`` on, [rows, positions, vocabulary]."""
+        if not self._keeps:
+            full: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            return full[:, first:]
+        kept: Tensor = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            use_cache=False,
+            logits_to_keep=ids.shape[1] - first,
+        ).logits
+        return kept
+
+
+def answer_probability(model: nn.Module, tokenizer: Any, prompt: str, answer: str) -> float:
+    """How likely the model is to go on from ``prompt`` with ``answer``, 0 to 1.
+
+    The exponential of the mean log-probability of the answer's tokens (paper, section 3).
+    """
+    (score,) = Scorer(model, tokenizer).mean_log_probabilities([(prompt, answer)])
+    return math.exp(score)

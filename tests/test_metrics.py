@@ -1,0 +1,126 @@
+"""Every metric by hand, on cases small enough."""
+
+import math
+
+import pytest
+import torch
+
+from sadr_plugin.architectures import ARCHITECTURES, build
+from sadr_plugin.evaluation import Scorer, answer_probability
+from sadr_plugin.evaluation.metrics import (
+    TASKS,
+    Estimate,
+    estimate,
+    ngram_entropy,
+    probability,
+    score,
+    sign_test,
+)
+from sadr_plugin.evaluation.records import Question, Record
+from support import tiny_llama, word_tokenizer
+
+RECORD = Record(
+    key="0",
+    subject="tower",
+    template="the {} is in",
+    target_new="rome",
+    target_true="paris",
+    paraphrases=(Question("tower in", "rome", "paris"),),
+    neighbours=(Question("the louvre is in", "paris", "rome"),),
+    relations=(Question("the tower is a", "city", "rome"),),
+)
+
+
+def test_what_is_asked():
+    asked = {task: of(RECORD) for task, of in TASKS.items()}
+    assert asked["efficacy"] == [Question("the tower is in", "rome", "paris")]
+    assert asked["paraphrase"] == list(RECORD.paraphrases)
+    assert asked["distracting neighbourhood"] == [
+        Question("the tower is in rome. the louvre is in", "paris", "rome")
+    ]
+    assert asked["distracting relation"] == [
+        Question("the tower is in rome. the tower is a", "city", "rome")
+    ]
+    assert asked["alias"] == []
+
+
+def log(p):
+    return math.log(p)
+
+
+FIRST = {"relation": [(log(0.5), log(0.2)), (log(0.1), log(0.4))]}  # one of two right
+SECOND = {"relation": [(log(0.9), log(0.05))]}  # right
+THIRD = {"neighbourhood": [(log(0.3), log(0.3))]}  # a tie is not right
+
+
+def test_accuracy_and_probability_by_hand():
+    found = estimate([FIRST, SECOND, THIRD], "relation")
+    assert found.mean == pytest.approx(100 * 2 / 3)
+    assert found.questions == 3
+    # Residuals of the two records: 1 − 2·⅔ = −⅓ and 1 − ⅔ = ⅓; their variance sum is 2·2/9.
+    assert found.margin == pytest.approx(100 * 1.959964 * math.sqrt(4 / 9) / 3, rel=1e-5)
+    by_probability = estimate([FIRST, SECOND], "relation", probability)
+    assert by_probability.mean == pytest.approx(100 * (0.5 + 0.1 + 0.9) / 3)
+    assert estimate([THIRD], "neighbourhood").mean == 0
+    assert math.isnan(estimate([THIRD], "neighbourhood").margin)
+    assert estimate([THIRD], "relation") is None
+
+
+def test_score_is_the_harmonic_mean_of_what_there_is():
+    found = {"efficacy": Estimate(100, 0, 1), "relation": Estimate(50, 0, 1), "alias": None}
+    assert score(found) == pytest.approx(2 / (1 / 100 + 1 / 50))
+    assert score({"efficacy": Estimate(100, 0, 1), "neighbourhood": Estimate(0, 0, 1)}) == 0
+    assert score({}) is None
+
+
+def test_fluency_by_hand():
+    assert ngram_entropy("a a a a a") == 0
+    # "a b c d": three 2-grams and two 3-grams, each once.
+    expected = (2 / 3 * math.log2(3) + 4 / 3 * math.log2(2)) / 2
+    assert ngram_entropy("a b c d") == pytest.approx(expected)
+    assert ngram_entropy("") == 0
+
+
+def test_sign_test_by_hand():
+    right, wrong = {"relation": [(0.0, -1.0)]}, {"relation": [(-1.0, 0.0)]}
+    assert sign_test([right] * 5, [wrong] * 5, "relation") == pytest.approx(2 / 32)
+    assert sign_test([right] * 5, [right] * 5, "relation") is None
+    assert sign_test([right, wrong], [wrong, right], "relation") == 1
+
+
+PAIRS = [
+    ("the tower is in", "rome"),
+    ("the tower is in", "paris now the city"),
+    ("so", "rome"),
+    ("then the louvre is in a city now so then the tower is", "in paris"),
+]
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 24, 2048])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "gemma2 (softcap)"])
+def test_scores_are_the_whole_softmaxs(name, tokens_per_batch):
+    """In whatever batches, with or without a model that can leave logits out."""
+    architecture = next(found for found in ARCHITECTURES if found.name == name)
+    model, tokenizer = build(architecture, "eager"), word_tokenizer()
+    found = Scorer(model, tokenizer, tokens_per_batch).mean_log_probabilities(PAIRS)
+    for (prompt, answer), value in zip(PAIRS, found, strict=True):
+        ids = tokenizer(f"{prompt} {answer}", return_tensors="pt")["input_ids"]
+        start = len(tokenizer(prompt)["input_ids"])
+        logs = model(input_ids=ids).logits[0].log_softmax(-1)
+        each = [logs[i - 1, ids[0, i]].item() for i in range(start, ids.shape[1])]
+        assert value == pytest.approx(sum(each) / len(each), abs=1e-4)
+
+
+def test_the_probability_of_an_answer():
+    model, tokenizer = tiny_llama(), word_tokenizer()
+    (value,) = Scorer(model, tokenizer).mean_log_probabilities([PAIRS[0]])
+    assert answer_probability(model, tokenizer, *PAIRS[0]) == pytest.approx(math.exp(value))
+
+
+def test_no_more_logits_than_needed(monkeypatch):
+    model, tokenizer = tiny_llama(), word_tokenizer()
+    shapes = []
+    model.lm_head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape)))
+    Scorer(model, tokenizer).mean_log_probabilities([PAIRS[0], ("a tower is now", "paris")])
+    assert shapes == [(2, 2, len(tokenizer))]
+    assert torch.is_grad_enabled()

@@ -1,0 +1,224 @@
+"""Files of records: every format by its content, and everything that can be wrong with one."""
+
+import json
+
+import pytest
+
+from sadr_plugin.errors import DataError
+from sadr_plugin.evaluation.records import Question, load, sample, schema
+
+COUNTERFACT = {
+    "case_id": 7,
+    "requested_rewrite": {
+        "prompt": "The mother tongue of {} is",
+        "relation_id": "P103",
+        "target_new": {"str": "English", "id": "Q1860"},
+        "target_true": {"str": "French", "id": "Q150"},
+        "subject": "Danielle",
+    },
+    "paraphrase_prompts": ["Danielle, a native"],
+    "neighborhood_prompts": ["The mother tongue of Leon is"],
+    "generation_prompts": ["Danielle's mother tongue is"],
+}
+MERGED = {
+    "requested_rewrite": {
+        "prompt": "The mother tongue of Danielle is",
+        "target_new": "English",
+        "target_true": "French",
+        "subject": "Danielle",
+    },
+    "rewrite": {"prompts": ["The mother tongue of Danielle is"], "targets": ["English"]},
+    "p-paraphrase": {"prompts": ["Danielle, a native"], "targets": ["English"]},
+    "p-subject_alias": {"prompts": ["Dani's mother tongue is"], "targets": ["English"]},
+    "l-neighbor": {"prompts": ["The mother tongue of Leon is"], "targets": ["French"]},
+    "l-relation": {"prompts": ["Danielle was born in"], "targets": ["Lyon"]},
+    "generation": {"prompts": ["Danielle's mother tongue is"]},
+    "o-commonsense": {"prompts": "How long?", "right": "Overnight", "wrong": "Over easy"},
+}
+WIKIDATA = {
+    "subject": "Danielle",
+    "prompt": "The mother tongue of Danielle is",
+    "target_new": "English",
+    "ground_truth": ["French", "français"],
+    "portability": {
+        "Subject_Aliasing": [{"prompt": "Dani's mother tongue is", "ground_truth": [["English"]]}]
+    },
+    "locality": {
+        "Relation_Specificity": [{"prompt": "Danielle was born in", "ground_truth": [["Lyon"]]}]
+    },
+}
+ZSRE = {
+    "subject": "Danielle",
+    "src": "What is the mother tongue of Danielle?",
+    "rephrase": "Which is Danielle's first language?",
+    "alt": "English",
+    "answers": ["French"],
+    "loc": "nq question: who wrote hamlet",
+    "loc_ans": "Shakespeare",
+}
+PARAPHRASE = (Question("Danielle, a native", "English", "French"),)
+NEIGHBOUR = (Question("The mother tongue of Leon is", "French", "English"),)
+ALIAS = (Question("Dani's mother tongue is", "English", "French"),)
+RELATION = (Question("Danielle was born in", "Lyon", "English"),)
+
+
+def write(tmp_path, content):
+    file = tmp_path / "data.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (COUNTERFACT, {"key": "7", "paraphrases": PARAPHRASE, "neighbours": NEIGHBOUR}),
+        (
+            MERGED,
+            {
+                "key": "0",
+                "paraphrases": PARAPHRASE,
+                "aliases": ALIAS,
+                "neighbours": NEIGHBOUR,
+                "relations": RELATION,
+                "openings": ("Danielle's mother tongue is",),
+            },
+        ),
+        (WIKIDATA, {"aliases": ALIAS, "relations": RELATION}),
+        (
+            ZSRE,
+            {
+                "template": "What is the mother tongue of {}?",
+                "paraphrases": (
+                    Question("Which is Danielle's first language?", "English", "French"),
+                ),
+                "neighbours": (Question("who wrote hamlet", "Shakespeare", "English"),),
+            },
+        ),
+    ],
+    ids=["counterfact", "merged", "wikidata", "zsre"],
+)
+def test_every_format(tmp_path, item, expected):
+    (record,) = load(write(tmp_path, [item])).records
+    assert record.subject == "Danielle"
+    assert (record.target_new, record.target_true) == ("English", "French")
+    assert (
+        record.prompt.replace("What is the", "The")
+        .rstrip("?")
+        .startswith("The mother tongue of Danielle")
+    )
+    for name, value in expected.items():
+        assert getattr(record, name) == value, name
+
+
+def test_json_lines_and_the_statement(tmp_path):
+    lines = "\n".join(json.dumps(item) for item in (MERGED, COUNTERFACT))
+    records = load(write(tmp_path, lines)).records
+    assert [record.key for record in records] == ["0", "7"]
+    assert records[0].statement == "The mother tongue of Danielle is English."
+
+
+def without(item, *path):
+    item = json.loads(json.dumps(item))
+    inner = item
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return item
+
+
+def changed(item, value, *path):
+    item = json.loads(json.dumps(item))
+    inner = item
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return item
+
+
+BAD = [
+    (without(MERGED, "requested_rewrite", "subject"), "rewrite.subject: Field required"),
+    (changed(MERGED, 3, "requested_rewrite", "target_new"), "requested_rewrite.target_new: "),
+    (
+        changed(MERGED, "Leon", "requested_rewrite", "subject"),
+        "subject: 'Leon' is not in the prompt",
+    ),
+    (changed(MERGED, [], "l-relation", "targets"), "1 prompts, but 0 targets"),
+    (changed(MERGED, [[]], "l-relation", "targets"), "l-relation.targets.0"),
+    (changed(COUNTERFACT, "{} of {}", "requested_rewrite", "prompt"), "more than once"),
+    (changed(COUNTERFACT, "", "requested_rewrite", "prompt"), "requested_rewrite.prompt"),
+    (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new.str"),
+    (changed(WIKIDATA, [], "ground_truth"), "ground_truth"),
+    (without(ZSRE, "answers"), "answers: Field required"),
+    ("text", "expected an object, got 'text'"),
+    (None, "expected an object, got None"),
+    ({}, "subject: Field required"),
+]
+
+
+@pytest.mark.parametrize(("item", "message"), BAD)
+def test_a_bad_record_is_named_or_skipped(tmp_path, item, message):
+    file = write(tmp_path, [MERGED, item, COUNTERFACT])
+    with pytest.raises(DataError) as caught:
+        load(file)
+    assert str(caught.value).startswith(f"{file}: record 1: ")
+    assert message in str(caught.value)
+    data = load(file, skip_bad=True)
+    assert [record.key for record in data.records] == ["0", "7"]
+    assert len(data.skipped) == 1
+    assert message in data.skipped[0]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 300])
+def test_truncated_json(tmp_path, cut):
+    file = write(tmp_path, json.dumps([MERGED, COUNTERFACT])[:-cut])
+    with pytest.raises(DataError, match=r"record [12]: is no JSON: "):
+        load(file)
+    data = load(file, skip_bad=True)
+    assert len(data.records) == (2 if cut == 1 else 1)
+    assert len(data.skipped) == 1
+
+
+def test_a_bad_line_says_nothing_of_the_next(tmp_path):
+    lines = [json.dumps(MERGED), '{"subject": ', json.dumps(COUNTERFACT)]
+    data = load(write(tmp_path, "\n".join(lines)), skip_bad=True)
+    assert len(data.records) == 2
+    assert len(data.skipped) == 1
+
+
+def test_a_line_of_a_hundred_megabytes(tmp_path):
+    huge = json.dumps({"subject": "x" * 100_000_000})
+    data = load(write(tmp_path, "\n".join([json.dumps(MERGED), huge])), skip_bad=True)
+    assert len(data.records) == 1
+    assert len(data.skipped[0]) < 200
+
+
+@pytest.mark.parametrize("content", ["", "[]", "   \n", "{}", "[[[["])
+def test_a_file_without_records(tmp_path, content):
+    with pytest.raises(DataError, match=r"data\.json: "):
+        load(write(tmp_path, content))
+    with pytest.raises(DataError, match="holds no usable record"):
+        load(write(tmp_path, content), skip_bad=True)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    file = tmp_path / "data.json"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="cannot be read as UTF-8"):
+        load(file)
+    with pytest.raises(DataError, match=r"none\.json"):
+        load(tmp_path / "none.json")
+
+
+def test_the_schema_knows_every_format():
+    names = [form["title"] for form in schema()["items"]["anyOf"]]
+    assert names == ["CounterFact", "Merged", "WikiData", "ZsRE"]
+    assert "p-paraphrase" in str(schema())
+
+
+def test_a_sample_is_the_seeds(tmp_path):
+    records = load(write(tmp_path, [MERGED] * 20)).records
+    chosen = [record.key for record in sample(records, 5, seed=1)]
+    assert chosen == [record.key for record in sample(records, 5, seed=1)]
+    assert chosen != [record.key for record in sample(records, 5, seed=2)]
+    assert chosen == sorted(chosen, key=int)
+    assert sample(records, None, seed=1) == records
