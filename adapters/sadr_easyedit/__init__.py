@@ -21,9 +21,11 @@ __all__ = [
 
 @hookimpl
 def sadr_register_commands(app: typer.Typer) -> None:
-    """Add ``sadr demo`` and ``sadr stats``."""
+    """Add ``sadr demo``, ``sadr stats`` and ``sadr eval``."""
     from .demo import demo
+    from .evaluate import evaluate
     from .statistics import stats
 
     app.command()(demo)
     app.command()(stats)
+    app.command("eval")(evaluate)
