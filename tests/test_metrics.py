@@ -16,7 +16,7 @@ from sadr_plugin.evaluation.metrics import (
     score,
     sign_test,
 )
-from sadr_plugin.evaluation.records import Question, Record
+from sadr_plugin.evaluation.records import BUILTIN, Question, Record, load
 from support import tiny_llama, word_tokenizer
 
 RECORD = Record(
@@ -124,3 +124,23 @@ def test_no_more_logits_than_needed(monkeypatch):
     Scorer(model, tokenizer).mean_log_probabilities([PAIRS[0], ("a tower is now", "paris")])
     assert shapes == [(2, 2, len(tokenizer))]
     assert torch.is_grad_enabled()
+
+
+def test_smollm2_gets_the_builtin_records_right(smol):
+    model, tokenizer = smol
+    records = load(BUILTIN).records
+    assert len(records) >= 60
+    assert len({record.prompt for record in records}) == len(records)
+    for record in records:
+        assert len(record.paraphrases) == 2
+        assert len(record.neighbours) >= 2
+        assert record.relations
+        assert record.openings
+    scorer = Scorer(model, tokenizer)
+    for task in ("efficacy", "neighbourhood", "relation"):
+        asked = [question for record in records for question in TASKS[task](record)]
+        right = scorer.mean_log_probabilities([(q.prompt, q.right) for q in asked])
+        wrong = scorer.mean_log_probabilities([(q.prompt, q.wrong) for q in asked])
+        if task == "efficacy":  # there the edit's object is the one that counts as right
+            right, wrong = wrong, right
+        assert all(r > w for r, w in zip(right, wrong, strict=True)), task

@@ -24,10 +24,10 @@ def evaluate(
         Path, typer.Argument(metavar="HPARAMS.yaml", help="The editor and its settings.")
     ],
     data: Annotated[
-        Path,
+        str,
         typer.Option(
-            help="Records: CounterFact, WikiData_counterfact, ZsRE or the official SADR format, "
-            "told apart by their content."
+            help='"builtin", facts SmolLM2 knows; or a file of records: CounterFact, '
+            "WikiData_counterfact, ZsRE or the official SADR format, told apart by their content."
         ),
     ],
     limit: Annotated[
@@ -66,7 +66,8 @@ def evaluate(
     from .environment import import_text_only
     from .loading import load_hparams, load_model
 
-    found = reading.load(data, skip_bad)
+    file = reading.BUILTIN if data == "builtin" else Path(data)
+    found = reading.load(file, skip_bad)
     chosen = reading.sample(found.records, limit, seed)
     import_text_only()
     with enabled():
@@ -75,8 +76,8 @@ def evaluate(
         about = {
             "hparams": _plain(vars(hparams)),
             "arms": {arm.name: arm.sadr for arm in ways},
-            "data": data.name,
-            "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+            "data": file.name,
+            "data_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "records": [record.key for record in chosen],
             "seed": seed,
             "fluency": fluency,
@@ -90,7 +91,7 @@ def evaluate(
         progress = Progress(*columns, TimeRemainingColumn(), console=console)
         total = len(chosen) * (len(ways) + 1)
         task = progress.add_task("records × arms", total=total, completed=len(evaluation.results))
-        title = f"{hparams.alg_name}, {len(chosen)} records of {data.name}"
+        title = f"{hparams.alg_name}, {len(chosen)} records of {file.name}"
         with Live(progress, console=console) as live:
 
             def show(result: Result) -> None:
