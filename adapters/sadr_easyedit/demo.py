@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import platform
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +15,7 @@ import typer
 
 from sadr_plugin.errors import ConfigError
 
+from .environment import versions
 from .rome import Rome, Settings
 
 if TYPE_CHECKING:
@@ -171,7 +168,7 @@ def run(
     from sadr_plugin.probe import AttentionProbe
 
     from .corpus import python_manual
-    from .environment import import_text_only
+    from .environment import import_text_only, silence
     from .statistics import Job, compute
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -184,7 +181,7 @@ def run(
         rome = Rome(model, tokenizer, settings)
         if settings.covariance:
             compute(Job(model, tokenizer, settings.hparams()), python_manual(), progress)
-        with cuda_or_cpu(), _silence():
+        with cuda_or_cpu(), silence():
             edit = rome.edit()
             probe = AttentionProbe(edit, plugin_manager().hook)
             rows = [Row(question) for question in asked]
@@ -249,7 +246,7 @@ def as_data(settings: Settings, rows: list[Row], arms: dict[str, Arm]) -> dict[s
         "arms": {name: asdict(arm) for name, arm in arms.items()},
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("sadr-plugin", "torch", "transformers")},
+            **versions(("sadr-plugin", "torch", "transformers")),
         },
     }
 
@@ -269,22 +266,8 @@ def _advance(progress: Progress, task: TaskID, steps: int) -> None:
     progress.update(task, completed=steps)
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what the toolkit prints, and bars of its own, off the progress bars."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
 def _fact(text: str) -> tuple[str, str]:
     prompt, _, answer = text.rpartition("=")
     if not prompt.strip() or not answer.strip():
         raise ConfigError(f'--relation: expected "PROMPT=ANSWER", got {text!r}')
     return prompt.strip(), answer.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

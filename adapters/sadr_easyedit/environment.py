@@ -1,10 +1,14 @@
-"""EasyEdit's text editors without the vision stack its whole import wants."""
+"""EasyEdit's text editors without the vision stack its whole import wants; what is installed."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import sys
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from sadr_plugin.errors import SadrError
@@ -39,3 +43,19 @@ def import_text_only() -> None:
         package.__spec__ = spec
         package.__path__ = spec.submodule_search_locations
         sys.modules[name] = package
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep what the toolkit prints, and bars of its own, off the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """The packages' installed versions; None for one that is not installed."""
+    found: dict[str, str | None] = dict.fromkeys(packages)
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

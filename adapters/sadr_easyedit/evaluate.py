@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sadr_plugin.errors import ConfigError
+
+from .environment import versions
 
 PACKAGES = ("sadr-plugin", "easyeditor", "torch", "transformers", "nnsight")
 
@@ -63,7 +62,7 @@ def evaluate(
     from sadr_plugin.evaluation.run import UNEDITED, Evaluation, Result
 
     from .editing import EasyEditEditor
-    from .environment import import_text_only
+    from .environment import import_text_only, silence
     from .loading import load_hparams, load_model
 
     file = reading.BUILTIN if data == "builtin" else Path(data)
@@ -83,7 +82,7 @@ def evaluate(
             "fluency": fluency,
         }
         _claim(out, about, resume)
-        with _silence():
+        with silence():
             editor = EasyEditEditor(*load_model(hparams), hparams, seed)
         evaluation = Evaluation(editor, ways, out / "results.jsonl", seed, fluency)
         console = Console(file=sys.stdout)
@@ -100,7 +99,7 @@ def evaluate(
                     summaries = report.summarise(evaluation.results)
                     live.update(Group(report.table(summaries, title), progress))
 
-            with _silence():
+            with silence():
                 results = evaluation.run(chosen, show)
             live.update(progress)
     context = {**about, "skipped": found.skipped, **_machine()}
@@ -152,21 +151,7 @@ def _machine() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "processor": platform.processor() or platform.machine(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-@contextlib.contextmanager
-def _silence() -> Any:
-    """Keep what the toolkit prints, and bars of its own, off the table."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
