@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import sadr_plugin
 from sadr_plugin import smollm2
 from smalledit import editor as small_editor
 from support import SmallAdapter, tiny_llama, word_tokenizer
+
+# The same inputs every time; `pytest --hypothesis-profile=default` looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
