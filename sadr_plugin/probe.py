@@ -93,9 +93,11 @@ def tracer_for(edit: Edit, config: SadrConfig, hooks: HookRelay) -> AttentionTra
 
     @torch.no_grad()
     def trial() -> None:
+        cuda = {p.device for p in edit.model.parameters() if p.device.type == "cuda"}
         ids = torch.zeros((1, 1), dtype=torch.long, device=input_device(edit.model))
         try:
-            with torch.random.fork_rng():  # a model in training mode draws its dropout
+            # A model in training mode draws its dropout.
+            with torch.random.fork_rng(cuda):
                 edit.model(input_ids=ids)
         except Exception as error:
             raise UnsupportedModelError(

@@ -83,20 +83,28 @@ class _Operation:
             return AttentionCall.from_kernel(*self.handle.inputs)
         if self.kind == "softmax":
             return AttentionWeights(self.handle.output)
-        source = self.handle.source
-        lines = source.compiled.source.splitlines()
-        inner = [
-            operation
-            for operation in source
-            if re.search(r"(^|_)softmax_\d+$", operation.name)
-            and calls("softmax", lines[operation.line - 1])
-        ]
+        inner = _calls_in(self.handle.source, "softmax")
         if len(inner) != 1:
             raise UnsupportedModelError(
                 f"{self.handle.name} computes its softmax in {len(inner)} places that nnsight can "
                 "see; one is expected"
             )
         return AttentionWeights(inner[0].output)
+
+
+def _calls_in(source: Any, kind: str) -> list[Any]:
+    """nnsight's handles on the calls of a kind in a function it has taken apart.
+
+    nnsight numbers its labels by what comes before in the function, which differs between releases
+    of transformers; so a call is known by its name and its line.
+    """
+    lines = source.compiled.source.splitlines()
+    return [
+        operation
+        for operation in source
+        if re.search(rf"(^|_){FUNCTIONS[kind]}_\d+$", operation.name)
+        and calls(kind, lines[operation.line - 1])
+    ]
 
 
 class AttentionTracer:
@@ -195,19 +203,12 @@ class AttentionTracer:
         self._operations = []
 
     def _ways(self, layer: int) -> list[_Operation]:
-        """The calls in the layer's attention module that it may attend by, best first.
-
-        nnsight numbers its labels by what comes before in the forward, which differs between
-        releases of transformers; so a call is known by its name and its line.
-        """
+        """The calls in the layer's attention module that it may attend by, best first."""
         source = getattr(self._sight, f"layer_{layer}").source
-        lines = source.compiled.source.splitlines()
         ways = [
             _Operation(operation, kind)
-            for kind, function in FUNCTIONS.items()
-            for operation in source
-            if re.search(rf"(^|_){function}_\d+$", operation.name)
-            and calls(kind, lines[operation.line - 1])
+            for kind in FUNCTIONS
+            for operation in _calls_in(source, kind)
         ]
         for method in softmax_methods(type(self._attention[layer])):
             label = re.compile(rf"self_{method}_\d+$")

@@ -26,6 +26,27 @@ APPLY = {
 """The functions that put an edit into a model's weights, by editor."""
 
 
+def rewritten_modules(hparams: Any) -> list[str]:
+    """The modules an editor rewrites; PMET two in each layer."""
+    templates = getattr(hparams, "rewrite_module_tmps", None) or [hparams.rewrite_module_tmp]
+    return [template.format(layer) for layer in hparams.layers for template in templates]
+
+
+@contextlib.contextmanager
+def weights_kept(model: nn.Module, hparams: Any) -> Iterator[None]:
+    """After the block the weights an editor rewrites are to the bit what they were before it."""
+    import torch
+
+    names = [f"{module}.weight" for module in rewritten_modules(hparams)]
+    weights = {name: model.get_parameter(name).detach().clone() for name in names}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                model.get_parameter(name).copy_(weight)
+
+
 class EasyEditEditor:
     """One of EasyEdit's editors with a model.
 
@@ -58,8 +79,6 @@ class EasyEditEditor:
     @contextlib.contextmanager
     def edited(self, record: Record, sadr: Mapping[str, Any] | None) -> Iterator[None]:
         """See `sadr_plugin.evaluation.run.Editor.edited`."""
-        import torch
-
         from sadr_plugin.devices import cuda_or_cpu
 
         hparams = copy.deepcopy(self._hparams)
@@ -71,21 +90,10 @@ class EasyEditEditor:
             # With its space: not every editor puts it there.
             "target_new": f" {record.target_new.strip()}",
         }
-        weights = {name: self.model.get_parameter(name).detach().clone() for name in self._names()}
-        try:
+        with weights_kept(self.model, hparams):
             with cuda_or_cpu():
                 getattr(self._module, self._apply)(self.model, self.tokenizer, [request], hparams)
             yield
-        finally:
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    self.model.get_parameter(name).copy_(weight)
-
-    def _names(self) -> list[str]:
-        """The parameters the editor rewrites; PMET has two modules in each layer."""
-        templates = getattr(self._hparams, "rewrite_module_tmps", None)
-        templates = templates or [self._hparams.rewrite_module_tmp]
-        return [f"{t.format(layer)}.weight" for layer in self._hparams.layers for t in templates]
 
     def _draw_contexts(self, seed: int) -> None:
         """Have the toolkit draw its context prompts now: it does so once in a process, and a run

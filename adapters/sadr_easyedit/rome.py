@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sadr_plugin import smollm2
 
+from .editing import weights_kept
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -73,27 +75,14 @@ class Rome:
     @contextlib.contextmanager
     def applied(self, with_sadr: bool) -> Iterator[None]:
         """The model with the edit in it, inside the block; the exact weights afterwards."""
-        import torch
         from easyeditor.models.rome import rome_main
 
         hparams = self.settings.hparams()
         if with_sadr:
             hparams.sadr = {"gamma": self.settings.gamma}
-        rewritten = [
-            f"{hparams.rewrite_module_tmp.format(layer)}.weight" for layer in hparams.layers
-        ]
-        weights = {
-            name: parameter.detach().clone()
-            for name, parameter in self.model.named_parameters()
-            if name in rewritten
-        }
-        try:
+        with weights_kept(self.model, hparams):
             rome_main.apply_rome_to_model(self.model, self.tokenizer, [self.request], hparams)
             yield
-        finally:
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    self.model.get_parameter(name).copy_(weight)
 
 
 def statistics_folder() -> Path:

@@ -24,6 +24,8 @@ import typer
 
 from sadr_plugin.errors import ConfigError
 
+from .editing import rewritten_modules
+
 if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor, nn
@@ -56,10 +58,8 @@ class Job:
     hparams: Any
 
     def module_names(self) -> list[str]:
-        """The modules whose inputs count; PMET rewrites two in each layer."""
-        templates = getattr(self.hparams, "rewrite_module_tmps", None)
-        templates = templates or [self.hparams.rewrite_module_tmp]
-        return [template.format(layer) for layer in self.hparams.layers for template in templates]
+        """The modules whose inputs count."""
+        return rewritten_modules(self.hparams)
 
     def tokens_needed(self) -> int:
         """The least number of tokens for the widest of the modules.

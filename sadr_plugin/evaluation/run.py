@@ -155,6 +155,7 @@ class Evaluation:
         self._file = file
         self._seed = seed
         self._fluency = fluency
+        self._unedited_weights = fingerprint(editor.model)
         self._scorer = Scorer(editor.model, editor.tokenizer)
         self.results = read_results(file)
         self._done = {(result.record, result.arm) for result in self.results}
@@ -182,10 +183,9 @@ class Evaluation:
         if not todo:
             return
         probe = self._probe(record)
-        before = fingerprint(self._editor.model)
         for arm in todo:
             result = self._edited_result(record, arm, probe)
-            if fingerprint(self._editor.model) != before:
+            if fingerprint(self._editor.model) != self._unedited_weights:
                 raise EvaluationError(
                     f"record {record.key}, {arm.name}: the model's weights are not what they were "
                     "before the edit; its editor has to put them back"

@@ -23,6 +23,14 @@ class NoProgress:
     update = advance
 
 
+class StoppingAtTwo(NoProgress):
+    """Ctrl-C after the second group."""
+
+    def update(self, task, completed):
+        if completed == 2:
+            raise KeyboardInterrupt
+
+
 def job(tmp_path, editor="MEMIT", **changes):
     point = next(point for point in EDIT_POINTS if point.editor == editor)
     hparams = hparams_of(
@@ -95,14 +103,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
 def test_other_texts_start_over(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "SECONDS_BETWEEN_SAVES", 0)
 
-    class Stopping(NoProgress):
-        def update(self, task, completed):
-            if completed == 2:
-                raise KeyboardInterrupt
-
     work = job(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        compute(work, texts(350), Stopping())
+        compute(work, texts(350), StoppingAtTwo())
     compute(work, texts(300), NoProgress())
     with np.load(next((tmp_path / "stats").rglob("model.layers.1.*.npz"))) as data:
         assert int(data["mom2.count"]) == sum(len(text.split()) for text in texts(300))
@@ -134,14 +137,9 @@ def test_layers_in_any_order(tmp_path):
 def test_a_kept_file_that_was_cut_off_is_begun_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "SECONDS_BETWEEN_SAVES", 0)
 
-    class Stopping(NoProgress):
-        def update(self, task, completed):
-            if completed == 2:
-                raise KeyboardInterrupt
-
     work = job(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        compute(work, texts(350), Stopping())
+        compute(work, texts(350), StoppingAtTwo())
     (kept,) = files(tmp_path)
     kept.write_bytes(kept.read_bytes()[:1000])
     assert len(compute(work, texts(350), NoProgress())) == 2
