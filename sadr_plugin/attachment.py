@@ -178,7 +178,7 @@ def _run_with_penalty(
         bound.arguments[point.hparams_argument] = hparams
     edit = point.read(bound.arguments)
     session = DriftSession(point.editor, edit, config, point.gamma, plugin_manager().hook)
-    loop = with_loss_term(original, session.add_penalty)
+    loop = with_loss_term(original, session.add_penalty, session.finished)
     with session:
         return loop(*bound.args, **bound.kwargs)
 

@@ -85,6 +85,11 @@ class SadrConfig(BaseModel):
     """Optimisation steps of the edit; None keeps the editor's own number. The paper uses 80
     for ROME, 20 for MEMIT and 40 for PMET (appendix on hyper-parameters)."""
 
+    stop_at: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] | None = None
+    """Stop once the edit is made: when the probability of the target, averaged over its tokens
+    and over the rewriting prompts, has reached this, 0 to 1. None leaves it to the editor's own
+    rule, which the penalty delays, being part of the loss."""
+
     def weight(self, default: float) -> float:
         """The γ in force: this configuration's, or ``default``, the editor's own."""
         return default if self.gamma is None else self.gamma

@@ -20,12 +20,14 @@ from .errors import PenaltyError, PositionError, UnsupportedModelError
 from .loss import head_divergence
 from .positions import Positions, locate
 from .probe import AttentionProbe, priced, prompt_tokens, rows_during, stacked, tracer_for
+from .target import target_probability, target_tokens
 
 
 class DriftSession:
     """Watches the forwards of an edit's loop and prices the drift of its attention.
 
-    Use as a context manager around the loop; pass `add_penalty` into it as the loss term. The
+    Use as a context manager around the loop; pass `add_penalty` into it as the loss term, and
+    `finished`. The
     loop's own forwards are told from others (keys, value read-out) by two marks: gradients are
     on, and the batch begins with the edit's prompts. On leaving, the model is as it was.
 
@@ -51,12 +53,14 @@ class DriftSession:
         self._hooks = hooks
         # What can be known of the prompts before the loop runs is found out now.
         self._prompts = [] if callable(edit.prompts) else prompt_tokens(edit)
+        self._target = [] if config.stop_at is None else target_tokens(edit, editor)
         self._tracer = tracer_for(edit, config, hooks)
         self._forward = ForwardSlot(edit.model)
         self._positions: Positions | None = None
         self._probe: AttentionProbe | None = None
         self._baseline: Tensor | None = None
         self._current: list[Tensor] | None = None
+        self._target_probability: float | None = None
         self._last_seen = "none with gradients"
         self._started = 0.0
 
@@ -124,10 +128,15 @@ class DriftSession:
             penalty, selected = term.item(), share.item()
             if self.gamma > 0:
                 loss = loss + self.gamma * term
-        step = Step(len(self.steps), loss.item(), penalty, selected)
+        step = Step(len(self.steps), loss.item(), penalty, selected, self._target_probability)
         self.steps.append(step)
         self._hooks.sadr_step(step=step)
         return loss
+
+    def finished(self) -> bool:
+        """Whether the edit is made, by ``stop_at``."""
+        wanted, reached = self.config.stop_at, self._target_probability
+        return wanted is not None and reached is not None and reached >= wanted
 
     def _penalty(self, baseline: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
         """The penalty before γ, and the share of heads in it; only γ > 0 pays for a gradient."""
@@ -164,6 +173,10 @@ class DriftSession:
             return run()
         output, self._current = rows_during(run, self._tracer, positions)
         self._positions = positions
+        if self._target:
+            self._target_probability = target_probability(
+                output.logits, given["input_ids"], positions, self._target
+            )
         return output
 
     def _positions_in(self, input_ids: Tensor, attention_mask: Tensor | None) -> Positions | None:

@@ -28,6 +28,9 @@ class Edit:
             baseline; if not, the baseline is measured by one forward more, before the loop.
         counts_from_left: whether the toolkit counts positions from the start of a row as if
             there were no padding; a batch padded on the left then earns a warning.
+        target: what the edit makes the model say after each prompt, tokenized as it stands, its
+            leading space included; None if the adapter cannot tell, and then ``stop_at`` is
+            refused.
     """
 
     model: nn.Module
@@ -38,6 +41,7 @@ class Edit:
     edited_token: EditedToken = "subject_last"
     zero_start: bool = True
     counts_from_left: bool = False
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,14 @@ class Step:
         loss: the toolkit's loss with the term in it.
         penalty: the drift penalty before γ.
         selected: share of (layer, prompt, head) triples that were restricted, 0 to 1.
+        target: probability of the target, averaged as for ``stop_at``; None without that.
     """
 
     index: int
     loss: float
     penalty: float
     selected: float
+    target: float | None = None
 
 
 @dataclass(frozen=True)

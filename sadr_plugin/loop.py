@@ -20,12 +20,23 @@ from .errors import UnsupportedLoopError
 LossTerm = Callable[[Any], Any]
 """Takes the loss a step has computed and returns the loss to go on with."""
 
+Finished = Callable[[], bool]
+"""Asked after each step's own stopping rules: whether to leave the loop before going back."""
+
 _TERM = "__sadr_loss_term__"
+_FINISHED = "__sadr_finished__"
 _SHELL = "__sadr_shell__"
 
 
-def with_loss_term(function: FunctionType, term: LossTerm) -> FunctionType:
-    """A twin of ``function`` whose loop passes its loss through ``term``.
+def never() -> bool:
+    """The toolkit's own rules alone end the loop."""
+    return False
+
+
+def with_loss_term(
+    function: FunctionType, term: LossTerm, finished: Finished = never
+) -> FunctionType:
+    """A twin of ``function`` whose loop passes its loss through ``term``, till ``finished``.
 
     The twin runs in the original globals, with the original defaults, closure, file name and
     line numbers. ``function`` itself is not changed.
@@ -36,6 +47,7 @@ def with_loss_term(function: FunctionType, term: LossTerm) -> FunctionType:
     code = _rewritten_code(function)
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     cells[_TERM] = CellType(term)
+    cells[_FINISHED] = CellType(finished)
     twin = FunctionType(
         code,
         function.__globals__,
@@ -66,7 +78,7 @@ def _rewritten_code(function: FunctionType) -> CodeType:
         if extra is not None:
             extra.annotation = None
     # Inside a shell whose parameters are the free variables, the compiler sees closures.
-    free = [*function.__code__.co_freevars, _TERM]
+    free = [*function.__code__.co_freevars, _TERM, _FINISHED]
     shell = ast.parse(f"def {_SHELL}({', '.join(free)}): pass").body[0]
     assert isinstance(shell, ast.FunctionDef)
     shell.body = [definition]
@@ -101,7 +113,8 @@ def _nested(code: CodeType, name: str) -> CodeType:
 
 
 def insert_term(definition: ast.FunctionDef, name: str) -> None:
-    """Insert ``loss = term(loss)`` after the last assignment to the name that is backpropagated.
+    """Insert ``loss = term(loss)`` after the last assignment to the name that is backpropagated,
+    and ``if finished(): break`` before the backpropagation.
 
     The step is the innermost block that holds both: ``X.backward()`` as a statement of a loop's
     body, and before it, in the same body, an assignment to ``X``. Raises `UnsupportedLoopError`,
@@ -131,10 +144,16 @@ def insert_term(definition: ast.FunctionDef, name: str) -> None:
             f"{name}: `{target}` gets its last value inside the statement of line "
             f"{body[last].lineno}; a plain assignment to it was looked for"
         )
-    term = ast.parse(f"{target} = {_TERM}({target})").body[0]
-    for node in ast.walk(term):
-        ast.copy_location(node, body[last])
-    body.insert(last + 1, term)
+    _insert(body, backward, f"if {_FINISHED}(): break", body[backward])
+    _insert(body, last + 1, f"{target} = {_TERM}({target})", body[last])
+
+
+def _insert(body: list[ast.stmt], index: int, code: str, place: ast.stmt) -> None:
+    """Insert one statement, with the line number of ``place``."""
+    statement = ast.parse(code).body[0]
+    for node in ast.walk(statement):
+        ast.copy_location(node, place)
+    body.insert(index, statement)
 
 
 def _loop_bodies(definition: ast.FunctionDef) -> list[list[ast.stmt]]:
@@ -147,11 +166,12 @@ def _loop_bodies(definition: ast.FunctionDef) -> list[list[ast.stmt]]:
         for statement in statements:
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 continue
-            inside = in_loop or isinstance(statement, (ast.For, ast.While))
             for field in ("body", "orelse", "finalbody"):
+                # A loop's else is run once, after it.
+                enters = field == "body" and isinstance(statement, (ast.For, ast.While))
                 inner = getattr(statement, field, None)
                 if isinstance(inner, list) and inner:
-                    visit(inner, inside)
+                    visit(inner, in_loop or enters)
 
     visit(definition.body, in_loop=False)
     return bodies

@@ -71,6 +71,24 @@ def test_all_heads_layers_steps_and_default_gamma(
     assert 0 < last_layer.steps[1].penalty < every_head.steps[1].penalty
 
 
+def test_the_edit_stops_once_it_is_made(small, small_adapter, tiny_llama, word_tokenizer, request_):
+    """As if the toolkit had been given that many steps; without the key nothing is measured."""
+    _, losses = edit(small, tiny_llama, word_tokenizer, request_, {"gamma": 0.1})
+    edit(small, tiny_llama, word_tokenizer, request_, {"gamma": 0.1, "stop_at": 1})
+    unmeasured, whole = small_adapter.reports
+    assert {step.target for step in unmeasured.steps} == {None}
+    reached = [step.target for step in whole.steps]
+    best = reached.index(max(reached))
+    assert best > 0
+    flag = {"gamma": 0.1, "stop_at": reached[best]}
+    stopped, printed = edit(small, tiny_llama, word_tokenizer, request_, flag)
+    assert printed == losses[: best + 1]
+    assert len(small_adapter.reports[2].steps) == best + 1
+    # Of its own this toolkit goes back after its last loss, too.
+    flag = {"gamma": 0.1, "num_grad_steps": best}
+    assert torch.equal(stopped, edit(small, tiny_llama, word_tokenizer, request_, flag)[0])
+
+
 def test_two_edits_in_a_row_do_not_know_of_each_other(small, tiny_llama, word_tokenizer, request_):
     first, losses = edit(small, tiny_llama, word_tokenizer, request_, True)
     second, again = edit(small, tiny_llama, word_tokenizer, request_, True)

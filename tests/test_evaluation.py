@@ -7,15 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from sadr_plugin.errors import DataError, EvaluationError, PositionError
-from sadr_plugin.evaluation import report
+from sadr_plugin.evaluation import plot, report
+from sadr_plugin.evaluation.cluster import RayEngine
+from sadr_plugin.evaluation.evaluator import Evaluator
 from sadr_plugin.evaluation.records import Question, Record
-from sadr_plugin.evaluation.run import UNEDITED, Arm, Evaluation, read_results
+from sadr_plugin.evaluation.results import UNEDITED, Arm, read_results
+from sadr_plugin.evaluation.run import Evaluation
 from support import tiny_llama, word_tokenizer
 
 ARMS = [Arm("plain", None), Arm("sadr", {"gamma": 1.0})]
@@ -71,7 +76,8 @@ class SmallEditor:
 
 
 def evaluate(tmp_path, editor=None, count=3, **options):
-    evaluation = Evaluation(editor or SmallEditor(), ARMS, tmp_path / "results.jsonl", **options)
+    evaluator = Evaluator(editor or SmallEditor(), ARMS, **options)
+    evaluation = Evaluation(evaluator, tmp_path / "results.jsonl")
     return evaluation.run(records(count))
 
 
@@ -82,7 +88,7 @@ def without_times(results):
 def test_every_record_in_every_arm(tmp_path):
     seen = []
     editor = SmallEditor()
-    evaluation = Evaluation(editor, ARMS, tmp_path / "results.jsonl")
+    evaluation = Evaluation(Evaluator(editor, ARMS), tmp_path / "results.jsonl")
     results = evaluation.run(records(), seen.append)
     assert seen == results
     assert [(r.record, r.arm) for r in results] == [
@@ -132,6 +138,93 @@ from pathlib import Path
 from test_evaluation import SmallEditor, evaluate
 evaluate(Path({folder!r}), SmallEditor(pause=0.2), count=6)
 """
+
+
+class Fragile(SmallEditor):
+    """Takes its process with it at record 2, the first ``times`` times."""
+
+    def __init__(self, folder, times, error=None):
+        super().__init__(error=error)
+        self.folder, self.times = Path(folder), times
+
+    def edited(self, record, sadr):
+        deaths = len(list(self.folder.glob("death-*")))
+        if record.key == "2" and deaths < self.times:
+            (self.folder / f"death-{deaths}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().edited(record, sadr)
+
+
+def fragile_evaluator(folder, times, error=None):
+    return Evaluator(Fragile(folder, times, error), ARMS)
+
+
+@pytest.fixture
+def two_workers(monkeypatch):
+    ray = pytest.importorskip("ray", reason="the ray engine's own package is optional")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+    def run(folder, *options):
+        make = partial(fragile_evaluator, folder, *options)
+        engine = RayEngine(make, [arm.name for arm in ARMS], workers=2)
+        try:
+            return Evaluation(engine, folder / "results.jsonl").run(records(6))
+        finally:
+            assert not ray.is_initialized()
+
+    return run
+
+
+def test_two_workers_of_which_one_is_killed(tmp_path, two_workers):
+    """The same results as in one process, in whatever order."""
+    (tmp_path / "here").mkdir()
+    here = evaluate(tmp_path / "here", count=6)
+    there = two_workers(tmp_path, 1)
+    assert len(list(tmp_path.glob("death-*"))) == 1
+    assert sorted(without_times(there), key=repr) == sorted(without_times(here), key=repr)
+
+    def summary(results):
+        return [replace(arm, seconds=0) for arm in report.summarise(results)]
+
+    assert summary(there) == summary(here)
+    assert without_times(read_results(tmp_path / "results.jsonl")) == without_times(there)
+    assert two_workers(tmp_path, 0) == there, "nothing was done again"
+
+
+def test_a_record_that_kills_every_worker_is_named(tmp_path, two_workers):
+    with pytest.raises(EvaluationError, match="record 2: its worker died 3 times"):
+        two_workers(tmp_path, 100)
+    kept = read_results(tmp_path / "results.jsonl")
+    assert "2" not in {result.record for result in kept}
+    assert len(two_workers(tmp_path, 0)) == 18, "and the others' results are kept"
+
+
+def test_an_error_on_a_worker(tmp_path, two_workers):
+    """One of the plugin's own is that record's result, another ends the run as it is."""
+    results = two_workers(tmp_path, 0, PositionError("no subject"))
+    assert [r.error for r in results if r.record == "1" and r.arm != UNEDITED] == ["no subject"] * 2
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        two_workers(tmp_path / "other", 0, ZeroDivisionError())
+
+
+def test_without_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[ray\]'"):
+        RayEngine(SmallEditor, ["plain"])
+
+
+def test_a_picture_of_the_summary(tmp_path, monkeypatch):
+    summaries = report.summarise(evaluate(tmp_path))
+    plot.draw(tmp_path / "summary.svg", summaries, "Small editor")
+    picture = (tmp_path / "summary.svg").read_text()
+    # Every metric's label and every arm's, as text; a bar and its interval for each.
+    for shown in ("NS", "DNS", "RS", "plain", "sadr", "Small editor"):
+        assert f"<!-- {shown} -->" in picture
+    assert "<!-- PS -->" not in picture, "no record has a paraphrase"
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[plot\]'"):
+        plot.draw(tmp_path / "none.svg", summaries, "")
 
 
 def test_killed_and_taken_up_again(tmp_path):

@@ -68,7 +68,7 @@ def test_on_smollm2(smol, left_padding, monkeypatch):
                 model,
                 tokenizer,
                 dict(REQUEST),
-                hparams([9], 6, v_lr=0.5, sadr={"gamma": gamma}),
+                hparams([9], 6, v_lr=0.5, sadr={"gamma": gamma, "stop_at": 1}),
                 9,
                 torch.ones(1536),
                 ["{}", "Human: {}", "The cat sat on the mat. {}"],
@@ -77,6 +77,7 @@ def test_on_smollm2(smol, left_padding, monkeypatch):
     free, held = witness.reports
     print(f"penalty after 6 steps: {free.steps[-1].penalty:.4f}, {held.steps[-1].penalty:.4f}")
     assert held.steps[-1].penalty < free.steps[-1].penalty
+    assert 0 < held.steps[0].target < held.steps[-1].target
     assert not torch.equal(found[0], found[0.05])
 
 

@@ -56,6 +56,14 @@ def test_the_term_decides_the_early_stop():
     assert with_loss_term(closed_over(2), lambda loss: loss + 1000)(5) == [1014]
 
 
+def test_finished_ends_the_loop_after_its_own_rules_and_before_going_back():
+    Number.seen = []
+    asked = iter([False, False, True])
+    twin = with_loss_term(closed_over(2), lambda loss: loss + 100, lambda: next(asked))
+    assert twin(5) == [114, 115, 116]
+    assert Number.seen == [114, 115]
+
+
 def test_globals_are_the_originals(monkeypatch):
     twin = with_loss_term(closed_over(0), lambda loss: loss)
     monkeypatch.setitem(globals(), "OFFSET", 50)

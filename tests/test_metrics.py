@@ -102,26 +102,29 @@ def test_scores_are_the_whole_softmaxs(name, tokens_per_batch):
     """In whatever batches, with or without a model that can leave logits out."""
     architecture = next(found for found in ARCHITECTURES if found.name == name)
     model, tokenizer = build(architecture, "eager"), word_tokenizer()
-    found = Scorer(model, tokenizer, tokens_per_batch).mean_log_probabilities(PAIRS)
+    found = Scorer(model, tokenizer, tokens_per_batch).answers(PAIRS)
     for (prompt, answer), value in zip(PAIRS, found, strict=True):
         ids = tokenizer(f"{prompt} {answer}", return_tensors="pt")["input_ids"]
         start = len(tokenizer(prompt)["input_ids"])
         logs = model(input_ids=ids).logits[0].log_softmax(-1)
         each = [logs[i - 1, ids[0, i]].item() for i in range(start, ids.shape[1])]
-        assert value == pytest.approx(sum(each) / len(each), abs=1e-4)
+        assert value.mean_log_probability == pytest.approx(sum(each) / len(each), abs=1e-4)
+        first = [logs[i - 1].argmax().item() == ids[0, i] for i in range(start, ids.shape[1])]
+        assert value.chosen == pytest.approx(sum(first) / len(first))
 
 
 def test_the_probability_of_an_answer():
     model, tokenizer = tiny_llama(), word_tokenizer()
-    (value,) = Scorer(model, tokenizer).mean_log_probabilities([PAIRS[0]])
-    assert answer_probability(model, tokenizer, *PAIRS[0]) == pytest.approx(math.exp(value))
+    (answer,) = Scorer(model, tokenizer).answers([PAIRS[0]])
+    probability = math.exp(answer.mean_log_probability)
+    assert answer_probability(model, tokenizer, *PAIRS[0]) == pytest.approx(probability)
 
 
 def test_no_more_logits_than_needed(monkeypatch):
     model, tokenizer = tiny_llama(), word_tokenizer()
     shapes = []
     model.lm_head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape)))
-    Scorer(model, tokenizer).mean_log_probabilities([PAIRS[0], ("a tower is now", "paris")])
+    Scorer(model, tokenizer).answers([PAIRS[0], ("a tower is now", "paris")])
     assert shapes == [(2, 2, len(tokenizer))]
     assert torch.is_grad_enabled()
 
@@ -139,8 +142,10 @@ def test_smollm2_gets_the_builtin_records_right(smol):
     scorer = Scorer(model, tokenizer)
     for task in ("efficacy", "neighbourhood", "relation"):
         asked = [question for record in records for question in TASKS[task](record)]
-        right = scorer.mean_log_probabilities([(q.prompt, q.right) for q in asked])
-        wrong = scorer.mean_log_probabilities([(q.prompt, q.wrong) for q in asked])
+        pairs = [[(q.prompt, q.right) for q in asked], [(q.prompt, q.wrong) for q in asked]]
+        right, wrong = (
+            [answer.mean_log_probability for answer in scorer.answers(part)] for part in pairs
+        )
         if task == "efficacy":  # there the edit's object is the one that counts as right
             right, wrong = wrong, right
         assert all(r > w for r, w in zip(right, wrong, strict=True)), task

@@ -163,7 +163,7 @@ def run(
 
     from sadr_plugin import enabled, smollm2
     from sadr_plugin.devices import cuda_or_cpu
-    from sadr_plugin.evaluation.run import counted_steps
+    from sadr_plugin.evaluation.evaluator import counted_steps
     from sadr_plugin.plugins import plugin_manager
     from sadr_plugin.probe import AttentionProbe
 

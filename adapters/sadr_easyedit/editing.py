@@ -25,6 +25,9 @@ APPLY = {
 }
 """The functions that put an edit into a model's weights, by editor."""
 
+LEAVES_OUT_SPACE = ("PMET",)
+"""Editors that put no space before a target. ROME and R-ROME put one before any, even a second."""
+
 
 def rewritten_modules(hparams: Any) -> list[str]:
     """The modules an editor rewrites; PMET two in each layer."""
@@ -78,7 +81,7 @@ class EasyEditEditor:
 
     @contextlib.contextmanager
     def edited(self, record: Record, sadr: Mapping[str, Any] | None) -> Iterator[None]:
-        """See `sadr_plugin.evaluation.run.Editor.edited`."""
+        """See `sadr_plugin.evaluation.evaluator.Editor.edited`."""
         from sadr_plugin.devices import cuda_or_cpu
 
         hparams = copy.deepcopy(self._hparams)
@@ -87,13 +90,16 @@ class EasyEditEditor:
             "case_id": record.key,
             "prompt": record.template,
             "subject": record.subject,
-            # With its space: not every editor puts it there.
-            "target_new": f" {record.target_new.strip()}",
+            "target_new": self._target(record),
         }
         with weights_kept(self.model, hparams):
             with cuda_or_cpu():
                 getattr(self._module, self._apply)(self.model, self.tokenizer, [request], hparams)
             yield
+
+    def _target(self, record: Record) -> str:
+        space = " " if self._hparams.alg_name in LEAVES_OUT_SPACE else ""
+        return space + record.target_new.strip()
 
     def _draw_contexts(self, seed: int) -> None:
         """Have the toolkit draw its context prompts now: it does so once in a process, and a run

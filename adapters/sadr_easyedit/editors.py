@@ -67,6 +67,7 @@ def _edit(
         edited_token=hparams.fact_token,
         zero_start=zero_start,
         counts_from_left=True,
+        target=arguments["request"]["target_new"],
     )
 
 

@@ -52,8 +52,13 @@ def load_hparams(file: Path) -> Any:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def load_model(hparams: Any) -> tuple[nn.Module, Any]:
+def load_model(hparams: Any, attention: str | None = None) -> tuple[nn.Module, Any]:
     """The model and tokenizer that ``model_name`` names, in float32.
+
+    Args:
+        hparams: an editor's hparams object.
+        attention: the implementation of attention, as transformers names them; None for its own
+            choice.
 
     Raises `ConfigError` if there is no such model.
     """
@@ -62,7 +67,9 @@ def load_model(hparams: Any) -> tuple[nn.Module, Any]:
 
     name = hparams.model_name
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, torch_dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, torch_dtype=torch.float32, attn_implementation=attention
+        )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model_name: {name!r} cannot be loaded: {error}") from None

@@ -33,6 +33,7 @@ def read(arguments: Mapping[str, Any]) -> Edit:
         layer=arguments["layer"],
         layer_template=hparams.layer_module_tmp,
         edited_token=hparams.fact_token,
+        target=request["target"],
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .metrics import SHORT, TASKS, Estimate, estimate, probability, score, sign_test
-from .run import UNEDITED, Result
+from .results import UNEDITED, Result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,6 +29,7 @@ class ArmSummary:
         accuracy: each metric as the share of right answers, percent; None without questions.
         probability: each metric as the mean probability of the right answer, percent.
         score: S, from the accuracies.
+        rewrite_acc: mean of the records', percent; what EasyEdit calls so.
         fluency: FL, bits, None without texts.
         drift: mean of the records' drift.
         steps: mean number of optimisation steps.
@@ -42,6 +43,7 @@ class ArmSummary:
     accuracy: dict[str, Estimate | None]
     probability: dict[str, Estimate | None]
     score: float | None
+    rewrite_acc: float | None
     fluency: float | None
     drift: float | None
     steps: float
@@ -50,12 +52,17 @@ class ArmSummary:
 
 
 def summarise(results: Sequence[Result]) -> list[ArmSummary]:
-    """Every arm, in the order of first appearance, over the records that all arms have scored."""
+    """Every arm, in the order of first appearance, over the records that all arms have scored.
+
+    In whatever order the records were evaluated, the summary is the same.
+    """
     arms = list(dict.fromkeys(result.arm for result in results))
     scored = {
         arm: {r.record: r for r in results if r.arm == arm and r.error is None} for arm in arms
     }
-    common = [key for key in scored[arms[0]] if all(key in found for found in scored.values())]
+    common = [
+        key for key in sorted(scored[arms[0]]) if all(key in found for found in scored.values())
+    ]
     together = {arm: [scored[arm][key] for key in common] for arm in arms}
     return [
         _summary(arm, sum(r.arm == arm and r.error is not None for r in results), together)
@@ -74,6 +81,7 @@ def _summary(arm: str, failed: int, together: Mapping[str, list[Result]]) -> Arm
         accuracy=accuracies,
         probability={task: estimate(scores, task, probability) for task in TASKS},
         score=score(accuracies),
+        rewrite_acc=_mean([r.rewrite_acc and 100 * r.rewrite_acc for r in own]),
         fluency=_mean([r.fluency for r in own]),
         drift=_mean([r.drift for r in own]),
         steps=_mean([r.steps for r in own]) or 0.0,

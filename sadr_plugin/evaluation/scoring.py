@@ -25,6 +25,20 @@ class _Sequence:
     answer: int
 
 
+@dataclass(frozen=True)
+class Answer:
+    """How an answer fares after its prompt.
+
+    Attributes:
+        mean_log_probability: of its tokens, in nats. The paper averages over the target's
+            tokens (section 3); a space is put before it.
+        chosen: the share of its tokens that the model finds likelier than any other, 0 to 1.
+    """
+
+    mean_log_probability: float
+    chosen: float
+
+
 class Scorer:
     """Scores answers to prompts with a model.
 
@@ -43,20 +57,18 @@ class Scorer:
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.no_grad()
-    def mean_log_probabilities(self, asked: Sequence[tuple[str, str]]) -> list[float]:
-        """The mean log-probability, in nats, of each answer's tokens after its prompt.
-
-        The paper averages over the target's tokens (section 3); a space is put before it.
+    def answers(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
+        """How each answer fares after its prompt, in the order asked.
 
         Args:
             asked: (prompt, answer) pairs.
         """
-        found = [math.nan] * len(asked)
+        found: dict[int, Answer] = {}
         sequences = [self._tokens(place, *pair) for place, pair in enumerate(asked)]
         for batch in self._batches(sorted(sequences, key=lambda s: len(s.ids))):
-            for sequence, score in zip(batch, self._scores(batch), strict=True):
-                found[sequence.place] = score
-        return found
+            for sequence, answer in zip(batch, self._answers(batch), strict=True):
+                found[sequence.place] = answer
+        return [found[place] for place in range(len(asked))]
 
     def _tokens(self, place: int, prompt: str, answer: str) -> _Sequence:
         prompt_ids = self._tokenizer(prompt)["input_ids"]
@@ -74,7 +86,7 @@ class Scorer:
         if batch:
             yield batch
 
-    def _scores(self, batch: Sequence[_Sequence]) -> list[float]:
+    def _answers(self, batch: Sequence[_Sequence]) -> list[Answer]:
         device = next(self._model.parameters()).device
         width = max(len(sequence.ids) for sequence in batch)
         ids = torch.zeros((len(batch), width), dtype=torch.long)
@@ -85,14 +97,15 @@ class Scorer:
         # A token is predicted from the position before it.
         first = min(len(sequence.ids) - sequence.answer for sequence in batch) - 1
         logits = self._logits(ids.to(device), mask.to(device), first)
-        scores = []
+        answers = []
         for row, sequence in enumerate(batch):
             end = len(sequence.ids)
             answer = torch.tensor(sequence.ids[end - sequence.answer :], device=logits.device)
             predicting = logits[row, end - sequence.answer - 1 - first : end - 1 - first].float()
-            chosen = predicting.log_softmax(-1).gather(-1, answer[:, None])
-            scores.append(chosen.mean().item())
-        return scores
+            scores = predicting.log_softmax(-1).gather(-1, answer[:, None])
+            chosen = (predicting.argmax(-1) == answer).float().mean()
+            answers.append(Answer(scores.mean().item(), chosen.item()))
+        return answers
 
     def _logits(self, ids: Tensor, mask: Tensor, first: int) -> Tensor:
         """Logits from position ``first`` on, [rows, positions, vocabulary]."""
@@ -113,5 +126,5 @@ def answer_probability(model: nn.Module, tokenizer: Any, prompt: str, answer: st
 
     The exponential of the mean log-probability of the answer's tokens (paper, section 3).
     """
-    (score,) = Scorer(model, tokenizer).mean_log_probabilities([(prompt, answer)])
-    return math.exp(score)
+    (found,) = Scorer(model, tokenizer).answers([(prompt, answer)])
+    return math.exp(found.mean_log_probability)

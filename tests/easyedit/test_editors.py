@@ -143,6 +143,23 @@ def test_every_editor(point, model, tok, listener):
     assert attributes(model) == before
 
 
+def test_every_editor_stops_once_the_edit_is_made(point, model, tok, listener):
+    """As the editor itself does at its last step."""
+    sadr_plugin.enable()
+
+    def found(**flag):
+        hparams = hparams_of(point, sadr={"gamma": 0, **flag}, v_lr=1.0)
+        return optimise(point, model, tok, hparams)
+
+    found(stop_at=1)
+    reached = [step.target for step in listener.reports[0].steps]
+    best = reached.index(max(reached))
+    assert best > 0
+    stopped, told = found(stop_at=reached[best]), found(num_grad_steps=best + 1)
+    assert len(listener.reports[1].steps) == best + 1
+    assert all(torch.equal(a, b) for a, b in zip(stopped, told, strict=True))
+
+
 def test_without_zero_start_the_first_step_has_drifted(model, tok, listener):
     (eamet,) = [point for point in EDIT_POINTS if point.editor == "EAMET"]
     if not exists(eamet.function):

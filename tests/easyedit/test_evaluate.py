@@ -11,8 +11,8 @@ from sadr_easyedit.editing import EasyEditEditor
 from sadr_plugin import smollm2
 from sadr_plugin.cli import build
 from sadr_plugin.errors import ConfigError
+from sadr_plugin.evaluation.evaluator import fingerprint
 from sadr_plugin.evaluation.records import Record
-from sadr_plugin.evaluation.run import fingerprint
 
 RECORD = {
     "requested_rewrite": {
@@ -78,7 +78,7 @@ def test_both_arms_of_a_record(hparams, data, tmp_path):
 
 def test_bad_options(hparams, data, tmp_path):
     out = ["--out", str(tmp_path / "out")]
-    with pytest.raises(ConfigError, match="--arms: expected plain, sadr"):
+    with pytest.raises(ConfigError, match="--arms: expected some of plain"):
         evaluate(hparams(), "--data", data, "--skip-bad", "--arms", "plain,best", *out)
     other = tmp_path / "hparams.yml"
     other.write_text("alg_name: ROME")

@@ -1,0 +1,206 @@
+"""Evaluating one record: score, edit, score again, take the edit back."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from ..edit import Edit
+from ..errors import EvaluationError, PositionError, SadrError
+from ..plugins import plugin_manager
+from ..positions import Prompt
+from ..probe import AttentionProbe
+from .metrics import TASKS, ngram_entropy
+from .records import Record
+from .results import UNEDITED, Arm, Result
+from .scoring import Scorer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPENINGS = 3
+"""How many texts are generated for each record's fluency."""
+
+GENERATED_TOKENS = 100
+
+Todo = tuple[Record, frozenset[str]]
+"""A record, and the names of the arms it has results of."""
+
+
+class Editor(Protocol):
+    """What an evaluation edits with: a toolkit's editor and a model.
+
+    Attributes:
+        model: the model, which is edited in place.
+        tokenizer: its tokenizer.
+        layer: the layer after which attention can drift.
+        layer_template: where the layers are, e.g. ``"model.layers.{}"``.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    layer: int
+    layer_template: str
+
+    def edited(
+        self, record: Record, sadr: Mapping[str, Any] | None
+    ) -> AbstractContextManager[object]:
+        """The model with the record's edit in it, and the exact weights again afterwards.
+
+        Args:
+            record: what to edit.
+            sadr: SADR's settings, as under ``sadr:`` in an hparams file; None for none.
+        """
+
+
+class Evaluator:
+    """Evaluates records with one model.
+
+    Args:
+        editor: edits and takes back.
+        arms: the ways of editing; every record is also scored unedited.
+        seed: what generated texts and the toolkit's own draws start from, for each record anew.
+        fluency: whether to generate texts.
+    """
+
+    def __init__(
+        self, editor: Editor, arms: Sequence[Arm], seed: int = 0, fluency: bool = True
+    ) -> None:
+        self.arms = [arm.name for arm in arms]
+        self._editor = editor
+        self._arms = list(arms)
+        self._seed = seed
+        self._fluency = fluency
+        self._unedited_weights = fingerprint(editor.model)
+        self._scorer = Scorer(editor.model, editor.tokenizer)
+
+    def results(self, todo: Iterable[Todo]) -> Iterator[Result]:
+        """See `sadr_plugin.evaluation.run.Engine.results`."""
+        for record, done in todo:
+            yield from self._evaluate(record, done)
+
+    def _evaluate(self, record: Record, done: frozenset[str]) -> Iterator[Result]:
+        todo = [arm for arm in self._arms if arm.name not in done]
+        if UNEDITED not in done:
+            yield self._result(record, UNEDITED, 0.0, 0, 0.0)
+        if not todo:
+            return
+        probe = self._probe(record)
+        for arm in todo:
+            result = self._edited_result(record, arm, probe)
+            if fingerprint(self._editor.model) != self._unedited_weights:
+                raise EvaluationError(
+                    f"record {record.key}, {arm.name}: the model's weights are not what they were "
+                    "before the edit; its editor has to put them back"
+                )
+            yield result
+
+    def _edited_result(self, record: Record, arm: Arm, probe: AttentionProbe | None) -> Result:
+        torch.manual_seed(self._seed)
+        started = time.perf_counter()
+        try:
+            with (
+                counted_steps(self._editor.model) as steps,
+                self._editor.edited(record, arm.sadr),
+            ):
+                taken, seconds = steps(), time.perf_counter() - started
+                drift = None if probe is None else probe.drift()
+                return self._result(record, arm.name, drift, taken, seconds)
+        except SadrError as error:
+            seconds = time.perf_counter() - started
+            return Result(record.key, arm.name, {}, None, None, None, 0, seconds, str(error))
+
+    def _probe(self, record: Record) -> AttentionProbe | None:
+        try:
+            prompt = Prompt.from_template(record.template, record.subject)
+            editor = self._editor
+            edit = Edit(
+                editor.model, editor.tokenizer, [prompt], editor.layer, editor.layer_template
+            )
+            return AttentionProbe(edit, plugin_manager().hook)
+        except PositionError:
+            return None  # there is no drift to speak of where the subject is no token
+
+    def _result(
+        self, record: Record, arm: str, drift: float | None, steps: int, seconds: float
+    ) -> Result:
+        questions = {task: ask(record) for task, ask in TASKS.items()}
+        pairs = [
+            (question.prompt, answer)
+            for asked in questions.values()
+            for question in asked
+            for answer in (question.right, question.wrong)
+        ]
+        answers = self._scorer.answers(pairs)
+        found = iter(answers)
+        scores = {
+            task: [
+                (next(found).mean_log_probability, next(found).mean_log_probability) for _ in asked
+            ]
+            for task, asked in questions.items()
+        }
+        # The first question is the edited fact, its first answer the new object.
+        chosen = answers[0].chosen
+        fluency = self._generate(record) if self._fluency else None
+        return Result(record.key, arm, scores, chosen, drift, fluency, steps, seconds)
+
+    def _generate(self, record: Record) -> float | None:
+        """The mean n-gram entropy of texts that begin as the record says, drawn top-5."""
+        openings = list(dict.fromkeys(record.openings))[:OPENINGS]
+        if not openings:
+            return None
+        tokenizer, model = self._editor.tokenizer, self._editor.model
+        side, tokenizer.padding_side = tokenizer.padding_side, "left"
+        try:
+            batch = tokenizer(openings, padding=True, return_tensors="pt")
+        finally:
+            tokenizer.padding_side = side
+        torch.manual_seed(self._seed)
+        output = model.generate(  # type: ignore[operator]
+            **batch.to(next(model.parameters()).device),
+            do_sample=True,
+            top_k=5,
+            max_new_tokens=GENERATED_TOKENS,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+        return sum(map(ngram_entropy, texts)) / len(texts)
+
+
+@contextlib.contextmanager
+def counted_steps(
+    model: nn.Module, on_step: Callable[[int], None] = lambda steps: None
+) -> Iterator[Callable[[], int]]:
+    """Count the forwards that carry gradients: one for each step of an editor's loop.
+
+    Args:
+        model: the model that is edited.
+        on_step: told the number at each step.
+
+    Yields:
+        A function that gives the number so far.
+    """
+    count = 0
+
+    def forward(*_: object) -> None:
+        nonlocal count
+        if torch.is_grad_enabled():
+            count += 1
+            on_step(count)
+
+    hook = model.register_forward_pre_hook(forward)
+    try:
+        yield lambda: count
+    finally:
+        hook.remove()
+
+
+def fingerprint(model: nn.Module) -> tuple[float, ...]:
+    """What changes when any weight does: each parameter's sum, in float64."""
+    with torch.no_grad():
+        return tuple(p.double().sum().item() for p in model.parameters())
