@@ -24,6 +24,7 @@ call the toolkit's function by its module, as the toolkit does, not by a name im
 from __future__ import annotations
 
 import copy
+import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,6 +143,23 @@ class EditorConformance:
         assert len(free.steps) > first + 1, "no step follows the first with a penalty"
         assert held.steps[-1].penalty < free.steps[len(held.steps) - 1].penalty, (
             "the penalty does not fall: it is not in the gradient"
+        )
+
+    def test_target_grows_likelier(self) -> None:
+        """What ``stop_at`` watches is what the editor aims at."""
+        try:
+            with witnessing() as witness:
+                self._run(sadr={"gamma": 0, "stop_at": 1.0})
+        except ConfigError as error:
+            pytest = importlib.import_module("pytest")
+            pytest.skip(str(error))  # the adapter does not tell the target
+        steps = witness.reports[0].steps
+        first, last = steps[0].target, steps[-1].target
+        assert first is not None
+        assert last is not None
+        assert last > first, (
+            f"the target's probability goes from {first:.3g} to {last:.3g}: is the adapter's "
+            "target the one the editor aims at?"
         )
 
     def test_selection_is_the_definition(self) -> None:

@@ -73,6 +73,10 @@ def wrong_token(arguments):
     return replace(read_small(arguments), edited_token="subject_first_after_last")
 
 
+def wrong_target(arguments):
+    return replace(read_small(arguments), target="louvre")
+
+
 def remembering():
     seen = []
 
@@ -109,6 +113,11 @@ BROKEN = {
         Small,
         lambda: Adapter(penalty=without_gradient),
         "it is not in the gradient",
+    ),
+    "test_target_grows_likelier": (
+        Small,
+        lambda: Adapter(read=wrong_target),
+        "the target's probability goes from .* is the adapter's target",
     ),
     "test_selection_is_the_definition": (
         Small,

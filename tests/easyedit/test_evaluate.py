@@ -1,6 +1,8 @@
 """`sadr eval` with EasyEdit's own editors on SmolLM2."""
 
 import json
+import sys
+import types
 
 import pytest
 import torch
@@ -8,11 +10,13 @@ from typer.testing import CliRunner
 
 import sadr_plugin
 from sadr_easyedit.editing import EasyEditEditor
+from sadr_easyedit.editors import EDIT_POINTS
 from sadr_plugin import smollm2
 from sadr_plugin.cli import build
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation.evaluator import fingerprint
 from sadr_plugin.evaluation.records import Record
+from sadr_plugin.evaluation.scoring import Scorer
 
 RECORD = {
     "requested_rewrite": {
@@ -74,6 +78,89 @@ def test_both_arms_of_a_record(hparams, data, tmp_path):
     with pytest.raises(ConfigError, match="other settings"):
         evaluate(hparams(), *options, "--resume", "--seed", "1")
     assert sadr_plugin.attached() == []
+
+
+def test_arms(hparams, data, tmp_path):
+    """A control with SADR's steps but no penalty, and an arm for each γ."""
+    flag = {"num_grad_steps": 6, "stop_at": 0.9}
+    out = tmp_path / "out"
+    options = ["--data", data, "--out", str(out), "--skip-bad", "--no-fluency"]
+    options += ["--arms", "control,sadr", "--gamma", "0.5", "--gamma", "2", "--matmul", "high"]
+    precision = torch.get_float32_matmul_precision()
+    shown = evaluate(hparams(sadr=flag, v_lr=1.0), *options)
+    assert torch.get_float32_matmul_precision() == precision
+    assert "sadr 0.5" in shown.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["about"]["arms"] == {
+        "control": {**flag, "gamma": 0},
+        "sadr 0.5": {**flag, "gamma": 0.5},
+        "sadr 2": {**flag, "gamma": 2},
+    }
+    assert summary["about"]["matmul"] == "high"
+    _, control, half, two = summary["arms"]
+    assert control["steps"] <= 6
+    assert control["drift"] > half["drift"] > two["drift"]
+    assert "<!-- sadr 0.5 -->" in (out / "summary.svg").read_text()
+    with pytest.raises(ConfigError, match="--gamma: expected different"):
+        evaluate(hparams(), *options, "--gamma", "2", "--resume")
+
+
+def test_rewrite_acc_is_easyedits_own(model, tok):
+    """On the unedited model, with answers it knows in part, in full, and not."""
+    bare = {"evaluate", "trainer"}
+    for name in bare:
+        module = types.ModuleType(f"easyeditor.{name}")
+        root = sys.modules["easyeditor"].__path__[0]
+        module.__path__ = [f"{root}/{name}"]
+        sys.modules.setdefault(f"easyeditor.{name}", module)
+    utilities = pytest.importorskip(
+        "easyeditor.evaluate.evaluate_utils",
+        reason="the main branch's evaluation imports what text editing does not need",
+        exc_type=ImportError,
+    )
+    asked = [
+        ("The capital of Japan is", "Tokyo"),
+        ("The capital of Japan is", "Rome"),
+        ("The Eiffel Tower is located in the city of", "Paris, France"),
+        ("The Eiffel Tower is located in the city of", "Paris, Texas"),
+        ("The Eiffel Tower is located in the city of", "Tuvan People's Republic"),
+    ]
+    hparams = types.SimpleNamespace(max_length=40)
+    theirs = [utilities.test_prediction_acc(model, tok, hparams, *pair, 0)[0] for pair in asked]
+    ours = [answer.chosen for answer in Scorer(model, tok).answers(asked)]
+    assert ours == pytest.approx(theirs)
+    assert {0, 1} < set(ours)
+
+
+@pytest.mark.parametrize("editor", ["ROME", "MEMIT", "PMET"])
+def test_the_target_is_edited_in_as_it_is_asked_for(editor, model, tok):
+    """With one space before it, whatever the editor makes of a target."""
+    from easyedit.test_editors import exists, hparams_of
+
+    point = next(found for found in EDIT_POINTS if found.editor == editor)
+    if not exists(point.function):
+        pytest.skip(f"EasyEdit's PyPI release has no {editor}")
+    batches = []
+
+    class Enough(Exception):
+        pass
+
+    def forward(module, args, kwargs):
+        if torch.is_grad_enabled():
+            batches.append(kwargs["input_ids"])
+            raise Enough
+
+    edit = EasyEditEditor(model, tok, hparams_of(point))
+    edit._module.CONTEXT_TEMPLATES_CACHE = ["{}"] if editor == "ROME" else [["{}"]]
+    record = Record("0", "The Eiffel Tower", "{} is in", "New York City", "Paris")
+    hook = model.register_forward_pre_hook(forward, with_kwargs=True)
+    try:
+        with pytest.raises(Enough), edit.edited(record, None):
+            pass
+    finally:
+        hook.remove()
+    asked = tok("The Eiffel Tower is in New York City")["input_ids"]
+    assert batches[0][0, : len(asked) - 1].tolist() == asked[:-1]
 
 
 def test_bad_options(hparams, data, tmp_path):
