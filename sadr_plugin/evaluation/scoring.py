@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = 2048
 
+LOGITS_PER_BATCH = 128
+"""Positions at which a batch's logits are computed: each has those of a whole vocabulary."""
+
 
 @dataclass(frozen=True)
 class _Sequence:
@@ -23,6 +26,11 @@ class _Sequence:
     place: int
     ids: list[int]
     answer: int
+
+
+def _first_predicting(sequence: _Sequence) -> int:
+    """Where the answer's first token is predicted from, the position before it."""
+    return len(sequence.ids) - sequence.answer - 1
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,12 @@ class Scorer:
         return _Sequence(place, [*prompt_ids, *answer_ids], len(answer_ids))
 
     def _batches(self, sequences: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
-        """Neighbours in length together, none wider than it has to be."""
+        """Neighbours in length together: forwards and logits are as wide as the longest needs."""
         batch: list[_Sequence] = []
         for sequence in sequences:
-            if batch and len(sequence.ids) * (len(batch) + 1) > self._tokens_per_batch:
+            rows, first = len(batch) + 1, min(map(_first_predicting, [*batch, sequence]))
+            tokens, logits = rows * len(sequence.ids), rows * (len(sequence.ids) - first)
+            if batch and (tokens > self._tokens_per_batch or logits > LOGITS_PER_BATCH):
                 yield batch
                 batch = []
             batch.append(sequence)
@@ -94,8 +104,7 @@ class Scorer:
         for row, sequence in enumerate(batch):
             ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
             mask[row, : len(sequence.ids)] = 1
-        # A token is predicted from the position before it.
-        first = min(len(sequence.ids) - sequence.answer for sequence in batch) - 1
+        first = min(map(_first_predicting, batch))
         logits = self._logits(ids.to(device), mask.to(device), first)
         answers = []
         for row, sequence in enumerate(batch):
@@ -112,12 +121,19 @@ class Scorer:
         if not self._keeps:
             full: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             return full[:, first:]
-        kept: Tensor = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            use_cache=False,
-            logits_to_keep=ids.shape[1] - first,
-        ).logits
+        # Of a part of each row, and with frozen weights, torch would take as many products with
+        # the whole vocabulary as there are rows.
+        head = self._model.get_output_embeddings()  # type: ignore[operator]
+        hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+        try:
+            kept: Tensor = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                use_cache=False,
+                logits_to_keep=ids.shape[1] - first,
+            ).logits
+        finally:
+            hook.remove()
         return kept
 
 
