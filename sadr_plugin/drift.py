@@ -26,8 +26,7 @@ from .target import target_probability, target_tokens
 class DriftSession:
     """Watches the forwards of an edit's loop and prices the drift of its attention.
 
-    Use as a context manager around the loop; pass `add_penalty` into it as the loss term, and
-    `finished`. The
+    Use as a context manager around the loop; pass `add_penalty` and `finished` into it. The
     loop's own forwards are told from others (keys, value read-out) by two marks: gradients are
     on, and the batch begins with the edit's prompts. On leaving, the model is as it was.
 

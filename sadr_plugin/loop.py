@@ -114,7 +114,8 @@ def _nested(code: CodeType, name: str) -> CodeType:
 
 def insert_term(definition: ast.FunctionDef, name: str) -> None:
     """Insert ``loss = term(loss)`` after the last assignment to the name that is backpropagated,
-    and ``if finished(): break`` before the backpropagation.
+    and ``if finished(): break`` before the backpropagation. That leaves the innermost loop, which
+    is an editor's only one.
 
     The step is the innermost block that holds both: ``X.backward()`` as a statement of a loop's
     body, and before it, in the same body, an assignment to ``X``. Raises `UnsupportedLoopError`,

@@ -151,8 +151,9 @@ class EditorConformance:
             with witnessing() as witness:
                 self._run(sadr={"gamma": 0, "stop_at": 1.0})
         except ConfigError as error:
-            pytest = importlib.import_module("pytest")
-            pytest.skip(str(error))  # the adapter does not tell the target
+            if "does not say" not in str(error):
+                raise
+            importlib.import_module("pytest").skip(str(error))
         steps = witness.reports[0].steps
         first, last = steps[0].target, steps[-1].target
         assert first is not None

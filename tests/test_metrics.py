@@ -122,10 +122,17 @@ def test_the_probability_of_an_answer():
 
 def test_no_more_logits_than_needed(monkeypatch):
     model, tokenizer = tiny_llama(), word_tokenizer()
-    shapes = []
+    shapes, whole = [], []
     model.lm_head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape)))
+    model.lm_head.register_forward_hook(lambda m, args, out: whole.append(args[0].is_contiguous()))
     Scorer(model, tokenizer).answers([PAIRS[0], ("a tower is now", "paris")])
     assert shapes == [(2, 2, len(tokenizer))]
+    assert whole == [True], "else torch takes a product for each row"
+    # Of rows that end far apart, each keeps its own end.
+    long = "so then the tower is in a city " * 50 + "now the louvre is in"
+    shapes.clear()
+    Scorer(model, tokenizer).answers([PAIRS[0], (long, "paris")])
+    assert [shape[:2] for shape in shapes] == [(1, 2), (1, 2)]
     assert torch.is_grad_enabled()
 
 

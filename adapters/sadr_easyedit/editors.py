@@ -67,8 +67,13 @@ def _edit(
         edited_token=hparams.fact_token,
         zero_start=zero_start,
         counts_from_left=True,
-        target=arguments["request"]["target_new"],
+        target=_target(arguments["request"]),
     )
+
+
+def _target(request: Mapping[str, Any]) -> str:
+    target = request["target_new"]
+    return str(target["str"] if isinstance(target, dict) else target)  # EAMET takes both
 
 
 def _takes_last_of_row(hparams: Any) -> bool:

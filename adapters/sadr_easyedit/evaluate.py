@@ -83,7 +83,7 @@ def evaluate(
         Engines, typer.Option(help="Here, or on the workers of a Ray cluster.")
     ] = Engines.local,
     workers: Annotated[
-        int | None, typer.Option(help="With ray: how many; else one for each GPU.", min=1)
+        int | None, typer.Option(help="With ray: how many; else one for each GPU, or one.", min=1)
     ] = None,
     matmul: Annotated[
         Precision,
@@ -121,22 +121,16 @@ def evaluate(
             "fluency": fluency,
             "matmul": matmul.value,
         }
-        _claim(out, about, resume)
         make = partial(make_evaluator, hparams_file, ways, seed, fluency)
-        work: Engine
-        if engine is Engines.ray:
-            from sadr_plugin.evaluation.cluster import RayEngine
-
-            names = [arm.name for arm in ways]
-            work = RayEngine(partial(_on_worker, make, matmul), names, workers)
-        else:
-            work = make()
-        evaluation = Evaluation(work, out / "results.jsonl")
+        cluster = _cluster(engine, partial(_on_worker, make, matmul), ways, workers)
+        _claim(out, about, resume)
+        evaluation = Evaluation(cluster or make(), out / "results.jsonl")
         console = Console(file=sys.stdout)
         title = f"{hparams.alg_name}, {len(chosen)} records of {file.name}"
         with _shown(console, title, evaluation, len(chosen), len(ways) + 1) as show, silence():
             results = evaluation.run(chosen, show)
-    context = {**about, "skipped": found.skipped, **_machine()}
+    where = {"engine": engine.value, "workers": workers}
+    context = {**about, "skipped": found.skipped, **where, **_machine()}
     summaries = report.write(out, results, context)
     console.print(report.table(summaries, title))
     try:
@@ -170,6 +164,19 @@ def make_evaluator(
         attention = None if torch.cuda.is_available() else "eager"
         editor = EasyEditEditor(*load_model(hparams, attention), hparams, seed)
     return Evaluator(editor, arms, seed, fluency)
+
+
+def _cluster(
+    engine: Engines, make: Callable[[], Evaluator], arms: Sequence[Arm], workers: int | None
+) -> Engine | None:
+    """The engine with workers, if it is asked for."""
+    if engine is Engines.ray:
+        from sadr_plugin.evaluation.cluster import RayEngine
+
+        return RayEngine(make, [arm.name for arm in arms], workers)
+    if workers is not None:
+        raise ConfigError("--workers: there are none but with --engine ray")
+    return None
 
 
 def _on_worker(make: Callable[[], Evaluator], matmul: Precision) -> Evaluator:
@@ -248,9 +255,14 @@ def _arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
         raise ConfigError(
             f"--arms: expected some of plain, control and sadr with commas, got {names!r}"
         )
-    if len(set(gammas)) < len(gammas):
+    if len({arm.name for arm in sadr}) < len(sadr):
         raise ConfigError(f"--gamma: expected different values, got {gammas}")
-    return [arm for name in wanted for arm in known[name]]
+    if gammas and "sadr" not in wanted:
+        raise ConfigError(f"--gamma: there is no arm sadr in {names!r}")
+    found = [arm for name in wanted for arm in known[name]]
+    for arm in found:
+        SadrConfig.parse(arm.sadr)
+    return found
 
 
 def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:

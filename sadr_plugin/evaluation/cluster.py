@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,8 +25,8 @@ class RayEngine:
     """Evaluates on the workers of a Ray cluster.
 
     The cluster is the one Ray finds: the process's own connection, ``RAY_ADDRESS``, one started
-    on this machine; else this machine alone. A worker that dies is started again, and the
-    record in its hands is given to it once more.
+    on this machine; else this machine alone. Results come a whole record at a time. A worker
+    that dies is replaced, and the record in its hands begun anew.
 
     Args:
         make: makes a worker's evaluator, on the worker; everything it names (modules, files)
@@ -38,10 +39,7 @@ class RayEngine:
     """
 
     def __init__(
-        self,
-        make: Callable[[], Evaluator],
-        arms: Sequence[str],
-        workers: int | None = None,
+        self, make: Callable[[], Evaluator], arms: Sequence[str], workers: int | None = None
     ) -> None:
         try:
             import ray  # noqa: F401
@@ -56,50 +54,64 @@ class RayEngine:
     def results(self, todo: Iterable[Todo]) -> Iterator[Result]:
         """See `sadr_plugin.evaluation.run.Engine.results`; records come as they are finished.
 
+        After an error no record is begun any more, and those under way are finished first.
+
         Raises:
-            EvaluationError: besides, a record's worker died at each attempt, naming the record.
+            EvaluationError: besides, a worker could not start; or a record's worker died at each
+                attempt, naming the record.
         """
-        waiting = deque(todo)
-        with _connected(), contextlib.ExitStack() as stack:
+        waiting = deque((task, 1) for task in todo)
+        if not waiting:
+            return
+        failure: Exception | None = None
+        with _connected(), contextlib.ExitStack() as workers:
             import ray
 
-            idle = [self._worker(stack) for _ in range(min(self._count(), len(waiting)))]
-            running: dict[ray.ObjectRef[list[Result]], tuple[Any, Todo]] = {}
-            while waiting or running:
-                while waiting and idle:
-                    worker, task = idle.pop(), waiting.popleft()
-                    running[worker.evaluate.remote(task)] = worker, task
+            idle: list[Any] = []
+            running: dict[ray.ObjectRef[list[Result]], tuple[Any, Todo, int]] = {}
+            while running or (waiting and failure is None):
+                while waiting and failure is None and len(running) < self._count():
+                    worker = idle.pop() if idle else self._worker(workers)
+                    task, attempt = waiting.popleft()
+                    running[worker.evaluate.remote(task)] = worker, task, attempt
                 (finished, *_), _ = ray.wait(list(running))
-                worker, (record, _done) = running.pop(finished)
+                worker, task, attempt = running.pop(finished)
                 try:
                     results = ray.get(finished)
-                except ray.exceptions.RayActorError as error:
-                    raise EvaluationError(
-                        f"record {record.key}: its worker died {ATTEMPTS} times: {error}"
-                    ) from None
                 except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, SadrError):
-                        raise error.cause from None
-                    raise
-                idle.append(worker)
-                yield from results
+                    own = isinstance(error.cause, SadrError)
+                    failure = failure or (error.cause if own else error)
+                except ray.exceptions.RayError as error:
+                    if getattr(error, "actor_init_failed", False):
+                        failure = failure or EvaluationError(f"a worker could not start: {error}")
+                    elif attempt == ATTEMPTS:
+                        failure = failure or EvaluationError(
+                            f"record {task[0].key}: its worker died {ATTEMPTS} times: {error}"
+                        )
+                    else:
+                        waiting.appendleft((task, attempt + 1))
+                else:
+                    idle.append(worker)
+                    yield from results
+        if failure is not None:
+            raise failure
 
     def _count(self) -> int:
+        return self._workers or max(1, _gpus())
+
+    def _worker(self, workers: contextlib.ExitStack) -> Any:
         import ray
 
-        return self._workers or max(1, int(ray.cluster_resources().get("GPU", 0)))
-
-    def _worker(self, stack: contextlib.ExitStack) -> Any:
-        import ray
-
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= self._count() else 0
-        worker = (
-            ray.remote(_Worker)
-            .options(num_gpus=gpus, max_restarts=-1, max_task_retries=ATTEMPTS - 1)
-            .remote(os.getcwd(), self._make)
-        )
-        stack.callback(ray.kill, worker)
+        share = 1 / math.ceil(self._count() / _gpus()) if _gpus() else 0
+        worker = ray.remote(_Worker).options(num_gpus=share).remote(os.getcwd(), self._make)
+        workers.callback(ray.kill, worker)
         return worker
+
+
+def _gpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 class _Worker:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ..edit import Edit
-from ..errors import EvaluationError, PositionError, SadrError
+from ..errors import EvaluationError, PenaltyError, PositionError
 from ..plugins import plugin_manager
 from ..positions import Prompt
 from ..probe import AttentionProbe
@@ -111,7 +111,7 @@ class Evaluator:
                 taken, seconds = steps(), time.perf_counter() - started
                 drift = None if probe is None else probe.drift()
                 return self._result(record, arm.name, drift, taken, seconds)
-        except SadrError as error:
+        except (PositionError, PenaltyError) as error:  # this record's; others end the run
             seconds = time.perf_counter() - started
             return Result(record.key, arm.name, {}, None, None, None, 0, seconds, str(error))
 

@@ -99,54 +99,77 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _cells(summary: ArmSummary) -> list[str]:
+HEADER = ["arm", "records", "S", *(SHORT[task] for task in IN_TABLE), "FL", "drift", "steps"]
+
+NOTHING = "–"
+
+
+def _rows(summaries: Sequence[ArmSummary], digits: int = 1, space: str = " ") -> list[list[str]]:
+    """The table, header first, without columns that no arm has anything in.
+
+    Margins have ``digits`` after the point and ``space`` before their sign.
+    """
+
     def cell(found: Estimate | None) -> str:
         if found is None:
-            return "–"
-        return f"{found.mean:.1f}" + (f" ±{found.margin:.1f}" if found.margin > 0 else "")
+            return NOTHING
+        margin = f"{space}±{found.margin:.{digits}f}" if found.margin > 0 else ""
+        return f"{found.mean:.1f}{margin}"
 
     def number(value: float | None, digits: int) -> str:
-        return "–" if value is None else f"{value:.{digits}f}"
+        return NOTHING if value is None else f"{value:.{digits}f}"
 
+    rows = [
+        [
+            summary.arm,
+            str(summary.records),
+            number(summary.score, 1),
+            *(cell(summary.accuracy[task]) for task in IN_TABLE),
+            number(summary.fluency and 100 * summary.fluency, 0),
+            number(None if summary.arm == UNEDITED else summary.drift, 2),
+            number(None if summary.arm == UNEDITED else summary.steps, 0),
+        ]
+        for summary in summaries
+    ]
+    filled = [any(row[place] != NOTHING for row in rows) for place in range(len(HEADER))]
     return [
-        summary.arm,
-        str(summary.records),
-        number(summary.score, 1),
-        *(cell(summary.accuracy[task]) for task in IN_TABLE),
-        number(summary.fluency and 100 * summary.fluency, 0),
-        number(None if summary.arm == UNEDITED else summary.drift, 3),
-        number(None if summary.arm == UNEDITED else summary.steps, 0),
+        [cell for cell, keep in zip(row, filled, strict=True) if keep] for row in (HEADER, *rows)
     ]
 
 
-HEADER = ["arm", "records", "S", *(SHORT[task] for task in IN_TABLE), "FL", "drift", "steps"]
-
-
 def table(summaries: Sequence[ArmSummary], title: str) -> Table:
-    """For the terminal."""
+    """For the terminal, narrow enough for 80 columns."""
+    from rich import box
     from rich.table import Table
 
-    shown = Table(title=title, caption="percent right, ± 95 %; FL in hundredths of a bit")
-    for column in HEADER:
+    header, *rows = _rows(summaries, digits=0, space="")
+    shown = Table(
+        title=title,
+        caption="percent right, ± 95 %; FL in hundredths of a bit",
+        box=box.SIMPLE,
+        padding=(0, 0, 0, 1),
+    )
+    for column in header:
         shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
-    for summary in summaries:
-        shown.add_row(*_cells(summary))
+    for row in rows:
+        shown.add_row(*row)
     return shown
 
 
 def markdown(summaries: Sequence[ArmSummary]) -> str:
     """The table as Markdown."""
-    rows = [HEADER, ["---"] * len(HEADER), *map(_cells, summaries)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    header, *rows = _rows(summaries)
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def tex(summaries: Sequence[ArmSummary]) -> str:
     """The table in the paper's layout: a row for each arm, the metrics across."""
-    rows = [HEADER, *map(_cells, summaries)]
+    rows = _rows(summaries)
     body = [" & ".join(cell.replace("±", r"\,$\pm$\,") for cell in row) + r" \\" for row in rows]
     return "\n".join(
         [
-            rf"\begin{{tabular}}{{l{'r' * (len(HEADER) - 1)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
             r"\toprule",
             body[0],
             r"\midrule",

@@ -51,10 +51,10 @@ class Result:
     error: str | None = None
 
     @classmethod
-    def from_line(cls, line: str) -> Result:
+    def from_line(cls, line: bytes) -> Result:
         """Read a line of a result file.
 
-        Raises `ValueError` or `TypeError` for anything else.
+        Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for anything else.
         """
         data = json.loads(line)
         data["scores"] = {
@@ -76,7 +76,7 @@ def read_results(file: Path) -> list[Result]:
     if cut:
         os.truncate(file, len(whole) + len(newline))
     results = []
-    for number, line in enumerate(whole.decode().splitlines(), 1):
+    for number, line in enumerate(whole.splitlines(), 1):
         try:
             results.append(Result.from_line(line))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

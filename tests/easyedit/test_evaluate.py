@@ -98,21 +98,27 @@ def test_arms(hparams, data, tmp_path):
     }
     assert summary["about"]["matmul"] == "high"
     _, control, half, two = summary["arms"]
-    assert control["steps"] <= 6
     assert control["drift"] > half["drift"] > two["drift"]
     assert "<!-- sadr 0.5 -->" in (out / "summary.svg").read_text()
     with pytest.raises(ConfigError, match="--gamma: expected different"):
         evaluate(hparams(), *options, "--gamma", "2", "--resume")
+    for wrong, message in (
+        (["--arms", "plain", "--gamma", "1"], "no arm sadr"),
+        (["--gamma", "inf"], "sadr.gamma: expected a finite number"),
+        (["--workers", "2"], "--workers: there are none"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(hparams(), "--data", data, "--skip-bad", "--out", str(tmp_path / "b"), *wrong)
 
 
-def test_rewrite_acc_is_easyedits_own(model, tok):
+def test_rewrite_acc_is_easyedits_own(model, tok, monkeypatch):
     """On the unedited model, with answers it knows in part, in full, and not."""
     bare = {"evaluate", "trainer"}
     for name in bare:
         module = types.ModuleType(f"easyeditor.{name}")
         root = sys.modules["easyeditor"].__path__[0]
         module.__path__ = [f"{root}/{name}"]
-        sys.modules.setdefault(f"easyeditor.{name}", module)
+        monkeypatch.setitem(sys.modules, f"easyeditor.{name}", module)
     utilities = pytest.importorskip(
         "easyeditor.evaluate.evaluate_utils",
         reason="the main branch's evaluation imports what text editing does not need",
@@ -133,7 +139,7 @@ def test_rewrite_acc_is_easyedits_own(model, tok):
 
 
 @pytest.mark.parametrize("editor", ["ROME", "MEMIT", "PMET"])
-def test_the_target_is_edited_in_as_it_is_asked_for(editor, model, tok):
+def test_the_target_is_edited_in_as_it_is_asked_for(editor, model, tok, monkeypatch):
     """With one space before it, whatever the editor makes of a target."""
     from easyedit.test_editors import exists, hparams_of
 
@@ -151,7 +157,8 @@ def test_the_target_is_edited_in_as_it_is_asked_for(editor, model, tok):
             raise Enough
 
     edit = EasyEditEditor(model, tok, hparams_of(point))
-    edit._module.CONTEXT_TEMPLATES_CACHE = ["{}"] if editor == "ROME" else [["{}"]]
+    contexts = ["{}"] if editor == "ROME" else [["{}"]]
+    monkeypatch.setattr(edit._module, "CONTEXT_TEMPLATES_CACHE", contexts)
     record = Record("0", "The Eiffel Tower", "{} is in", "New York City", "Paris")
     hook = model.register_forward_pre_hook(forward, with_kwargs=True)
     try:

@@ -5,7 +5,7 @@ from .hparams import SmallHparams
 UNSEEN = []
 
 
-def optimise(model, tok, request, hparams: SmallHparams, *, stop_at=0.0, on_step=None):
+def optimise(model, tok, request, hparams: SmallHparams, *, stop_below=0.0, on_step=None):
     """Find a vector that, added to a layer's MLP output at the subject, changes the answer."""
     prompts = [
         context.format(request["prompt"]).format(request["subject"]) for context in hparams.contexts
@@ -51,7 +51,7 @@ def optimise(model, tok, request, hparams: SmallHparams, *, stop_at=0.0, on_step
             losses.append(loss.item())
             if on_step is not None:
                 on_step(step)
-            if loss < stop_at:
+            if loss < stop_below:
                 break
             loss.backward()
             optimiser.step()
