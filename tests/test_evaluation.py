@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from sadr_plugin.errors import ConfigError, DataError, EvaluationError, PositionError
 from sadr_plugin.evaluation import plot, report
@@ -322,4 +323,9 @@ def test_what_is_written(tmp_path):
     assert len({row.count("|") for row in rows}) == 1
     tex = (tmp_path / "summary.tex").read_text()
     assert tex.count(r"\\") == 4
-    assert report.table(summaries, "title").row_count == 3
+    shown = report.table(summaries, "title")
+    assert shown.row_count == 3
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(shown)
+    assert "…" not in capture.get(), "nothing is cut off on a terminal of 80 columns"

@@ -142,13 +142,16 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    header, *rows = _rows(summaries, digits=0, space="")
+    rows = _rows(summaries, digits=0, space="")
+    count = summaries[0].records if summaries else 0
     shown = Table(
         title=title,
-        caption="percent right, ± 95 %; FL in hundredths of a bit",
+        caption=f"{count} records; percent right, ± 95 %; FL in hundredths of a bit",
         box=box.SIMPLE,
         padding=(0, 0, 0, 1),
     )
+    place = rows[0].index("records")  # they are the same for every arm
+    header, *rows = [[*row[:place], *row[place + 1 :]] for row in rows]
     for column in header:
         shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for row in rows:
