@@ -154,13 +154,10 @@ class EditorConformance:
             if "does not say" not in str(error):
                 raise
             importlib.import_module("pytest").skip(str(error))
-        steps = witness.reports[0].steps
-        first, last = steps[0].target, steps[-1].target
-        assert first is not None
-        assert last is not None
-        assert last > first, (
-            f"the target's probability goes from {first:.3g} to {last:.3g}: is the adapter's "
-            "target the one the editor aims at?"
+        reached = [step.target or 0.0 for step in witness.reports[0].steps]
+        assert max(reached) > reached[0], (
+            f"the target's probability, {reached[0]:.3g} at first, is lower at every other step: "
+            "is the adapter's target the one the editor aims at?"
         )
 
     def test_selection_is_the_definition(self) -> None:

@@ -19,7 +19,13 @@ class Kit(EditorConformance):
 
     def hparams(self, **flag):
         return hparams_of(
-            self.point, layers=[1], v_lr=2.0, clamp_norm_factor=100, v_loss_layer=3, **flag
+            self.point,
+            layers=[1],
+            v_lr=2.0,
+            clamp_norm_factor=100,
+            v_loss_layer=3,
+            lm_head_module="lm_head",  # of this model's own weights
+            **flag,
         )
 
     def run(self, model, hparams):
