@@ -51,9 +51,11 @@ def target_probability(
     import torch
 
     ids = torch.tensor(target, device=logits.device)
-    total = 0.0
-    for row, start in enumerate(positions.prediction.tolist()):
-        given = input_ids[row, start + 1 : start + len(target)].tolist()
+    found = []
+    for row, (start, tokens) in enumerate(
+        zip(positions.prediction.tolist(), input_ids.tolist(), strict=False)
+    ):
+        given = tokens[start + 1 : start + len(target)]
         if given != target[:-1]:
             raise PositionError(
                 f"sadr.stop_at: the tokens {target[:-1]} of the target were looked for after the "
@@ -61,5 +63,5 @@ def target_probability(
                 "alone; remove the key for this edit"
             )
         predicted = logits[row, start : start + len(target)].detach().float().log_softmax(-1)
-        total += predicted.gather(-1, ids[:, None]).mean().exp().item()
-    return total / len(positions)
+        found.append(predicted.gather(-1, ids[:, None]).mean().exp())
+    return torch.stack(found).mean().item()

@@ -241,9 +241,10 @@ def _arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
     from sadr_plugin.evaluation.results import Arm
 
     settings = (SadrConfig.parse(configured) or SadrConfig()).model_dump(exclude_unset=True)
-    sadr = [Arm(f"sadr {gamma:g}", {**settings, "gamma": gamma}) for gamma in gammas]
-    if len(gammas) < 2:
-        sadr = [Arm("sadr", {**settings, **dict.fromkeys(["gamma"][: len(gammas)], *gammas)})]
+    if len(gammas) > 1:
+        sadr = [Arm(f"sadr {gamma:g}", {**settings, "gamma": gamma}) for gamma in gammas]
+    else:
+        sadr = [Arm("sadr", {**settings, "gamma": gammas[0]} if gammas else settings)]
     known = {
         "plain": [Arm("plain", None)],
         "control": [Arm("control", {**settings, "gamma": 0.0})],

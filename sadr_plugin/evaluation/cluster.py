@@ -67,11 +67,14 @@ class RayEngine:
         with _connected(), contextlib.ExitStack() as workers:
             import ray
 
+            gpus = int(ray.cluster_resources().get("GPU", 0))
+            count = self._workers or max(1, gpus)
+            share = 1 / math.ceil(count / gpus) if gpus else 0
             idle: list[Any] = []
             running: dict[ray.ObjectRef[list[Result]], tuple[Any, Todo, int]] = {}
             while running or (waiting and failure is None):
-                while waiting and failure is None and len(running) < self._count():
-                    worker = idle.pop() if idle else self._worker(workers)
+                while waiting and failure is None and len(running) < count:
+                    worker = idle.pop() if idle else self._worker(workers, share)
                     task, attempt = waiting.popleft()
                     running[worker.evaluate.remote(task)] = worker, task, attempt
                 (finished, *_), _ = ray.wait(list(running))
@@ -96,22 +99,12 @@ class RayEngine:
         if failure is not None:
             raise failure
 
-    def _count(self) -> int:
-        return self._workers or max(1, _gpus())
-
-    def _worker(self, workers: contextlib.ExitStack) -> Any:
+    def _worker(self, workers: contextlib.ExitStack, gpus: float) -> Any:
         import ray
 
-        share = 1 / math.ceil(self._count() / _gpus()) if _gpus() else 0
-        worker = ray.remote(_Worker).options(num_gpus=share).remote(os.getcwd(), self._make)
+        worker = ray.remote(_Worker).options(num_gpus=gpus).remote(os.getcwd(), self._make)
         workers.callback(ray.kill, worker)
         return worker
-
-
-def _gpus() -> int:
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))
 
 
 class _Worker:

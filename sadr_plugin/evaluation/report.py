@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,9 +133,7 @@ def _rows(summaries: Sequence[ArmSummary], digits: int = 1, space: str = " ") ->
         for summary in summaries
     ]
     filled = [any(row[place] != NOTHING for row in rows) for place in range(len(HEADER))]
-    return [
-        [cell for cell, keep in zip(row, filled, strict=True) if keep] for row in (HEADER, *rows)
-    ]
+    return [list(compress(row, filled)) for row in (HEADER, *rows)]
 
 
 def table(summaries: Sequence[ArmSummary], title: str) -> Table:
