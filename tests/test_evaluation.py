@@ -249,6 +249,9 @@ def test_a_picture_of_the_summary(tmp_path, monkeypatch):
     for shown in ("NS", "DNS", "RS", "plain", "sadr", "Small editor"):
         assert f"<!-- {shown} -->" in picture
     assert "<!-- PS -->" not in picture, "no record has a paraphrase"
+    plot.draw(tmp_path / "again.svg", summaries, "Small editor")
+    assert (tmp_path / "again.svg").read_text() == picture
+    assert "<dc:date>" not in picture
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[plot\]'"):
         plot.draw(tmp_path / "none.svg", summaries, "")

@@ -117,8 +117,8 @@ def _rows(summaries: Sequence[ArmSummary], digits: int = 1, space: str = " ") ->
         margin = f"{space}±{found.margin:.{digits}f}" if found.margin > 0 else ""
         return f"{found.mean:.1f}{margin}"
 
-    def number(value: float | None, digits: int) -> str:
-        return NOTHING if value is None else f"{value:.{digits}f}"
+    def number(value: float | None, places: int) -> str:
+        return NOTHING if value is None else f"{value:.{places}f}"
 
     rows = [
         [

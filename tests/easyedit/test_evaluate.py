@@ -3,20 +3,26 @@
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import sadr_plugin
+from easyedit.test_editors import exists, hparams_of
 from sadr_easyedit.editing import EasyEditEditor
 from sadr_easyedit.editors import EDIT_POINTS
+from sadr_easyedit.loading import load_hparams, read_yaml
 from sadr_plugin import smollm2
 from sadr_plugin.cli import build
+from sadr_plugin.config import SadrConfig
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation.evaluator import fingerprint
 from sadr_plugin.evaluation.records import Record
 from sadr_plugin.evaluation.scoring import Scorer
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks/hparams"
 
 RECORD = {
     "requested_rewrite": {
@@ -141,8 +147,6 @@ def test_rewrite_acc_is_easyedits_own(model, tok, monkeypatch):
 @pytest.mark.parametrize("editor", ["ROME", "MEMIT", "PMET"])
 def test_the_target_is_edited_in_as_it_is_asked_for(editor, model, tok, monkeypatch):
     """With one space before it, whatever the editor makes of a target."""
-    from easyedit.test_editors import exists, hparams_of
-
     point = next(found for found in EDIT_POINTS if found.editor == editor)
     if not exists(point.function):
         pytest.skip(f"EasyEdit's PyPI release has no {editor}")
@@ -168,6 +172,19 @@ def test_the_target_is_edited_in_as_it_is_asked_for(editor, model, tok, monkeypa
         hook.remove()
     asked = tok("The Eiffel Tower is in New York City")["input_ids"]
     assert batches[0][0, : len(asked) - 1].tolist() == asked[:-1]
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_benchmarks_hparams_are_read(file):
+    """Each names its editor's own fields, and SADR's own settings."""
+    hparams = read_yaml(file)
+    point = next(found for found in EDIT_POINTS if found.editor == hparams["alg_name"])
+    assert SadrConfig.parse(hparams["sadr"]).stop_at
+    if not exists(point.function):
+        pytest.skip(f"EasyEdit's PyPI release has no {hparams['alg_name']}")
+    with sadr_plugin.enabled():
+        loaded = load_hparams(file)
+    assert {name: getattr(loaded, name) for name in hparams} == hparams
 
 
 def test_bad_options(hparams, data, tmp_path):
