@@ -117,6 +117,25 @@ def test_arms(hparams, data, tmp_path):
             evaluate(hparams(), "--data", data, "--skip-bad", "--out", str(tmp_path / "b"), *wrong)
 
 
+def test_on_a_worker(hparams, data, tmp_path):
+    """EasyEdit's editor and the model are loaded there; the results are those of this process."""
+    pytest.importorskip("ray", reason="the ray engine's own package is optional")
+    options = ["--data", data, "--skip-bad", "--no-fluency", "--gamma", "0.5"]
+    lines = []
+    for engine in (["local"], ["ray", "--workers", "1"]):
+        out = tmp_path / engine[0]
+        assert evaluate(hparams(), *options, "--out", str(out), "--engine", *engine).exit_code == 0
+        lines.append(
+            [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        )
+    here, there = lines
+    assert [line["arm"] for line in there] == ["unedited", "plain", "sadr"]
+    for one, other in zip(here, there, strict=True):
+        assert one["rewrite_acc"] == other["rewrite_acc"]
+        # Sums depend on the number of threads.
+        assert one["drift"] == pytest.approx(other["drift"], rel=0.01, abs=1e-3)
+
+
 def test_rewrite_acc_is_easyedits_own(model, tok, monkeypatch):
     """On the unedited model, with answers it knows in part, in full, and not."""
     bare = {"evaluate", "trainer"}
