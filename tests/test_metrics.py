@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from sadr_plugin.architectures import ARCHITECTURES, build
 from sadr_plugin.evaluation import Scorer, answer_probability
@@ -62,7 +64,7 @@ def test_accuracy_and_probability_by_hand():
     by_probability = estimate([FIRST, SECOND], "relation", probability)
     assert by_probability.mean == pytest.approx(100 * (0.5 + 0.1 + 0.9) / 3)
     assert estimate([THIRD], "neighbourhood").mean == 0
-    assert math.isnan(estimate([THIRD], "neighbourhood").margin)
+    assert estimate([THIRD], "neighbourhood").margin is None
     assert estimate([THIRD], "relation") is None
 
 
@@ -111,6 +113,24 @@ def test_scores_are_the_whole_softmaxs(name, tokens_per_batch):
         assert value.mean_log_probability == pytest.approx(sum(each) / len(each), abs=1e-4)
         first = [logs[i - 1].argmax().item() == ids[0, i] for i in range(start, ids.shape[1])]
         assert value.chosen == pytest.approx(sum(first) / len(first))
+
+
+def test_an_answer_is_scored_as_it_stands_after_its_prompt():
+    """A SentencePiece tokenizer, as Llama 2's, gives a leading space alone a token of its own."""
+    words = ["<unk>", "▁", "▁tower", "▁is", "▁in", "▁rome"]
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    assert tokenizer(" rome")["input_ids"] == [1, 5]
+    model, seen = tiny_llama(), []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].tolist()), with_kwargs=True
+    )
+    Scorer(model, tokenizer).answers([("tower is in", "rome")])
+    assert seen == [[[2, 3, 4, 5]]]
 
 
 def test_the_probability_of_an_answer():

@@ -145,6 +145,7 @@ BAD = [
     (changed(MERGED, [], "l-relation", "targets"), "1 prompts, but 0 targets"),
     (changed(MERGED, [[]], "l-relation", "targets"), "l-relation.targets.0"),
     (changed(COUNTERFACT, "{} of {}", "requested_rewrite", "prompt"), "more than once"),
+    (changed(COUNTERFACT, "{} {is", "requested_rewrite", "prompt"), "holds a brace besides"),
     (changed(COUNTERFACT, "", "requested_rewrite", "prompt"), "requested_rewrite.prompt"),
     (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new.str"),
     (changed(WIKIDATA, [], "ground_truth"), "ground_truth"),
@@ -222,3 +223,12 @@ def test_a_sample_is_the_seeds(tmp_path):
     assert chosen != [record.key for record in sample(records, 5, seed=2)]
     assert chosen == sorted(chosen, key=int)
     assert sample(records, None, seed=1) == records
+
+
+def test_two_records_of_one_name(tmp_path):
+    """Their results could not be told apart."""
+    file = tmp_path / "twice.json"
+    file.write_text(json.dumps([COUNTERFACT, COUNTERFACT]))
+    with pytest.raises(DataError, match="record 1: case_id: 7 is an earlier record's"):
+        load(file)
+    assert len(load(file, skip_bad=True).records) == 1

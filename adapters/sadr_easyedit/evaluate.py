@@ -269,10 +269,11 @@ def _arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
 def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
     """Make the folder this run's, or see that it is.
 
-    Raises `ConfigError` where it holds another run.
+    Raises `ConfigError` where it holds another run; one that came to no result is none.
     """
     file, text = out / "run.json", json.dumps(about, indent=2)
-    if file.exists():
+    results = out / "results.jsonl"
+    if file.exists() and results.exists() and results.stat().st_size:
         if not resume:
             raise ConfigError(f"--out: {out} holds a run; go on with --resume, or name another")
         if file.read_text(encoding="utf-8") != text:

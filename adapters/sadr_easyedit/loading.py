@@ -53,7 +53,7 @@ def load_hparams(file: Path) -> Any:
 
 
 def load_model(hparams: Any, attention: str | None = None) -> tuple[nn.Module, Any]:
-    """The model and tokenizer that ``model_name`` names, in float32.
+    """The model and tokenizer that ``model_name`` names, in float32, on the hparams' device.
 
     Args:
         hparams: an editor's hparams object.
@@ -75,5 +75,14 @@ def load_model(hparams: Any, attention: str | None = None) -> tuple[nn.Module, A
         raise ConfigError(f"model_name: {name!r} cannot be loaded: {error}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device), tokenizer
+    return model.eval().to(device_of(hparams)), tokenizer
+
+
+def device_of(hparams: Any) -> str:
+    """Where EasyEdit puts its inputs: ``device``, a number or a name; the CPU without CUDA."""
+    import torch
+
+    device = str(hparams.device)
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{device}" if device.isdecimal() else device

@@ -65,12 +65,12 @@ class Estimate:
     Attributes:
         mean: over all questions.
         margin: half the width of its 95 % interval. Questions of one record hang together, so
-            records, not questions, are what varies.
+            records, not questions, are what varies. None with a single record.
         questions: how many there were.
     """
 
     mean: float
-    margin: float
+    margin: float | None
     questions: int
 
 
@@ -95,11 +95,11 @@ def estimate(
     mean = sum(map(sum, clusters)) / count
     # The variance of a ratio of sums over clusters, linearised.
     residuals = [sum(cluster) - mean * len(cluster) for cluster in clusters]
-    margin = math.nan
+    margin = None
     if len(clusters) > 1:
         spread = sum(r * r for r in residuals) * len(clusters) / (len(clusters) - 1)
-        margin = NormalDist().inv_cdf(0.975) * math.sqrt(spread) / count
-    return Estimate(100 * mean, 100 * margin, count)
+        margin = 100 * NormalDist().inv_cdf(0.975) * math.sqrt(spread) / count
+    return Estimate(100 * mean, margin, count)
 
 
 def score(estimates: Mapping[str, Estimate | None]) -> float | None:

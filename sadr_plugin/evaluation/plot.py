@@ -44,7 +44,7 @@ def draw(file: Path, summaries: Sequence[ArmSummary], title: str) -> None:
             [place + (number - (len(summaries) - 1) / 2) * width for place, _ in found],
             [estimate.mean for _, estimate in found],
             width,
-            yerr=[estimate.margin for _, estimate in found],
+            yerr=[estimate.margin or 0 for _, estimate in found],
             label=summary.arm,
             color=f"C{number}" if number else "lightgrey",
             error_kw={"elinewidth": 1, "capsize": 2},

@@ -6,6 +6,7 @@ Each format is a pydantic model, which gives the check, the error message and th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +94,17 @@ def _template(prompt: str, subject: str) -> str:
     if "{}" in prompt:
         if prompt.count("{}") > 1:
             raise ValueError(f"prompt: {prompt!r} holds '{{}}' more than once")
-        return prompt
+        return _only_braces(prompt)
     if not subject.strip() or subject not in prompt:
         raise ValueError(f"subject: {subject!r} is not in the prompt {prompt!r}")
-    return prompt.replace(subject, "{}", 1)
+    return _only_braces(prompt.replace(subject, "{}", 1))
+
+
+def _only_braces(template: str) -> str:
+    """The template; `ValueError` if it has a brace that `str.format`, as editors use it, minds."""
+    if re.search("[{}]", template.replace("{}", "")):
+        raise ValueError(f"prompt: {template!r} holds a brace besides the subject's '{{}}'")
+    return template
 
 
 class _Text(BaseModel):
@@ -309,18 +317,21 @@ def load(file: Path, skip_bad: bool = False) -> Data:
         content = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from None
-    records: list[Record] = []
+    records: dict[str, Record] = {}
     skipped: list[str] = []
     for number, item in _items(content):
         try:
-            records.append(_record(number, item))
+            record = _record(number, item)
+            if record.key in records:
+                raise ValueError(f"record {number}: case_id: {record.key} is an earlier record's")
+            records[record.key] = record
         except ValueError as error:
             if not skip_bad:
                 raise DataError(f"{file}: {error}") from None
             skipped.append(str(error))
     if not records:
         raise DataError(f"{file}: holds no usable record" + "".join(f"; {s}" for s in skipped[:3]))
-    return Data(records, skipped)
+    return Data(list(records.values()), skipped)
 
 
 class _Broken(ValueError):

@@ -114,7 +114,7 @@ def _rows(summaries: Sequence[ArmSummary], digits: int = 1, space: str = " ") ->
     def cell(found: Estimate | None) -> str:
         if found is None:
             return NOTHING
-        margin = f"{space}±{found.margin:.{digits}f}" if found.margin > 0 else ""
+        margin = f"{space}±{found.margin:.{digits}f}" if found.margin else ""
         return f"{found.mean:.1f}{margin}"
 
     def number(value: float | None, places: int) -> str:

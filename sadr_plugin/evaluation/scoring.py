@@ -80,8 +80,11 @@ class Scorer:
 
     def _tokens(self, place: int, prompt: str, answer: str) -> _Sequence:
         prompt_ids = self._tokenizer(prompt)["input_ids"]
-        answer_ids = self._tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
-        return _Sequence(place, [*prompt_ids, *answer_ids], len(answer_ids))
+        ids = self._tokenizer(f"{prompt} {answer.strip()}")["input_ids"]
+        if ids[: len(prompt_ids)] != prompt_ids:  # the prompt's last token goes on in the answer
+            answered = self._tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
+            ids = [*prompt_ids, *answered]
+        return _Sequence(place, ids, len(ids) - len(prompt_ids))
 
     def _batches(self, sequences: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
         """Neighbours in length together: forwards and logits are as wide as the longest needs."""

@@ -13,7 +13,8 @@ import sadr_plugin
 from easyedit.test_editors import exists, hparams_of
 from sadr_easyedit.editing import EasyEditEditor
 from sadr_easyedit.editors import EDIT_POINTS
-from sadr_easyedit.loading import load_hparams, read_yaml
+from sadr_easyedit.evaluate import _claim
+from sadr_easyedit.loading import device_of, load_hparams, read_yaml
 from sadr_plugin import smollm2
 from sadr_plugin.cli import build
 from sadr_plugin.config import SadrConfig
@@ -215,6 +216,24 @@ def test_bad_options(hparams, data, tmp_path):
     with pytest.raises(ConfigError, match=r"hparams\.yml: EasyEdit reads"):
         evaluate(str(other), "--data", data, "--skip-bad", *out)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_came_to_no_result_does_not_hold_its_folder(tmp_path):
+    _claim(tmp_path, {"seed": 0}, resume=False)
+    _claim(tmp_path, {"seed": 1}, resume=True)
+    assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="other settings"):
+        _claim(tmp_path, {"seed": 0}, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "expected"),
+    [(0, True, "cuda:0"), ("1", True, "cuda:1"), ("cpu", True, "cpu"), (0, False, "cpu")],
+)
+def test_the_model_is_where_easyedit_puts_its_inputs(device, cuda, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert device_of(types.SimpleNamespace(device=device)) == expected
 
 
 def test_an_edit_is_put_in_and_taken_back_to_the_bit(model, tok, rome_yaml):
