@@ -305,6 +305,18 @@ def test_what_is_finished_is_kept(tmp_path, error):
     assert len(read_results(tmp_path / "results.jsonl")) == 4
 
 
+def test_an_error_of_the_editor_is_counted_where_it_is_asked_for(tmp_path):
+    with pytest.raises(RuntimeError):
+        evaluate(tmp_path, SmallEditor(error=RuntimeError("singular")))
+    results = evaluate(tmp_path, SmallEditor(error=RuntimeError("singular")), skip_bad=True)
+    assert [r.error for r in results if r.record == "1"] == [None, *["RuntimeError: singular"] * 2]
+    assert [r.error for r in results if r.record != "1"] == [None] * 6
+    for error in (ConfigError("no such setting"), KeyboardInterrupt()):
+        (tmp_path / type(error).__name__).mkdir()
+        with pytest.raises(type(error)):
+            evaluate(tmp_path / type(error).__name__, SmallEditor(error=error), skip_bad=True)
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"record": "0"}', "null"])
 def test_a_line_that_is_no_result(tmp_path, line):
     file = tmp_path / "results.jsonl"

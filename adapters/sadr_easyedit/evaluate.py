@@ -77,7 +77,13 @@ def evaluate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("sadr-eval"),
     resume: Annotated[bool, typer.Option(help="Go on where an earlier run stopped.")] = False,
-    skip_bad: Annotated[bool, typer.Option(help="Skip bad records and count them.")] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            help="Skip and count bad records, and those on which the editor itself fails; else "
+            "they end the run."
+        ),
+    ] = False,
     fluency: Annotated[bool, typer.Option(help="Generate texts to measure fluency.")] = True,
     engine: Annotated[
         Engines, typer.Option(help="Here, or on the workers of a Ray cluster.")
@@ -121,7 +127,7 @@ def evaluate(
             "fluency": fluency,
             "matmul": matmul.value,
         }
-        make = partial(make_evaluator, hparams_file, ways, seed, fluency)
+        make = partial(make_evaluator, hparams_file, ways, seed, fluency, skip_bad)
         cluster = _cluster(engine, partial(_on_worker, make, matmul), ways, workers)
         _claim(out, about, resume)
         evaluation = Evaluation(cluster or make(), out / "results.jsonl")
@@ -137,13 +143,21 @@ def evaluate(
         plot.draw(out / "summary.svg", summaries, title)
     except EvaluationError as error:
         console.print(f"no plot: {error}", markup=False)
+    for result in results:
+        if result.error is not None:
+            failed = f"failed: record {result.record}, {result.arm}: {result.error}"
+            console.print(failed, markup=False)
     for skipped in found.skipped:
         console.print(f"skipped: {skipped}", markup=False)
     console.print(f"in {out.absolute()}", markup=False)
 
 
 def make_evaluator(
-    hparams_file: Path, arms: Sequence[Arm], seed: int = 0, fluency: bool = True
+    hparams_file: Path,
+    arms: Sequence[Arm],
+    seed: int = 0,
+    fluency: bool = True,
+    skip_bad: bool = False,
 ) -> Evaluator:
     """An evaluator of EasyEdit's editor, with the model its hparams file names.
 
@@ -163,7 +177,7 @@ def make_evaluator(
         # On a processor, and at an edit's few tokens, it is a quarter faster than the others.
         attention = None if torch.cuda.is_available() else "eager"
         editor = EasyEditEditor(*load_model(hparams, attention), hparams, seed)
-    return Evaluator(editor, arms, seed, fluency)
+    return Evaluator(editor, arms, seed, fluency, skip_bad)
 
 
 def _cluster(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ..edit import Edit
-from ..errors import EvaluationError, PenaltyError, PositionError
+from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
 from ..plugins import plugin_manager
 from ..positions import Prompt
 from ..probe import AttentionProbe
@@ -66,16 +66,24 @@ class Evaluator:
         arms: the ways of editing; every record is also scored unedited.
         seed: what generated texts and the toolkit's own draws start from, for each record anew.
         fluency: whether to generate texts.
+        skip_bad: whether an error of the toolkit's own on a record is counted, as the plugin's
+            on a record is; else it ends the run.
     """
 
     def __init__(
-        self, editor: Editor, arms: Sequence[Arm], seed: int = 0, fluency: bool = True
+        self,
+        editor: Editor,
+        arms: Sequence[Arm],
+        seed: int = 0,
+        fluency: bool = True,
+        skip_bad: bool = False,
     ) -> None:
         self.arms = [arm.name for arm in arms]
         self._editor = editor
         self._arms = list(arms)
         self._seed = seed
         self._fluency = fluency
+        self._skip_bad = skip_bad
         self._unedited_weights = fingerprint(editor.model)
         self._scorer = Scorer(editor.model, editor.tokenizer)
 
@@ -111,9 +119,18 @@ class Evaluator:
                 taken, seconds = steps(), time.perf_counter() - started
                 drift = None if probe is None else probe.drift()
                 return self._result(record, arm.name, drift, taken, seconds)
-        except (PositionError, PenaltyError) as error:  # this record's; others end the run
+        except Exception as error:
+            if not self._is_records(error):
+                raise
             seconds = time.perf_counter() - started
-            return Result(record.key, arm.name, {}, None, None, None, 0, seconds, str(error))
+            why = str(error) if isinstance(error, SadrError) else f"{type(error).__name__}: {error}"
+            return Result(record.key, arm.name, {}, None, None, None, 0, seconds, why)
+
+    def _is_records(self, error: Exception) -> bool:
+        """Whether an error is a single record's, not one of the settings or the evaluation."""
+        if isinstance(error, SadrError):
+            return isinstance(error, (PositionError, PenaltyError))
+        return self._skip_bad
 
     def _probe(self, record: Record) -> AttentionProbe | None:
         try:

@@ -21,7 +21,7 @@ def draw(file: Path, summaries: Sequence[ArmSummary], title: str) -> None:
         title: what stands above.
 
     Raises:
-        EvaluationError: matplotlib is not installed.
+        EvaluationError: matplotlib is not installed, or there is nothing to draw.
     """
     try:
         from matplotlib import rc_context
@@ -31,6 +31,8 @@ def draw(file: Path, summaries: Sequence[ArmSummary], title: str) -> None:
             "matplotlib is not installed; pip install 'sadr-plugin[plot]'"
         ) from None
     tasks = [task for task in SHOWN if any(s.accuracy[task] for s in summaries)]
+    if not tasks:
+        raise EvaluationError("no record was scored in every arm")
     figure = Figure(figsize=(1.5 + 1.3 * len(tasks), 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(summaries)

@@ -37,7 +37,7 @@ class Result:
         fluency: mean n-gram entropy of generated texts in bits, None without openings.
         steps: optimisation steps of the edit.
         seconds: wall time of the edit.
-        error: why there is no edit, one of the plugin's own errors; then there are no scores.
+        error: why there is no edit; then there are no scores.
     """
 
     record: str

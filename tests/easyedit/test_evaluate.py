@@ -1,5 +1,6 @@
 """`sadr eval` with EasyEdit's own editors on SmolLM2."""
 
+import importlib
 import json
 import sys
 import types
@@ -135,6 +136,30 @@ def test_on_a_worker(hparams, data, tmp_path):
         assert one["rewrite_acc"] == other["rewrite_acc"]
         # Sums depend on the number of threads.
         assert one["drift"] == pytest.approx(other["drift"], rel=0.01, abs=1e-3)
+
+
+def test_an_error_of_easyedits_own(hparams, data, tmp_path, monkeypatch):
+    """It ends the run; asked to, the run counts it, says it and goes on with what there is."""
+    file = hparams()
+
+    def fails(*_):
+        raise RuntimeError("singular matrix")
+
+    module = importlib.import_module("easyeditor.models.rome.rome_main")
+    monkeypatch.setattr(module, "compute_u", fails)
+    good = tmp_path / "good.json"
+    good.write_text(json.dumps([RECORD]))
+    options = ["--data", str(good), "--no-fluency", "--out", str(tmp_path / "out")]
+    with pytest.raises(RuntimeError, match="singular matrix"):
+        evaluate(file, *options)
+    shown = evaluate(file, *options, "--resume", "--skip-bad")
+    assert shown.exit_code == 0
+    failed = " ".join(shown.stdout.split())
+    assert "no plot: no record was scored in every arm" in failed
+    for arm in ("plain", "sadr"):
+        assert f"failed: record 0, {arm}: RuntimeError: singular matrix" in failed
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [arm["failed"] for arm in summary["arms"]] == [0, 1, 1]
 
 
 def test_rewrite_acc_is_easyedits_own(model, tok, monkeypatch):
