@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sadr_plugin.architectures import ARCHITECTURES, build
 from sadr_plugin.evaluation import Scorer, answer_probability
+from sadr_plugin.evaluation.data import BUILTIN, load
 from sadr_plugin.evaluation.metrics import (
     TASKS,
     Estimate,
@@ -18,7 +19,7 @@ from sadr_plugin.evaluation.metrics import (
     score,
     sign_test,
 )
-from sadr_plugin.evaluation.records import BUILTIN, Question, Record, load
+from sadr_plugin.evaluation.records import Question, Record
 from support import tiny_llama, word_tokenizer
 
 RECORD = Record(

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from sadr_plugin.errors import DataError
-from sadr_plugin.evaluation.records import Question, load, sample, schema
+from sadr_plugin.evaluation.data import load
+from sadr_plugin.evaluation.formats import schema
+from sadr_plugin.evaluation.records import Question, sample
 
 COUNTERFACT = {
     "case_id": 7,

@@ -104,15 +104,16 @@ def evaluate(
 
     from sadr_plugin import enabled
     from sadr_plugin.evaluation import plot, report
-    from sadr_plugin.evaluation import records as reading
+    from sadr_plugin.evaluation.data import BUILTIN, load
+    from sadr_plugin.evaluation.records import sample
     from sadr_plugin.evaluation.run import Evaluation
 
     from .environment import import_text_only, silence
     from .loading import load_hparams
 
-    file = reading.BUILTIN if data == "builtin" else Path(data)
-    found = reading.load(file, skip_bad)
-    chosen = reading.sample(found.records, limit, seed)
+    file = BUILTIN if data == "builtin" else Path(data)
+    found = load(file, skip_bad)
+    chosen = sample(found.records, limit, seed)
     import_text_only()
     with enabled(), _matmul(matmul):
         hparams = load_hparams(hparams_file)
