@@ -200,31 +200,33 @@ def run(
 
 def show(console: Console, settings: Settings, rows: list[Row], arms: dict[str, Arm]) -> None:
     """The table: probabilities before and after, and what each arm cost."""
+    from rich import box
     from rich.table import Table
 
     table = Table(
+        box=box.SIMPLE,  # all columns fit into 80, the prompt's folded
+        padding=(0, 0, 0, 1),
         title=f"{settings.prompt.format(settings.subject)} → {settings.target}, layer "
         f"{settings.layer}, γ = {settings.gamma:g}",
-        caption="probability of the right answer / of the edited-in one\n"
-        "neighbour: a fact about something else; distracted: one asked after the edited is stated",
+        caption="probability of the right answer/of the edited-in one\nneighbour: a fact about "
+        "something else; distracted: one asked after the edited\nfact has been stated; drift: "
+        "the penalty, on the edited model",
     )
     statement = f"{settings.prompt.format(settings.subject)} {settings.target}."
     table.add_column("")
-    table.add_column("prompt", overflow="fold", min_width=20)
+    table.add_column("prompt", overflow="fold", min_width=12)
     table.add_column("right")
     for name in ("before", "plain ROME", "with SADR"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         question = row.question
-        cells = [
-            f"{row.probabilities[arm][0]:.3f} / {row.probabilities[arm][1]:.3f}" for arm in ARMS
-        ]
+        cells = [f"{row.probabilities[arm][0]:.3f}/{row.probabilities[arm][1]:.3f}" for arm in ARMS]
         prompt = question.prompt.replace(f"{statement} ", f"… {settings.target}. ")
         table.add_row(question.kind, prompt, question.right, *cells)
     table.add_section()
     plain, sadr = arms["plain"], arms["sadr"]
     table.add_row("", "steps", "", "", str(plain.steps), str(sadr.steps))
-    table.add_row("", "drift (penalty at γ = 1)", "", "", f"{plain.drift:.3f}", f"{sadr.drift:.3f}")
+    table.add_row("", "drift (at γ = 1)", "", "", f"{plain.drift:.3f}", f"{sadr.drift:.3f}")
     table.add_row("", "seconds", "", "", f"{plain.seconds:.1f}", f"{sadr.seconds:.1f}")
     console.print(table)
 

@@ -20,17 +20,21 @@ def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
     monkeypatch.setattr(rome_main, "CONTEXT_TEMPLATES_CACHE", ["{}", "However {}"])
     monkeypatch.setattr(rome, "statistics_folder", lambda: tmp_path / "stats")
     monkeypatch.setattr(corpus, "python_manual", lambda: python_manual()[:500])
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "80")
     file = tmp_path / "demo.json"
     shown = run("--steps", "6", "--gamma", "5", "--json", str(file))
     assert shown.exit_code == 0
-    for text in ("plain ROME", "with SADR", "distracted", "drift (penalty at γ = 1)"):
+    for text in ("plain ROME", "with SADR", "distracted", "drift (at γ = 1)"):
         assert text in shown.stdout
     assert "Executing ROME" not in shown.stdout
     data = json.loads(file.read_text())
     assert [row["kind"] for row in data["rows"]] == (
         ["edit", "paraphrase", *["relation"] * 2, *["neighbour"] * 2, *["distracted"] * 3]
     )
+    for row in data["rows"]:
+        for arm in ("before", "plain", "sadr"):
+            cell = f"{row[arm]['right']:.3f}/{row[arm]['edited_in']:.3f}"
+            assert cell in shown.stdout, "nothing is cut off on a terminal of 80 columns"
     edit = data["rows"][0]
     # Facts of the model and the edit, not of the demo: it knew Paris, then it is told Rome.
     assert edit["before"]["right"] > 0.5 > edit["plain"]["right"]
