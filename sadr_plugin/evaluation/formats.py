@@ -6,6 +6,7 @@ Each is a pydantic model, which gives the check, the error message and the JSON 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -32,6 +33,11 @@ class _Format(BaseModel):
 
     def record(self, key: str) -> Record:
         raise NotImplementedError
+
+
+def _edit(key: str, subject: str, prompt: str, new: str, true: str) -> Record:
+    """A record with its edit and no questions yet; `ValueError` as for `_template`."""
+    return Record(key, subject, _template(prompt, subject), new, true)
 
 
 def _template(prompt: str, subject: str) -> str:
@@ -79,12 +85,9 @@ class CounterFact(_Format):
         """As a `Record`."""
         edit = self.requested_rewrite
         new, true = edit.target_new.str_, edit.target_true.str_
-        return Record(
-            key=key if self.case_id is None else str(self.case_id),
-            subject=edit.subject,
-            template=_template(edit.prompt, edit.subject),
-            target_new=new,
-            target_true=true,
+        key = key if self.case_id is None else str(self.case_id)
+        return replace(
+            _edit(key, edit.subject, edit.prompt, new, true),
             paraphrases=tuple(Question(p, new, true) for p in self.paraphrase_prompts),
             neighbours=tuple(Question(p, true, new) for p in self.neighborhood_prompts),
             openings=tuple(self.generation_prompts),
@@ -126,12 +129,8 @@ class Merged(_Format):
         """As a `Record`."""
         edit = self.requested_rewrite
         new, true = edit.target_new, edit.target_true
-        return Record(
-            key=key,
-            subject=edit.subject,
-            template=_template(edit.prompt, edit.subject),
-            target_new=new,
-            target_true=true,
+        return replace(
+            _edit(key, edit.subject, edit.prompt, new, true),
             paraphrases=self.paraphrase.questions(wrong=true),
             aliases=self.subject_alias.questions(wrong=true),
             neighbours=self.neighbor.questions(wrong=new),
@@ -163,12 +162,8 @@ class WikiData(_Format):
         """As a `Record`."""
         new, true = self.target_new, self.ground_truth
         aliases = _facts(self.portability, "Subject_Aliasing", true)
-        return Record(
-            key=key,
-            subject=self.subject,
-            template=_template(self.prompt, self.subject),
-            target_new=new,
-            target_true=true,
+        return replace(
+            _edit(key, self.subject, self.prompt, new, true),
             # An alias's own answer is the new object, in other words perhaps.
             aliases=aliases,
             relations=_facts(self.locality, "Relation_Specificity", new),
@@ -195,12 +190,8 @@ class ZsRE(_Format):
             if self.loc and self.loc_ans
             else ()
         )
-        return Record(
-            key=key,
-            subject=self.subject,
-            template=_template(self.prompt, self.subject),
-            target_new=new,
-            target_true=true,
+        return replace(
+            _edit(key, self.subject, self.prompt, new, true),
             paraphrases=paraphrases,
             neighbours=neighbours,
         )
