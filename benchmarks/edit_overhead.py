@@ -17,10 +17,10 @@ import time
 import torch
 
 import sadr_plugin
+from sadr_easyedit import smollm2
+from sadr_easyedit.devices import cuda_or_cpu
 from sadr_easyedit.environment import import_text_only
-from sadr_easyedit.rome import smollm2_hparams
-from sadr_plugin import smollm2
-from sadr_plugin.devices import cuda_or_cpu
+from sadr_easyedit.smollm2 import rome_hparams
 
 CONTEXTS = ["{}", "Then, he said that {}", "The quick fox. {}", "However {}"]
 
@@ -36,7 +36,7 @@ def main() -> None:
     from easyeditor.models.rome import rome_main
 
     model, tokenizer = smollm2.load()
-    hparams = smollm2_hparams(layer=9, steps=options.steps)
+    hparams = rome_hparams(layer=9, steps=options.steps)
     request = {
         "prompt": "{} is located in the city of",
         "subject": "The Eiffel Tower",

@@ -25,11 +25,10 @@ from transformers.models.llama import modeling_llama
 import sadr_plugin
 from sadr_easyedit.editing import EasyEditEditor
 from sadr_easyedit.environment import import_text_only, silence
-from sadr_easyedit.loading import load_hparams, load_model
-from sadr_plugin.evaluation.data import BUILTIN, load
-from sadr_plugin.evaluation.metrics import SHORT, TASKS
-from sadr_plugin.evaluation.records import Question, Record, sample
-from sadr_plugin.evaluation.scoring import Scorer
+from sadr_easyedit.hparams_files import load_hparams
+from sadr_easyedit.loading import load_model
+from sadr_plugin.evaluation import BUILTIN, Question, Record, Scorer, load, sample
+from sadr_plugin.evaluation._metrics import SHORT, TASKS
 
 SPECIFICITY = ("neighbourhood", "relation", "distracting neighbourhood", "distracting relation")
 

@@ -7,17 +7,20 @@ plugin imports it at start-up.
 
 TYPE_CHECKING = False  # as typing has it; importing typing would cost each start-up 10 ms
 if TYPE_CHECKING:
-    from .attachment import attached, disable, enable, enabled
+    from .adapter import Edit, EditPoint, HparamsSummary, Prompt
     from .config import SadrConfig
-    from .edit import Edit, EditPoint, Report, Step
     from .errors import SadrError
+    from .events import Report, Step, last_report, reports
     from .hookspecs import hookimpl
+    from .method._measure import DriftProbe
+    from .patching._attaching import attached, disable, enable, enabled
     from .plugins import plugin_manager
-    from .positions import Prompt
 
 __all__ = [
+    "DriftProbe",
     "Edit",
     "EditPoint",
+    "HparamsSummary",
     "Prompt",
     "Report",
     "SadrConfig",
@@ -28,23 +31,29 @@ __all__ = [
     "enable",
     "enabled",
     "hookimpl",
+    "last_report",
     "plugin_manager",
+    "reports",
 ]
 
 _HOME = {
-    "Edit": "edit",
-    "EditPoint": "edit",
-    "Prompt": "positions",
-    "Report": "edit",
+    "DriftProbe": "method._measure",
+    "Edit": "adapter",
+    "EditPoint": "adapter",
+    "HparamsSummary": "adapter",
+    "Prompt": "adapter",
+    "Report": "events",
     "SadrConfig": "config",
     "SadrError": "errors",
-    "Step": "edit",
-    "attached": "attachment",
-    "disable": "attachment",
-    "enable": "attachment",
-    "enabled": "attachment",
+    "Step": "events",
+    "attached": "patching._attaching",
+    "disable": "patching._attaching",
+    "enable": "patching._attaching",
+    "enabled": "patching._attaching",
     "hookimpl": "hookspecs",
+    "last_report": "events",
     "plugin_manager": "plugins",
+    "reports": "events",
 }
 
 

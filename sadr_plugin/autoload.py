@@ -1,5 +1,6 @@
-"""Enabling SADR with no line of code: imported by ``sadr_autoload.pth`` at start-up.
+"""Enabling SADR with no line of code: ``start`` is called at each interpreter's start-up.
 
+``sadr_autoload.pth`` calls it up to Python 3.17, ``sadr_autoload.start`` from 3.15 on (PEP 829).
 Every process of the environment pays for this module, so it does next to nothing: it waits for
 torch, which no toolkit does without, and enables SADR once torch is loaded. Set
 ``SADR_AUTOLOAD=0`` to have it do nothing at all.
@@ -25,9 +26,9 @@ class _TorchWatch:
 
 
 def _enable(_torch: object) -> None:
-    # A broken adapter must not stop anyone from importing torch.
+    # Whatever is wrong with the plugin must not stop anyone from importing torch.
     try:
-        from .attachment import enable
+        from .patching._attaching import enable
 
         enable()
     except Exception as error:
@@ -36,5 +37,13 @@ def _enable(_torch: object) -> None:
         warnings.warn(f"SADR could not be enabled at start-up: {error!r}", stacklevel=2)
 
 
-if os.environ.get("SADR_AUTOLOAD") != "0" and "torch" not in sys.modules:
+_started = False
+
+
+def start() -> None:
+    """Wait for torch, then enable SADR. A second call does nothing."""
+    global _started
+    if _started or os.environ.get("SADR_AUTOLOAD") == "0" or "torch" in sys.modules:
+        return
+    _started = True
     sys.meta_path.insert(0, _TorchWatch())

@@ -28,6 +28,10 @@ class UnsupportedModelError(SadrError):
     """The model keeps its attention where the tracer cannot see it."""
 
 
+class BusyModelError(SadrError):
+    """The model is being edited with SADR already; it can be one edit's at a time."""
+
+
 class UnsupportedLoopError(SadrError):
     """An editor's optimisation loop does not have the form the loss term is written into."""
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from .adapter import EditPoint, HparamsSummary
     from .config import SadrConfig
-    from .edit import EditPoint, HparamsSummary, Report, Step
+    from .events import Report, Step
 
 PROJECT = "sadr_plugin"
 
@@ -51,7 +52,7 @@ def sadr_attention_module(model: nn.Module, layer: nn.Module) -> nn.Module | Non
     """The module in ``layer`` whose forward computes attention; None if you cannot tell.
 
     The first answer that is not None counts; the plugin's own reads the modules' source, see
-    `sadr_plugin.layers`.
+    `sadr_plugin.attention._modules`.
     """
 
 
@@ -63,7 +64,7 @@ def sadr_selected_heads(  # type: ignore[empty-body]
 
     ``baseline`` and ``current`` are rows [layers, prompts, heads, tokens], ``subject_index``
     is [prompts]. Called without gradients. The first answer counts; the plugin's own is
-    `sadr_plugin.loss.selected_heads`, or all heads with ``select_heads: false``.
+    `sadr_plugin.method.penalty.selected_heads`, or all heads with ``select_heads: false``.
     """
 
 
@@ -74,7 +75,7 @@ def sadr_penalty(  # type: ignore[empty-body]
     """The penalty before γ, a scalar with a gradient to ``current``.
 
     Arguments as for `sadr_selected_heads`, whose answer is ``selected``. The first answer
-    counts; the plugin's own is `sadr_plugin.loss.drift_penalty`.
+    counts; the plugin's own is `sadr_plugin.method.penalty.drift_penalty`.
     """
 
 

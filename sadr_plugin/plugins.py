@@ -2,72 +2,109 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint, entry_points
 
 import pluggy
 
 from . import hookspecs
-from .hookspecs import PROJECT, hookimpl
+from .adapter import EditPoint
+from .errors import AttachmentError
+from .events import LastReport
+from .hookspecs import PROJECT
+from .method._published import PublishedMethod
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+CHOICE = "SADR_LOAD_ADAPTERS"
+"""The environment variable that names the installed adapters to load, with commas; all if it is
+not set."""
 
-    from .config import SadrConfig
-    from .edit import EditPoint
-
-
-class BuiltIn:
-    """The answers of the method as published, asked last."""
-
-    @hookimpl(trylast=True)
-    def sadr_attention_module(self, layer: nn.Module) -> nn.Module | None:
-        """The module whose source has the call."""
-        from .layers import attention_module
-
-        return attention_module(layer)
-
-    @hookimpl(trylast=True)
-    def sadr_selected_heads(
-        self, baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
-    ) -> Tensor:
-        """The heads that over-attend to the subject, or all."""
-        import torch
-
-        from .loss import selected_heads
-
-        if config.select_heads:
-            return selected_heads(baseline, current, subject_index)
-        return torch.ones(baseline.shape[:-1], dtype=torch.bool, device=baseline.device)
-
-    @hookimpl(trylast=True)
-    def sadr_penalty(
-        self, baseline: Tensor, current: Tensor, selected: Tensor, config: SadrConfig
-    ) -> Tensor:
-        """The penalty of the paper."""
-        from .loss import drift_penalty
-
-        return drift_penalty(baseline, current, selected, config.divergence)
+_loaded: dict[str, EntryPoint] = {}
+_failed: dict[str, str] = {}
 
 
 @cache
 def plugin_manager() -> pluggy.PluginManager:
     """The process's one plugin manager, with every installed adapter loaded.
 
-    Adapters are found by the entry point group ``sadr_plugin``. Register an object of your
-    own with ``plugin_manager().register(plugin)``.
-
-    Raises `pluggy.PluginValidationError` for a plugin with a hook that does not exist.
+    Adapters are found by the entry point group ``sadr_plugin``; ``SADR_LOAD_ADAPTERS=a,b`` loads
+    only those of that name. An adapter that cannot be loaded is named in a warning and left out.
+    Register an object of your own with ``plugin_manager().register(plugin)``.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
-    manager.register(BuiltIn(), name="built-in")
-    manager.load_setuptools_entrypoints(PROJECT)
-    manager.check_pending()
+    manager.register(PublishedMethod(), name="built-in")
+    manager.register(LastReport(), name="last-report")
+    for adapter in _chosen(sorted(entry_points(group=PROJECT))):
+        try:
+            _load(manager, adapter)
+        except Exception as error:
+            _fail(adapter.name, f"{type(error).__name__}: {error}")
     return manager
+
+
+def loaded_adapters() -> dict[str, EntryPoint]:
+    """The installed adapters that were loaded, by name."""
+    plugin_manager()
+    return dict(_loaded)
+
+
+def failed_adapters() -> dict[str, str]:
+    """The installed adapters that could not be loaded, each with the reason."""
+    plugin_manager()
+    return dict(_failed)
 
 
 def edit_points() -> list[EditPoint]:
     """The editors that all plugins declare, in one list."""
     declared = plugin_manager().hook.sadr_edit_points()
     return [point for points in declared for point in points]
+
+
+def _chosen(installed: Sequence[EntryPoint]) -> list[EntryPoint]:
+    choice = os.environ.get(CHOICE)
+    if choice is None:
+        return list(installed)
+    wanted = [name.strip() for name in choice.split(",") if name.strip()]
+    names = {adapter.name for adapter in installed}
+    for name in wanted:
+        if name not in names:
+            there = ", ".join(sorted(names)) or "none"
+            _fail(name, f"{CHOICE} names it, but it is not installed; installed: {there}")
+    return [adapter for adapter in installed if adapter.name in wanted]
+
+
+def _load(manager: pluggy.PluginManager, adapter: EntryPoint) -> None:
+    """Load one adapter and try what it declares; one that fails is not registered."""
+    if adapter.name in _loaded:
+        other = _distribution(_loaded[adapter.name])
+        raise AttachmentError(f"{_distribution(adapter)} and {other} both bring one of this name")
+    plugin = adapter.load()
+    manager.register(plugin, name=adapter.name)
+    try:
+        manager.check_pending()  # a misspelt hook
+        for hook in (manager.hook.sadr_edit_points, manager.hook.sadr_hparams_base):
+            for implementation in hook.get_hookimpls():
+                if implementation.plugin is plugin:
+                    _check_declared(implementation.function())
+    except BaseException:
+        manager.unregister(plugin)
+        raise
+    _loaded[adapter.name] = adapter
+
+
+def _distribution(adapter: EntryPoint) -> str:
+    return "this environment" if adapter.dist is None else adapter.dist.metadata["Name"]
+
+
+def _check_declared(declared: object) -> None:
+    points = [] if isinstance(declared, str) else declared
+    if not isinstance(points, (list, tuple)) or not all(isinstance(p, EditPoint) for p in points):
+        raise AttachmentError(f"expected a list of EditPoint, or a class's name, got {declared!r}")
+
+
+def _fail(name: str, reason: str) -> None:
+    _failed[name] = reason
+    warnings.warn(f"SADR: the adapter {name!r} is left out: {reason}", stacklevel=2)

@@ -33,10 +33,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attachment import attached, disable, enable
-from .edit import EditPoint, Report
+from .adapter import EditPoint
 from .errors import ConfigError
+from .events import Report
 from .hookspecs import hookimpl
+from .patching._attaching import attached, disable, enable
 from .plugins import plugin_manager
 
 
@@ -45,12 +46,12 @@ class Witness:
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
-        self.priced: list[dict[str, Tensor]] = []
+        self.rows: list[dict[str, Tensor]] = []
 
     @hookimpl(tryfirst=True)
     def sadr_penalty(self, baseline: Tensor, current: Tensor, subject_index: Tensor) -> None:
         """Keep the rows; leave the answer to others."""
-        self.priced.append(
+        self.rows.append(
             {"baseline": baseline, "current": current.detach(), "subject": subject_index}
         )
 
@@ -145,6 +146,23 @@ class EditorConformance:
             "the penalty does not fall: it is not in the gradient"
         )
 
+    def test_num_grad_steps(self) -> None:
+        """The number of steps that the user asks for is the number the editor takes."""
+        if self.point.steps_attribute is None:
+            try:
+                self._run(sadr={"gamma": 0, "num_grad_steps": 2})
+            except ConfigError:
+                return
+            raise AssertionError("num_grad_steps was accepted, and there is no such attribute")
+        for wanted in (2, 3):
+            with witnessing() as witness:
+                self._run(sadr={"gamma": 0, "num_grad_steps": wanted})
+            taken = len(witness.reports[0].steps)
+            assert taken == wanted, (
+                f"of {wanted} steps the editor took {taken}: is the number of its steps really "
+                f"{self.point.steps_attribute!r}?"
+            )
+
     def test_target_grows_likelier(self) -> None:
         """What ``stop_at`` watches is what the editor aims at."""
         try:
@@ -166,15 +184,15 @@ class EditorConformance:
             self._run(sadr={"gamma": self.gamma})
         (report,) = witness.reports
         declared, edited = (
-            witness.priced[-1]["subject"].tolist(),
-            _edited_tokens(witness.priced[-1]),
+            witness.rows[-1]["subject"].tolist(),
+            _edited_tokens(witness.rows[-1]),
         )
         assert edited == declared, (
             f"the editor changes the tokens {edited} of its prompts, the adapter's edited_token "
             f"and prompts say {declared}"
         )
-        first = len(report.steps) - len(witness.priced)
-        for step, rows in zip(report.steps[first:], witness.priced, strict=True):
+        first = len(report.steps) - len(witness.rows)
+        for step, rows in zip(report.steps[first:], witness.rows, strict=True):
             share = _selected_share(rows)
             assert abs(share - step.selected) < 1e-6, (
                 f"step {step.index}: {step.selected} of the heads were selected, by definition "

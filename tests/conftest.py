@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 import sadr_plugin
-from sadr_plugin import smollm2
+from sadr_easyedit import smollm2
 from smalledit import editor as small_editor
 from support import SmallAdapter, tiny_llama, word_tokenizer
 

@@ -56,7 +56,7 @@ def read_small(arguments):
         layer=hparams.layer,
         layer_template=hparams.layer_module_tmp,
         edited_token=hparams.fact_token,
-        target=request["target"],
+        target=f" {request['target']}",
     )
 
 

@@ -1,5 +1,8 @@
+import copy
+import dataclasses
 import inspect
 import pickle
+import re
 import sys
 from dataclasses import dataclass
 
@@ -9,9 +12,9 @@ import sadr_plugin
 import smalledit.editor
 import smalledit.hparams
 from sadr_plugin import EditPoint, SadrConfig, hookimpl
-from sadr_plugin.errors import ConfigError
+from sadr_plugin.errors import AttachmentError, ConfigError, UnsupportedLoopError
 from smalledit.hparams import OtherHparams, SmallHparams
-from support import SMALL
+from support import SMALL, SmallAdapter
 
 
 def test_enable_and_disable_any_number_of_times(small_adapter):
@@ -79,7 +82,134 @@ def test_the_flag_in_constructor_yaml_and_attribute(small, tmp_path):
     assert (hparams.layer, hparams.sadr) == (2, {"gamma": "4e-2", "layers": "2-3"})
     hparams.sadr = SadrConfig(gamma=1)
     assert hparams.sadr.gamma == 1
-    assert hparams == SmallHparams(layer=2), "not a field: equality and asdict are the toolkit's"
+    assert hparams == SmallHparams(layer=2), "equality is the toolkit's"
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        dataclasses.replace,
+        copy.copy,
+        copy.deepcopy,
+        lambda hparams: pickle.loads(pickle.dumps(hparams)),
+        lambda hparams: SmallHparams(**dataclasses.asdict(hparams)),
+    ],
+    ids=["replace", "copy", "deepcopy", "pickle", "asdict"],
+)
+def test_the_flag_survives(small, again):
+    flag = {"gamma": 0.5}
+    assert again(SmallHparams(layer=2, sadr=flag)).sadr == flag
+    assert again(SmallHparams(layer=2, sadr=False)).sadr is False
+    assert again(SmallHparams(layer=2)).sadr is None
+    assert dataclasses.replace(SmallHparams(sadr=flag), layer=3).sadr == flag
+    assert dataclasses.replace(SmallHparams(sadr=flag), sadr=False).sadr is False
+
+
+def test_the_flag_is_shown(small):
+    plain = repr(SmallHparams(layer=2))
+    assert "sadr" not in plain
+    assert repr(SmallHparams(layer=2, sadr=True)) == plain[:-1] + ", sadr=True)"
+
+
+@pytest.mark.parametrize("flag", [True, {"num_grad_steps": 2}])
+def test_a_wrong_steps_attribute_is_refused(flag, tiny_llama, word_tokenizer, request_, declared):
+    """Before the first step, and not taken on as a new attribute that nothing reads."""
+    declared(steps_attribute="steps")
+    hparams, steps = SmallHparams(sadr=flag), []
+    with pytest.raises(AttachmentError, match="SmallHparams has no attribute 'steps'"):
+        smalledit.editor.optimise(
+            tiny_llama, word_tokenizer, request_, hparams, on_step=steps.append
+        )
+    assert steps == []
+    assert not hasattr(hparams, "steps")
+
+
+def test_an_editor_without_a_number_of_steps(tiny_llama, word_tokenizer, request_, declared):
+    declared(steps_attribute=None)
+    with sadr_plugin.reports() as found:
+        smalledit.editor.optimise(
+            tiny_llama, word_tokenizer, request_, SmallHparams(sadr={"gamma": 0})
+        )
+    assert len(found[0].steps) == 6
+    with pytest.raises(ConfigError, match="num_grad_steps: SMALL has no number of steps"):
+        smalledit.editor.optimise(
+            tiny_llama, word_tokenizer, request_, SmallHparams(sadr={"num_grad_steps": 2})
+        )
+
+
+def test_a_label_that_is_not_there_is_refused(tiny_llama, word_tokenizer, request_, declared):
+    declared(labels="rewriting_targets")
+    with pytest.raises(UnsupportedLoopError, match="a variable `rewriting_targets`"):
+        smalledit.editor.optimise(tiny_llama, word_tokenizer, request_, SmallHparams(sadr=True))
+
+
+def test_the_patch_tells_absent_from_none(small_adapter):
+    class Odd(SmallHparams):
+        sadr = None
+
+    sadr_plugin.enable()
+    assert Odd(sadr=True).sadr is True
+    sadr_plugin.disable()
+    assert vars(Odd)["sadr"] is None
+
+
+def test_the_cache_is_named_by_settings_hooks_and_version(monkeypatch, declared):
+    """Found with another penalty, a vector is another one."""
+    seen = []
+
+    def keeping(hparams, cache_template=None):
+        seen.append(cache_template)
+
+    keeping.__module__ = "smalledit.editor"
+    monkeypatch.setattr(smalledit.editor, "keeping", keeping, raising=False)
+    declared(cache="smalledit.editor:keeping")
+    hparams = SmallHparams(sadr=True)
+
+    def name():
+        smalledit.editor.keeping(hparams, cache_template="z_{}.npz")
+        return seen[-1]
+
+    assert name() == name()
+    assert re.fullmatch(r"z_\{\}\.sadr-[0-9a-f]{12}\.npz", name())
+    published, manager = name(), sadr_plugin.plugin_manager()
+
+    class Own:
+        @hookimpl
+        def sadr_penalty(self, current):
+            return current.sum()
+
+    own = Own()
+    manager.register(own)
+    try:
+        assert name() != published
+    finally:
+        manager.unregister(own)
+    assert name() == published
+    monkeypatch.setattr("sadr_plugin.patching._functions.plugin_version", lambda: "2")
+    assert name() != published
+    hparams.sadr = False
+    assert name() == "z_{}.npz"
+
+
+@pytest.fixture
+def declared():
+    """Attach the small toolkit's editor with another declaration."""
+    adapters, manager = [], sadr_plugin.plugin_manager()
+
+    def register(**changes):
+        class Adapter(SmallAdapter):
+            @hookimpl
+            def sadr_edit_points(self):
+                return [dataclasses.replace(SMALL, **changes)]
+
+        adapters.append(Adapter())
+        manager.register(adapters[-1])
+        sadr_plugin.enable()
+
+    yield register
+    sadr_plugin.disable()
+    for adapter in adapters:
+        manager.unregister(adapter)
 
 
 def test_a_bad_flag_names_key_and_file(small, tmp_path):
@@ -155,7 +285,7 @@ def declare():
 )
 def test_what_cannot_be_attached_warns_and_refuses_the_flag(declare, function, argument, message):
     declare(function, argument)
-    sadr_plugin.attachment._warned.clear()
+    sadr_plugin.patching._attaching._warned.clear()
     with pytest.warns(UserWarning, match=message):
         sadr_plugin.enable()
     assert SmallHparams(layer=3).layer == 3
@@ -165,7 +295,7 @@ def test_what_cannot_be_attached_warns_and_refuses_the_flag(declare, function, a
 
 def test_a_base_that_is_not_there_does_not_stop_the_toolkit(declare):
     declare("smalledit.editor:optimise", base="smalledit.hparams:Gone")
-    sadr_plugin.attachment._warned.clear()
+    sadr_plugin.patching._attaching._warned.clear()
     with pytest.warns(UserWarning, match="there is no class smalledit.hparams:Gone"):
         sadr_plugin.enable()
     assert SmallHparams(sadr=True).sadr is True

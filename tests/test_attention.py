@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from sadr_plugin.attention import AttentionCall, AttentionWeights
+from sadr_plugin.attention._layers import drifting_layers, layer_modules
+from sadr_plugin.attention._rows import AttentionCall, AttentionWeights
 from sadr_plugin.errors import ConfigError, UnsupportedModelError
-from sadr_plugin.layers import drifting_layers, layer_modules
 
 
 def call(**changes):

@@ -74,7 +74,7 @@ def wrong_token(arguments):
 
 
 def wrong_target(arguments):
-    return replace(read_small(arguments), target="louvre")
+    return replace(read_small(arguments), target=" louvre")
 
 
 def remembering():
@@ -118,6 +118,11 @@ BROKEN = {
         Small,
         lambda: Adapter(read=wrong_target),
         "is lower at every other step: is the adapter's target",
+    ),
+    "test_num_grad_steps": (
+        Small,
+        lambda: Adapter(steps_attribute="layer"),  # there, but something else
+        r"of 2 steps the editor took 6: .* really 'layer'",
     ),
     "test_selection_is_the_definition": (
         Small,

@@ -16,12 +16,20 @@ import torch
 from rich.console import Console
 
 from sadr_plugin.errors import ConfigError, DataError, EvaluationError, PositionError
-from sadr_plugin.evaluation import plot, report
-from sadr_plugin.evaluation.cluster import RayEngine
-from sadr_plugin.evaluation.evaluator import Evaluator
-from sadr_plugin.evaluation.records import Question, Record
-from sadr_plugin.evaluation.results import UNEDITED, Arm, read_results
-from sadr_plugin.evaluation.run import Evaluation
+from sadr_plugin.evaluation import (
+    UNEDITED,
+    Arm,
+    EvaluationRun,
+    LocalEngine,
+    Question,
+    RayEngine,
+    Record,
+    draw,
+    read_results,
+    summarise,
+    table,
+    write,
+)
 from support import tiny_llama, word_tokenizer
 
 ARMS = [Arm("plain", None), Arm("sadr", {"gamma": 1.0})]
@@ -77,8 +85,8 @@ class SmallEditor:
 
 
 def evaluate(tmp_path, editor=None, count=3, **options):
-    evaluator = Evaluator(editor or SmallEditor(), ARMS, **options)
-    evaluation = Evaluation(evaluator, tmp_path / "results.jsonl")
+    evaluator = LocalEngine(editor or SmallEditor(), ARMS, **options)
+    evaluation = EvaluationRun(evaluator, tmp_path / "results.jsonl")
     return evaluation.run(records(count))
 
 
@@ -89,7 +97,7 @@ def without_times(results):
 def test_every_record_in_every_arm(tmp_path):
     seen = []
     editor = SmallEditor()
-    evaluation = Evaluation(Evaluator(editor, ARMS), tmp_path / "results.jsonl")
+    evaluation = EvaluationRun(LocalEngine(editor, ARMS), tmp_path / "results.jsonl")
     results = evaluation.run(records(), seen.append)
     assert seen == results
     assert [(r.record, r.arm) for r in results] == [
@@ -125,7 +133,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, cut):
     file.write_bytes(kept[: len(kept) - cut])
     editor = SmallEditor()
     assert without_times(evaluate(tmp_path, editor)) == whole
-    assert len(editor.edits) == 3 if cut == 0 else 4
+    assert len(editor.edits) == (3 if cut == 0 else 4)
     assert without_times(read_results(file)) == whole
     again = SmallEditor()
     evaluate(tmp_path, again)
@@ -157,7 +165,7 @@ class Fragile(SmallEditor):
 
 
 def fragile_evaluator(folder, times, error=None):
-    return Evaluator(Fragile(folder, times, error), ARMS)
+    return LocalEngine(Fragile(folder, times, error), ARMS)
 
 
 @pytest.fixture
@@ -169,7 +177,7 @@ def two_workers(monkeypatch):
         make = partial(fragile_evaluator, folder, *options)
         engine = RayEngine(make, [arm.name for arm in ARMS], workers=2)
         try:
-            return Evaluation(engine, folder / "results.jsonl").run(records(6))
+            return EvaluationRun(engine, folder / "results.jsonl").run(records(6))
         finally:
             assert not ray.is_initialized()
 
@@ -190,7 +198,7 @@ def test_two_workers_of_which_one_is_killed(tmp_path, two_workers):
     assert sorted(without_times(there), key=repr) == sorted(without_times(here), key=repr)
 
     def summary(results):
-        return [replace(arm, seconds=0) for arm in report.summarise(results)]
+        return [replace(arm, seconds=0) for arm in summarise(results)]
 
     assert summary(there) == summary(here)
     assert without_times(read_results(tmp_path / "results.jsonl")) == without_times(there)
@@ -224,7 +232,7 @@ def no_evaluator():
 def test_a_worker_that_cannot_start(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the ray engine's own package is optional")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    evaluation = Evaluation(RayEngine(no_evaluator, ["plain"]), tmp_path / "results.jsonl")
+    evaluation = EvaluationRun(RayEngine(no_evaluator, ["plain"]), tmp_path / "results.jsonl")
     with pytest.raises(EvaluationError, match=r"could not start(.|\n)*no such model"):
         evaluation.run(records(1))
 
@@ -242,19 +250,19 @@ def test_without_ray(monkeypatch):
 
 
 def test_a_picture_of_the_summary(tmp_path, monkeypatch):
-    summaries = report.summarise(evaluate(tmp_path))
-    plot.draw(tmp_path / "summary.svg", summaries, "Small editor")
+    summaries = summarise(evaluate(tmp_path))
+    draw(tmp_path / "summary.svg", summaries, "Small editor")
     picture = (tmp_path / "summary.svg").read_text()
     # Every metric's label and every arm's, as text.
     for shown in ("NS", "DNS", "RS", "plain", "sadr", "Small editor"):
         assert f"<!-- {shown} -->" in picture
     assert "<!-- PS -->" not in picture, "no record has a paraphrase"
-    plot.draw(tmp_path / "again.svg", summaries, "Small editor")
+    draw(tmp_path / "again.svg", summaries, "Small editor")
     assert (tmp_path / "again.svg").read_text() == picture
     assert "<dc:date>" not in picture
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[plot\]'"):
-        plot.draw(tmp_path / "none.svg", summaries, "")
+        draw(tmp_path / "none.svg", summaries, "")
 
 
 def test_killed_and_taken_up_again(tmp_path):
@@ -290,7 +298,7 @@ def test_weights_that_are_not_put_back_end_the_run(tmp_path):
 def test_a_record_that_cannot_be_edited_is_told_and_left_out(tmp_path):
     results = evaluate(tmp_path, SmallEditor(error=PositionError("no subject")), count=3)
     assert [r.error for r in results if r.record == "1"] == [None, "no subject", "no subject"]
-    summaries = report.summarise(results)
+    summaries = summarise(results)
     assert [(s.arm, s.records, s.failed) for s in summaries] == [
         (UNEDITED, 2, 0),
         ("plain", 2, 1),
@@ -327,7 +335,7 @@ def test_a_line_that_is_no_result(tmp_path, line):
 
 def test_what_is_written(tmp_path):
     results = evaluate(tmp_path)
-    summaries = report.write(tmp_path, results, {"seed": 0})
+    summaries = write(tmp_path, results, {"seed": 0})
     data = json.loads((tmp_path / "summary.json").read_text())
     assert data["about"] == {"seed": 0}
     assert [arm["arm"] for arm in data["arms"]] == [UNEDITED, "plain", "sadr"]
@@ -338,7 +346,7 @@ def test_what_is_written(tmp_path):
     assert len({row.count("|") for row in rows}) == 1
     tex = (tmp_path / "summary.tex").read_text()
     assert tex.count(r"\\") == 4
-    shown = report.table(summaries, "title")
+    shown = table(summaries, "title")
     assert shown.row_count == 3
     console = Console(width=80)
     with console.capture() as capture:

@@ -6,8 +6,8 @@ import torch
 from fastedit.rome import ROMEHyperParams, rome_main
 
 import sadr_plugin
+from sadr_easyedit.devices import cuda_or_cpu
 from sadr_fastedit import sadr_edit_points
-from sadr_plugin.devices import cuda_or_cpu
 from sadr_plugin.errors import ConfigError, PositionError
 from sadr_plugin.testing import EditorConformance, witnessing
 from support import attributes, tiny_llama, word_tokenizer
@@ -110,7 +110,7 @@ def test_positions_by_decoding(smol, left_padding):
 
 def test_a_whole_edit_in_half_precision(monkeypatch):
     """FastEdit turns its vector into float16, so its own entry point wants a model in that."""
-    from sadr_plugin import smollm2
+    from sadr_easyedit import smollm2
 
     model, tokenizer = smollm2.load(torch_dtype=torch.float16)
     tokenizer.padding_side = "left"

@@ -15,6 +15,7 @@ import torch
 import sadr_plugin
 import support
 from sadr_plugin import hookimpl
+from sadr_plugin.errors import BusyModelError
 from smalledit.hparams import SmallHparams
 from support import attributes, tiny_llama
 
@@ -190,27 +191,41 @@ def test_enable_in_the_middle_of_an_edit(small, small_adapter, word_tokenizer, r
     assert len(small_adapter.reports) == 1
 
 
-@pytest.mark.parametrize("same_model", [False, True])
-def test_an_edit_inside_an_edit(same_model, small, small_adapter, word_tokenizer, request_):
+def test_an_edit_inside_an_edit(small, small_adapter, word_tokenizer, request_):
     other = {**request_, "subject": "louvre", "target": "paris"}
     outer_alone = edit(small, tiny_llama(), word_tokenizer, request_)
     inner_alone = edit(small, tiny_llama(), word_tokenizer, other)
     outer_model = tiny_llama().requires_grad_(False)
-    inner_model = outer_model if same_model else tiny_llama()
     before, inner = attributes(outer_model), []
 
     def nested(step):
         if step == 2:
-            inner.append(edit(small, inner_model, word_tokenizer, other))
+            inner.append(edit(small, tiny_llama(), word_tokenizer, other))
 
     outer = edit(small, outer_model, word_tokenizer, request_, on_step=nested)
     assert attributes(outer_model) == before
-    assert len(inner[0][1]) == len(inner_alone[1])
-    if not same_model:  # in one model each toolkit's vector is in the other's forwards
-        assert torch.equal(inner[0][0], inner_alone[0])
-        assert torch.equal(outer[0], outer_alone[0])
+    assert torch.equal(inner[0][0], inner_alone[0])
+    assert torch.equal(outer[0], outer_alone[0])
     again = edit(small, outer_model, word_tokenizer, request_)
     assert torch.equal(again[0], outer_alone[0])
+
+
+def test_a_second_edit_of_the_same_model_is_refused(small, word_tokenizer, request_):
+    """Closed in the order they were opened, two would leave a dead wrapper behind."""
+    model = tiny_llama().requires_grad_(False)
+    expected = edit(small, tiny_llama(), word_tokenizer, request_)
+    before, refused = attributes(model), []
+
+    def nested(step):
+        with pytest.raises(BusyModelError, match="LlamaForCausalLM is being edited with SADR"):
+            edit(small, model, word_tokenizer, request_)
+        refused.append(step)
+
+    found = edit(small, model, word_tokenizer, request_, on_step=nested)
+    assert len(refused) == len(found[1])
+    assert torch.equal(found[0], expected[0]), "the first edit does not notice"
+    assert attributes(model) == before
+    assert torch.equal(edit(small, model, word_tokenizer, request_)[0], expected[0])
 
 
 def test_eight_threads_edit_eight_models(small, word_tokenizer, request_):

@@ -8,10 +8,10 @@ import transformers
 from transformers import AttentionInterface
 
 import sadr_plugin
-from sadr_plugin.architectures import ARCHITECTURES, build
+from sadr_plugin.adapter import Edit
+from sadr_plugin.attention._tracer import tracer_for
 from sadr_plugin.config import SadrConfig
-from sadr_plugin.edit import Edit
-from sadr_plugin.probe import tracer_for
+from sadr_plugin.models._architectures import ARCHITECTURES, build
 
 IDS = torch.randint(1, 60, (3, 9), generator=torch.Generator().manual_seed(1))
 MASK = torch.tensor([[1] * 9, [1] * 5 + [0] * 4, [1] * 8 + [0]])

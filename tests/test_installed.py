@@ -114,7 +114,7 @@ def test_the_plugin_that_runs_is_the_wheels(environment):
 def test_a_script_that_knows_nothing_of_the_plugin(
     environment, smol, tmp_path, sadr, environ, attached
 ):
-    from sadr_plugin import smollm2
+    from sadr_easyedit import smollm2
 
     changes = {"v_num_grad_steps": 4, "device": 0}
     if sadr:
@@ -134,7 +134,7 @@ def test_a_script_that_knows_nothing_of_the_plugin(
 
 @needs_easyedit
 def test_the_flag_without_the_plugin_is_the_toolkits_error(environment, smol, tmp_path):
-    from sadr_plugin import smollm2
+    from sadr_easyedit import smollm2
 
     (tmp_path / "rome.yaml").write_text(yaml.safe_dump({**ROME, "sadr": True}))
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -173,16 +173,18 @@ def test_turned_off_nothing_waits(environment):
     [
         "import sadr_plugin; sadr_plugin.enable()",
         "from sadr_plugin import Edit, EditPoint, Prompt",
-        "import sadr_plugin.positions",
-        "import sadr_plugin.drift",
+        "import sadr_plugin.method._positions",
+        "import sadr_plugin.method._session",
         "import sadr_plugin.testing",
         "import sadr_easyedit",
-        "from sadr_plugin.cli import build; build()",
+        "from sadr_plugin.commands.cli import build; build()",
         "import torch",
     ],
 )
 def test_whatever_imports_torch_first_sadr_is_enabled_without_a_word(environment, first):
-    script = f"{first}; import torch, sadr_plugin.attachment as a; print('enabled', a._enabled)"
+    script = (
+        f"{first}; import torch, sadr_plugin.patching._attaching as a; print('enabled', a._enabled)"
+    )
     done = run(environment, "-W", "error::UserWarning", "-c", script)
     assert "enabled True" in done.stdout
     assert "SADR" not in done.stderr
@@ -221,7 +223,7 @@ def test_the_tutorials_package_beside_the_wheel(environment):
     example = ROOT / "examples" / "twovector"
     install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     run(environment, *install, str(example))
-    sadr = ["-c", "from sadr_plugin.cli import main; main()"]
+    sadr = ["-c", "from sadr_plugin.commands.cli import main; main()"]
     shown = run(environment, *sadr, "doctor").stdout
     assert "twovector (from twovector 0.1.0)" in shown
     assert "TwoVector (twovector.editor:find_vectors): can be attached" in shown

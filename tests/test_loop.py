@@ -1,11 +1,15 @@
 import contextlib
+import functools
+import importlib
+import linecache
+import sys
 import traceback
 from typing import ClassVar
 
 import pytest
 
 from sadr_plugin.errors import UnsupportedLoopError
-from sadr_plugin.loop import with_loss_term
+from sadr_plugin.patching._loop import with_loss_term
 from smalledit import editor
 
 
@@ -163,3 +167,128 @@ def test_a_function_without_source_is_refused():
     exec("def f():\n    pass", namespace)
     with pytest.raises(UnsupportedLoopError, match="source cannot be read"):
         with_loss_term(namespace["f"], lambda loss: loss)
+
+
+class Private:
+    __factor = 3
+
+    def method(self):
+        for _ in range(1):
+            loss = Number(self.__factor)
+            loss.backward()
+
+    def through_super(self):
+        for _ in range(1):
+            loss = Number(len(super().__repr__()) * 0 + self.__factor)
+            loss.backward()
+
+
+@pytest.mark.parametrize("function", [Private.method, Private.through_super])
+def test_names_of_a_class_are_its_own(function):
+    Number.seen = []
+    with_loss_term(function, lambda loss: loss + 100)(Private())
+    assert Number.seen == [103]
+
+
+def written(tmp_path, monkeypatch, source, name="written"):
+    """A module made of ``source``, imported from a file."""
+    file = tmp_path / f"{name}.py"
+    file.write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name), file
+
+
+LOOP = """
+from __future__ import annotations
+
+def loop(number, factor=2):
+    seen = []
+    def inner(x: not_defined) -> not_defined: return x
+    for _ in range(1):
+        loss = number(inner(factor))
+        seen.append(inner.__annotations__)
+        loss.backward()
+    return seen
+"""
+
+
+def test_future_imports_are_the_modules(tmp_path, monkeypatch):
+    module, _ = written(tmp_path, monkeypatch, LOOP)
+    twin = with_loss_term(module.loop, lambda loss: loss + 100)
+    assert twin(Number) == module.loop(Number) == [{"x": "not_defined", "return": "not_defined"}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source: source.replace("factor))", "factor) + 1)"),
+        lambda source: source.replace("_ in range(1)", "_ in range(2)"),
+        lambda source: "\n\n" + source,
+        lambda source: "",
+    ],
+    ids=["loop", "constant", "moved", "emptied"],
+)
+def test_a_file_that_was_changed_since_its_import_is_refused(tmp_path, monkeypatch, change):
+    """Else the twin would run what nobody has imported."""
+    module, file = written(tmp_path, monkeypatch, LOOP)
+    file.write_text(change(LOOP))
+    linecache.checkcache()
+    with pytest.raises(UnsupportedLoopError, match="changed since its import|cannot be read"):
+        with_loss_term(module.loop, lambda loss: loss)
+
+
+def test_a_comment_that_was_added_below_does_no_harm(tmp_path, monkeypatch):
+    module, file = written(tmp_path, monkeypatch, LOOP)
+    file.write_text(LOOP + "# more\n")
+    linecache.checkcache()
+    Number.seen = []
+    with_loss_term(module.loop, lambda loss: loss + 100)(Number)
+    assert Number.seen == [102]
+
+
+def same(function):
+    return function
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def outer(*args):
+        return function(*args)
+
+    return outer
+
+
+@same
+def registered():
+    for _ in range(1):
+        loss = Number(1)
+        loss.backward()
+
+
+@wrapped
+def decorated():
+    for _ in range(1):
+        loss = Number(1)
+        loss.backward()
+
+
+@pytest.mark.parametrize("function", [registered, decorated])
+def test_a_decorated_loop_is_refused(function):
+    with pytest.raises(UnsupportedLoopError, match="is decorated"):
+        with_loss_term(function, lambda loss: loss)
+
+
+def with_labels(labels):
+    for _ in range(1):
+        loss = Number(1)
+        labels = labels + 1
+        loss.backward()
+
+
+def test_the_term_is_given_the_loops_labels():
+    Number.seen = []
+    with_loss_term(with_labels, lambda loss, labels: loss + labels, labels="labels")(100)
+    assert Number.seen == [101], "as they are where the term stands"
+    with pytest.raises(UnsupportedLoopError, match="a variable `targets` with the target's"):
+        with_loss_term(with_labels, lambda loss: loss, labels="targets")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sadr_plugin.loss import drift_penalty, head_divergence, selected_heads
+from sadr_plugin.method.penalty import drift_penalty, head_divergence, selected_heads
 
 
 @pytest.fixture(params=range(5), ids=lambda case: f"case{case}")

@@ -7,19 +7,21 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sadr_plugin.architectures import ARCHITECTURES, build
-from sadr_plugin.evaluation import Scorer, answer_probability
-from sadr_plugin.evaluation.data import BUILTIN, load
-from sadr_plugin.evaluation.metrics import (
+from sadr_plugin.evaluation import (
+    BUILTIN,
     TASKS,
     Estimate,
+    Question,
+    Record,
+    Scorer,
+    answer_probability,
     estimate,
+    load,
     ngram_entropy,
-    probability,
-    score,
     sign_test,
 )
-from sadr_plugin.evaluation.records import Question, Record
+from sadr_plugin.evaluation._metrics import probability, score
+from sadr_plugin.models._architectures import ARCHITECTURES, build
 from support import tiny_llama, word_tokenizer
 
 RECORD = Record(

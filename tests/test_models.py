@@ -7,15 +7,16 @@ from transformers import AutoConfig
 from typer.testing import CliRunner
 
 import sadr_plugin
-from sadr_plugin.architectures import ARCHITECTURES, build
-from sadr_plugin.attention import AttentionCall
-from sadr_plugin.cli import build as command_line
-from sadr_plugin.config import SadrConfig
-from sadr_plugin.edit import Edit
+from sadr_plugin.attention._layers import Watch
+from sadr_plugin.attention._modules import attention_module
+from sadr_plugin.attention._rows import AttentionCall
+from sadr_plugin.attention._tracer import tracer_for
+from sadr_plugin.commands import _models
+from sadr_plugin.commands.cli import build as command_line
 from sadr_plugin.errors import UnsupportedModelError
-from sadr_plugin.layers import attention_module
-from sadr_plugin.models import TOLERANCE, find
-from sadr_plugin.probe import tracer_for
+from sadr_plugin.models import _check
+from sadr_plugin.models._architectures import ARCHITECTURES, build
+from sadr_plugin.models._check import TOLERANCE, check
 
 # What a release of transformers has no such kernel for, or computes otherwise by it.
 WITHOUT_SDPA = {"gptj", "gpt_neo", "bloom", "falcon", "mpt", "gemma2", "gpt_oss", "mamba"}
@@ -34,7 +35,7 @@ def exists(model_type):
 def test_rows_are_the_models_own_eager_weights(architecture, implementation):
     if not exists(architecture.model_type):
         pytest.skip(f"this transformers has no {architecture.model_type}")
-    found = find(architecture, implementation)
+    found = check(architecture, implementation)
     if not architecture.supported:
         assert found.difference is None
         if implementation == "eager":
@@ -52,8 +53,7 @@ def architecture(name):
 
 
 def tracer_on(model, layers="model.layers.{}", edited=0):
-    edit = Edit(model, None, [], edited, layers)
-    return tracer_for(edit, SadrConfig(), sadr_plugin.plugin_manager().hook)
+    return tracer_for(Watch(model, layers, edited), sadr_plugin.plugin_manager().hook)
 
 
 def test_the_layers_of_a_hybrid_that_have_attention_are_watched():
@@ -147,21 +147,19 @@ def test_a_trial_that_fails_is_the_plugins_error():
 
 @pytest.mark.parametrize("factor", [float("nan"), 1.1])
 def test_the_table_does_not_pass_what_differs(factor, monkeypatch):
-    from sadr_plugin import models
 
     original = AttentionCall.rows
     monkeypatch.setattr(AttentionCall, "rows", lambda self, p: original(self, p) * factor)
-    monkeypatch.setattr(models, "ARCHITECTURES", [architecture("llama")])
+    monkeypatch.setattr(_models, "ARCHITECTURES", [architecture("llama")])
     assert CliRunner().invoke(command_line(), ["models"]).exit_code == 1
 
 
 def test_the_command_prints_the_table(monkeypatch):
-    from sadr_plugin import models
 
-    monkeypatch.setattr(models, "ARCHITECTURES", [architecture("llama"), ARCHITECTURES[-1]])
+    monkeypatch.setattr(_models, "ARCHITECTURES", [architecture("llama"), ARCHITECTURES[-1]])
     shown = CliRunner().invoke(command_line(), ["models", "--markdown"])
     assert shown.exit_code == 0
     assert "| llama |" in shown.stdout
     assert "refused: MambaForCausalLM" in shown.stdout
-    monkeypatch.setattr(models, "TOLERANCE", 0)
+    monkeypatch.setattr(_check, "TOLERANCE", 0)
     assert CliRunner().invoke(command_line(), ["models"]).exit_code == 1

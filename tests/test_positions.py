@@ -3,7 +3,7 @@ import torch
 
 from sadr_plugin import Prompt
 from sadr_plugin.errors import PositionError
-from sadr_plugin.positions import locate, tokenize
+from sadr_plugin.method._positions import locate, tokenize
 
 SUBJECTS = [
     "The Eiffel Tower",

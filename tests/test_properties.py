@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import sadr_plugin
-from sadr_easyedit.editors import sadr_read_hparams
+from sadr_easyedit.hparams_files import sadr_read_hparams
+from sadr_plugin.adapter import EditedToken, HparamsSummary, Prompt
 from sadr_plugin.config import SadrConfig
-from sadr_plugin.edit import HparamsSummary
 from sadr_plugin.errors import ConfigError, PositionError, SadrError
-from sadr_plugin.positions import EditedToken, Prompt, PromptTokens, locate, tokenize
+from sadr_plugin.method._positions import PromptTokens, locate, tokenize
 from smalledit import editor as small_editor
 from smalledit.hparams import SmallHparams
 from support import SmallAdapter, attributes, tiny_llama, word_tokenizer
@@ -141,7 +141,7 @@ class Slow:
 @pytest.fixture(scope="module", params=["words", "bytes", "slow"])
 def tokenizer(request):
     if request.param == "bytes":
-        from sadr_plugin import smollm2
+        from sadr_easyedit import smollm2
 
         return smollm2.load()[1]
     words = word_tokenizer()

@@ -5,9 +5,8 @@ import json
 import pytest
 
 from sadr_plugin.errors import DataError
-from sadr_plugin.evaluation.data import load
-from sadr_plugin.evaluation.formats import schema
-from sadr_plugin.evaluation.records import Question, sample
+from sadr_plugin.evaluation import Question, load, sample
+from sadr_plugin.evaluation._formats import schema
 
 COUNTERFACT = {
     "case_id": 7,

@@ -1,46 +1,156 @@
-"""The probability of an edit's target, by hand."""
+"""The probability of an edit's target, by hand, and by whatever tokens the target has."""
 
 import dataclasses
 import math
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
+import smalledit.editor
 from sadr_plugin import Edit, Prompt
 from sadr_plugin.errors import ConfigError, PositionError
-from sadr_plugin.positions import Positions
-from sadr_plugin.target import target_probability, target_tokens
+from sadr_plugin.method._positions import locate, prompt_tokens
+from sadr_plugin.method._stopping import IGNORED, check_target, labels_behind, target_probability
+from smalledit.hparams import SmallHparams
+from support import SMALL, WORDS
 
 
 @pytest.fixture
 def edit(tiny_llama, word_tokenizer):
     prompt = Prompt.from_template("the {} is in", "tower")
-    return Edit(tiny_llama, word_tokenizer, [prompt], 1, "model.layers.{}", target="rome now")
+    return Edit(tiny_llama, word_tokenizer, [prompt], 1, "model.layers.{}", target=" rome now")
+
+
+def labels_in(edit, *texts):
+    """The labels that `labels_behind` gives in a batch of ``texts``."""
+    batch = edit.tokenizer(list(texts), padding=True, return_tensors="pt")
+    prompts = prompt_tokens(edit)
+    positions = locate(prompts, batch["input_ids"], batch["attention_mask"])
+    return labels_behind(edit, prompts, batch["input_ids"], positions)
+
+
+def spaced_tokenizer():
+    """A tokenizer as Llama 2 has it: alone, " rome" is a space and " rome"; behind a word it is
+    one token."""
+    pieces = ["<unk>", "▁", *(f"▁{word}" for word in WORDS[2:])]
+    backend = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", pad_token="<unk>", padding_side="right"
+    )
 
 
 def test_over_the_targets_tokens_and_the_prompts():
-    """Two prompts of which the second is padded on the left; the target's last token, 3, is not
-    in the batch of the first and padded away in the second."""
-    probabilities = torch.full((2, 5, 4), 0.25)
+    """Two prompts of which the second is padded on the left."""
+    probabilities = torch.full((3, 5, 4), 0.25)
     probabilities[0, 2] = torch.tensor([0.1, 0.2, 0.4, 0.3])
     probabilities[0, 3] = torch.tensor([0.1, 0.2, 0.2, 0.5])
-    probabilities[1, 3] = torch.tensor([0.1, 0.1, 0.8, 0.0])
-    input_ids = torch.tensor([[1, 1, 1, 2, 0], [0, 1, 1, 1, 2]])
-    positions = Positions(torch.tensor([2, 3]), torch.tensor([1, 2]))
-    found = target_probability(probabilities.log(), input_ids, positions, [2, 3])
-    by_hand = (math.sqrt(0.4 * 0.5) + math.sqrt(0.8 * 0.25)) / 2
-    assert found == pytest.approx(by_hand, rel=1e-6)
+    probabilities[1, 3] = torch.tensor([0.1, 0.1, 0.7, 0.1])
+    labels = torch.full((2, 5), IGNORED)
+    labels[0, 2], labels[0, 3], labels[1, 3], labels[1, 4] = 2, 3, 2, 3
+    found = target_probability(probabilities.log(), labels)
+    by_hand = (math.sqrt(0.4 * 0.5) + math.sqrt(0.7 * 0.25)) / 2
+    assert found.item() == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_another_target_behind_the_prompt():
-    positions = Positions(torch.tensor([1]), torch.tensor([0]))
-    with pytest.raises(PositionError, match=r"tokens \[2\] of the target .* found \[3\]"):
-        target_probability(torch.zeros(1, 3, 4), torch.tensor([[1, 1, 3]]), positions, [2, 3])
+def test_labels_begin_at_the_prediction_position(edit, word_tokenizer):
+    rome, now = word_tokenizer.convert_tokens_to_ids(["rome", "now"])
+    none = IGNORED
+    # The target's last token may be in the batch or not.
+    assert labels_in(edit, "the tower is in rome").tolist() == [[none] * 3 + [rome, now]]
+    assert labels_in(edit, "the tower is in rome now").tolist() == [[none] * 3 + [rome, now, none]]
 
 
-def test_tokens(edit, word_tokenizer):
-    assert word_tokenizer.convert_ids_to_tokens(target_tokens(edit, "X")) == ["rome", "now"]
-    with pytest.raises(ConfigError, match="adapter of X does not say"):
-        target_tokens(dataclasses.replace(edit, target=None), "X")
+def test_another_target_behind_the_prompt(edit):
+    with pytest.raises(PositionError, match=r"tokens \[10\] of the target .* found \[11\]"):
+        labels_in(edit, "the tower is in paris")
+
+
+def test_no_target_is_refused_before_the_first_step(edit):
+    check_target(SMALL, edit)
+    check_target(
+        dataclasses.replace(SMALL, labels="labels"), dataclasses.replace(edit, target=None)
+    )
+    with pytest.raises(ConfigError, match="adapter of SMALL does not say"):
+        check_target(SMALL, dataclasses.replace(edit, target=None))
     with pytest.raises(ConfigError, match="'' has no tokens"):
-        target_tokens(dataclasses.replace(edit, target=""), "X")
+        labels_in(dataclasses.replace(edit, target=""), "the tower is in")
+
+
+def test_a_first_space_of_its_own(edit):
+    """Alone the target has a token that it does not have behind the prompt."""
+    tokenizer = spaced_tokenizer()
+    alone = tokenizer(" rome")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(alone) == ["▁", "▁rome"]
+    labels = labels_in(
+        dataclasses.replace(edit, tokenizer=tokenizer, target=" rome"), "the tower is in"
+    )
+    assert labels.tolist() == [[IGNORED] * 3 + [alone[1]]]
+
+
+def labelled(model, tok, request, hparams: SmallHparams):
+    """A loop that has its target's tokens in a variable."""
+    ids = tok([request["text"]], return_tensors="pt")["input_ids"]
+    labels = torch.full_like(ids, IGNORED)
+    labels[0, -1] = request["token"]
+    delta = torch.zeros(model.config.hidden_size, requires_grad=True)
+    add = model.model.layers[1].register_forward_hook(lambda m, i, o: _added(o, delta))
+    try:
+        for _ in range(hparams.v_num_grad_steps):
+            logits = model(input_ids=ids).logits
+            loss = -logits[0, -1].log_softmax(-1)[labels[0, -1]]
+            loss.backward()
+            with torch.no_grad():
+                delta -= 0.5 * delta.grad
+                delta.grad = None
+    finally:
+        add.remove()
+
+
+def _added(output, delta):
+    hidden = (output[0] if isinstance(output, tuple) else output).clone()
+    hidden[0, 1] = hidden[0, 1] + delta
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def test_the_loops_own_labels_count(tiny_llama, word_tokenizer, monkeypatch):
+    """Whatever the adapter says of the target besides, `stop_at` looks at what the loop aims at."""
+    import sadr_plugin
+
+    monkeypatch.setattr(smalledit.editor, "labelled", labelled, raising=False)
+    prompt = Prompt.from_template("the {} is in", "tower")
+    point = dataclasses.replace(
+        SMALL,
+        function="smalledit.editor:labelled",
+        labels="labels",
+        read=lambda given: Edit(
+            given["model"], given["tok"], [prompt], 1, "model.layers.{}", target="city"
+        ),
+    )
+
+    class Adapter:
+        @sadr_plugin.hookimpl
+        def sadr_edit_points(self):
+            return [point]
+
+    adapter, manager = Adapter(), sadr_plugin.plugin_manager()
+    manager.register(adapter)
+    paris = word_tokenizer.convert_tokens_to_ids("paris")
+    request = {"text": "the tower is in", "token": paris}
+    ids = word_tokenizer(["the tower is in"], return_tensors="pt")["input_ids"]
+    expected = tiny_llama(ids).logits[0, -1].softmax(-1)[paris].item()
+    try:
+        with sadr_plugin.enabled(), sadr_plugin.reports() as found:
+            hparams = SmallHparams(sadr={"stop_at": 1.0})
+            smalledit.editor.labelled(tiny_llama, word_tokenizer, request, hparams)
+    finally:
+        manager.unregister(adapter)
+    assert found[0].steps[0].target == pytest.approx(expected, rel=1e-5)
+    assert found[0].steps[-1].target > expected

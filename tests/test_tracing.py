@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+import sadr_plugin
+from sadr_plugin.attention._layers import Watch
+from sadr_plugin.attention._modules import attention_module
+from sadr_plugin.attention._tracer import AttentionTracer, tracer_for
 from sadr_plugin.errors import UnsupportedModelError
-from sadr_plugin.layers import attention_module
-from sadr_plugin.tracing import AttentionTracer
 from support import attributes
 
 IDS = torch.tensor([[1, 2, 3, 4]])
@@ -83,7 +85,7 @@ NNSIGHT_ORDER = """
 import sys
 sys.path[:0] = {path!r}
 {first}
-from sadr_plugin.tracing import import_nnsight
+from sadr_plugin.attention._nnsight import import_nnsight
 nnsight = import_nnsight()
 print(hasattr(object, "save"), nnsight.__name__)
 """
@@ -98,3 +100,26 @@ def test_the_mount_on_object_is_taken_off_unless_it_is_the_users(first, mounted)
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
     assert printed.split() == [mounted, "nnsight"]
+
+
+def compiled_forward(model):
+    model.forward = torch.compile(model.forward)
+
+
+def compiled_layer(model):
+    model.model.layers[3].mlp.forward = torch.compile(model.model.layers[3].mlp.forward)
+
+
+@pytest.mark.parametrize("compile_it", [compiled_forward, compiled_layer])
+def test_a_compiled_forward_is_refused(tiny_llama, compile_it):
+    compile_it(tiny_llama)
+    watch = Watch(tiny_llama, "model.layers.{}", 1)
+    with pytest.raises(UnsupportedModelError, match=r"was compiled by torch\.compile"):
+        tracer_for(watch, sadr_plugin.plugin_manager().hook)
+
+
+def test_a_forward_that_is_kept_from_compiling_is_not(tiny_llama):
+    tiny_llama.forward = torch.compiler.disable(tiny_llama.forward)
+    watch = Watch(tiny_llama, "model.layers.{}", 1)
+    with tracer_for(watch, sadr_plugin.plugin_manager().hook) as tracer:
+        assert tracer.layers == (2, 3)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from sadr_plugin import hookimpl
 
-from .editors import sadr_edit_points, sadr_hparams_base, sadr_read_hparams
+from .declarations import sadr_edit_points, sadr_hparams_base
+from .hparams_files import sadr_read_hparams
 
 if TYPE_CHECKING:
     import typer
@@ -22,9 +23,9 @@ __all__ = [
 @hookimpl
 def sadr_register_commands(app: typer.Typer) -> None:
     """Add ``sadr demo``, ``sadr stats`` and ``sadr eval``."""
-    from .demo import demo
-    from .evaluate import evaluate
-    from .statistics import stats
+    from .commands.demo import demo
+    from .commands.eval import evaluate
+    from .commands.stats import stats
 
     app.command()(demo)
     app.command()(stats)

@@ -32,6 +32,8 @@ def read_texts(files: Sequence[Path]) -> list[str]:
     for file in files:
         try:
             content = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"--corpus: there is no file {file}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--corpus: {file} cannot be read as UTF-8 text: {error}") from None
         texts += _paragraphs(content)

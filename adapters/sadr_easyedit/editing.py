@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from sadr_plugin.errors import ConfigError
 
+from .declarations import EDIT_POINTS
+
 if TYPE_CHECKING:
     from torch import nn
 
-    from sadr_plugin.evaluation.records import Record
+    from sadr_plugin import Edit
+    from sadr_plugin.evaluation import Record
 
 APPLY = {
     "ROME": "rome.rome_main:apply_rome_to_model",
@@ -79,34 +82,48 @@ class EasyEditEditor:
         self._apply = name
         self._draw_contexts(seed)
 
+    def edit(self, record: Record) -> Edit:
+        """A record's edit as the plugin sees it, with the toolkit's own context prompts."""
+        point = next(p for p in EDIT_POINTS if p.editor == self._hparams.alg_name)
+        return point.read(
+            {
+                "model": self.model,
+                "tok": self.tokenizer,
+                "request": self._request(record),
+                "hparams": self._hparams,
+                "layer": self.layer,
+                "context_templates": self._module.CONTEXT_TEMPLATES_CACHE,
+            }
+        )
+
     @contextlib.contextmanager
     def edited(self, record: Record, sadr: Mapping[str, Any] | None) -> Iterator[None]:
-        """See `sadr_plugin.evaluation.evaluator.Editor.edited`."""
-        from sadr_plugin.devices import cuda_or_cpu
+        """See `sadr_plugin.evaluation.Editor.edited`."""
+        from .devices import cuda_or_cpu
 
         hparams = copy.deepcopy(self._hparams)
         hparams.sadr = False if sadr is None else dict(sadr)
-        request = {
+        requests = [self._request(record)]
+        with weights_kept(self.model, hparams):
+            with cuda_or_cpu():
+                getattr(self._module, self._apply)(self.model, self.tokenizer, requests, hparams)
+            yield
+
+    def _request(self, record: Record) -> dict[str, str]:
+        space = " " if self._hparams.alg_name in LEAVES_OUT_SPACE else ""
+        return {
             "case_id": record.key,
             "prompt": record.template,
             "subject": record.subject,
-            "target_new": self._target(record),
+            "target_new": space + record.target_new.strip(),
         }
-        with weights_kept(self.model, hparams):
-            with cuda_or_cpu():
-                getattr(self._module, self._apply)(self.model, self.tokenizer, [request], hparams)
-            yield
-
-    def _target(self, record: Record) -> str:
-        space = " " if self._hparams.alg_name in LEAVES_OUT_SPACE else ""
-        return space + record.target_new.strip()
 
     def _draw_contexts(self, seed: int) -> None:
         """Have the toolkit draw its context prompts now: it does so once in a process, and a run
         that is taken up again is to find the same ones."""
         import torch
 
-        from sadr_plugin.devices import cuda_or_cpu
+        from .devices import cuda_or_cpu
 
         module = self._module
         module.CONTEXT_TEMPLATES_CACHE = None  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""``sadr stats``: the second moments that ROME, MEMIT, PMET and AlphaEdit need, offline.
+"""The second moments that ROME, MEMIT, PMET and AlphaEdit need, computed offline.
 
 EasyEdit computes them from Wikipedia, which it fetches from a hub, one module at a time. Here any
 text at hand serves, and one pass over it serves all modules; the files, their format, the
@@ -18,9 +18,7 @@ import zipfile
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from sadr_plugin.errors import ConfigError
 
@@ -337,51 +335,3 @@ def _replaced_item(mapping: MutableMapping[str, str], key: str, value: str) -> I
             del mapping[key]
         else:
             mapping[key] = original
-
-
-def stats(
-    hparams_file: Annotated[
-        Path, typer.Argument(metavar="HPARAMS.yaml", help="The hparams of the edits to come.")
-    ],
-    corpus: Annotated[
-        list[str],
-        typer.Option(
-            help='A UTF-8 text file, repeatable; "self": text drawn from the model; "python": '
-            "Python's own manual, some 120,000 tokens."
-        ),
-    ],
-    tokens: Annotated[
-        int | None, typer.Option(help="How many tokens to draw with --corpus self.", min=1)
-    ] = None,
-) -> None:
-    """Compute the layer statistics an editor needs, where EasyEdit looks for them."""
-    import sys
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from sadr_plugin import enabled
-
-    from .corpus import python_manual, read_texts, sample_texts
-    from .environment import import_text_only
-    from .loading import load_hparams, load_model
-
-    import_text_only()
-    with enabled():
-        hparams = load_hparams(hparams_file)
-    texts: list[str] = []
-    if corpus == ["python"]:
-        texts = python_manual()
-    elif corpus != ["self"]:
-        texts = read_texts([Path(file) for file in corpus])
-    job = Job(*load_model(hparams), hparams)
-    console = Console(file=sys.stdout)
-    with Progress(console=console) as progress:
-        if corpus == ["self"] and missing(job):
-            texts = sample_texts(
-                job.model, job.tokenizer, tokens or 2 * job.tokens_needed(), progress
-            )
-        computed = compute(job, texts, progress)
-    for name in job.module_names():
-        console.print(f"{name}: {'computed' if name in computed else 'already there'}")
-    console.print(f"in {Path(hparams.stats_dir).absolute()}")

@@ -47,6 +47,7 @@ def sadr_edit_points() -> list[EditPoint]:
             hparams="fastedit.rome.rome_hparams:ROMEHyperParams",
             gamma=1e-2,
             read=read,
+            labels="rewriting_targets",
         )
     ]
 

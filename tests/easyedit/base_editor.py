@@ -20,9 +20,9 @@ from easyeditor import BaseEditor, MEMITHyperParams, PMETHyperParams, ROMEHyperP
 from facts import FACTS
 from rich.progress import Progress
 
+from sadr_easyedit import smollm2
 from sadr_easyedit.corpus import python_manual
 from sadr_easyedit.statistics import Job, compute
-from sadr_plugin import smollm2
 
 COMMON = {
     "device": "cpu",

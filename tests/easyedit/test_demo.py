@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 import sadr_plugin
 from sadr_easyedit import corpus, rome
 from sadr_easyedit.corpus import python_manual
-from sadr_plugin.cli import build
+from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError, PositionError
 
 
@@ -59,7 +59,7 @@ def test_bad_options(arguments, error, message):
 
 
 def test_errors_of_the_plugin_end_in_one_line(monkeypatch, capsys):
-    from sadr_plugin import cli
+    from sadr_plugin.commands import cli
 
     monkeypatch.setattr("sys.argv", ["sadr", "demo", "--prompt", "no subject"])
     with pytest.raises(SystemExit) as left:

@@ -2,9 +2,9 @@ import pytest
 from typer.testing import CliRunner
 
 from easyedit.conftest import MAIN_BRANCH
-from sadr_easyedit.editors import EDIT_POINTS
-from sadr_plugin import smollm2
-from sadr_plugin.cli import build
+from sadr_easyedit import smollm2
+from sadr_easyedit.declarations import EDIT_POINTS
+from sadr_plugin.commands.cli import build
 
 
 def sadr(*arguments):

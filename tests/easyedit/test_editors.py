@@ -11,7 +11,7 @@ import torch
 
 import sadr_plugin
 from easyedit.conftest import MAIN_BRANCH, ROME
-from sadr_easyedit.editors import EDIT_POINTS
+from sadr_easyedit.declarations import EDIT_POINTS
 from sadr_plugin import hookimpl
 from support import attributes
 

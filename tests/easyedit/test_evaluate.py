@@ -12,17 +12,16 @@ from typer.testing import CliRunner
 
 import sadr_plugin
 from easyedit.test_editors import exists, hparams_of
+from sadr_easyedit import smollm2
+from sadr_easyedit.commands.eval import _claim
+from sadr_easyedit.declarations import EDIT_POINTS
 from sadr_easyedit.editing import EasyEditEditor
-from sadr_easyedit.editors import EDIT_POINTS
-from sadr_easyedit.evaluate import _claim
-from sadr_easyedit.loading import device_of, load_hparams, read_yaml
-from sadr_plugin import smollm2
-from sadr_plugin.cli import build
+from sadr_easyedit.hparams_files import load_hparams, read_yaml
+from sadr_easyedit.loading import device_of
+from sadr_plugin.commands.cli import build
 from sadr_plugin.config import SadrConfig
 from sadr_plugin.errors import ConfigError
-from sadr_plugin.evaluation.evaluator import fingerprint
-from sadr_plugin.evaluation.records import Record
-from sadr_plugin.evaluation.scoring import Scorer
+from sadr_plugin.evaluation import Record, Scorer, fingerprint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks/hparams"
 

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig
 
 import sadr_plugin
-from sadr_plugin import hookimpl, smollm2
+from sadr_easyedit import smollm2
+from sadr_plugin import hookimpl
 from sadr_plugin.errors import ConfigError, PositionError
 from support import attributes
 
@@ -178,9 +179,9 @@ def test_a_plain_and_a_sadr_edit_differ_in_drift_alone(rome_main, model, tok, ro
     """The edit holds in both arms; what it does to a neighbour it does less with SADR."""
     from easyeditor.models.rome import ROMEHyperParams
 
-    from sadr_easyedit.editors import read
+    from sadr_easyedit.declarations import read
+    from sadr_plugin import DriftProbe
     from sadr_plugin.evaluation import answer_probability
-    from sadr_plugin.probe import AttentionProbe
 
     sadr_plugin.enable()
     neighbour = (
@@ -200,7 +201,7 @@ def test_a_plain_and_a_sadr_edit_differ_in_drift_alone(rome_main, model, tok, ro
                 "context_templates": CONTEXTS,
             }
         )
-        probe = AttentionProbe(edit, sadr_plugin.plugin_manager().hook)
+        probe = DriftProbe(edit)
         assert probe.drift() == pytest.approx(0, abs=1e-6)
         apply(rome_main, model, tok, hparams)
         found[arm] = {

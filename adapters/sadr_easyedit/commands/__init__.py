@@ -1,0 +1,1 @@
+"""EasyEdit's commands of the ``sadr`` command line."""

@@ -1,0 +1,280 @@
+"""``sadr demo``: EasyEdit's ROME on a real model, without and with SADR, side by side."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sadr_plugin.errors import ConfigError
+
+from ..environment import versions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+    from torch import nn
+
+    from sadr_plugin.evaluation import Question, Record
+
+SUBJECT = "The Eiffel Tower"
+NEIGHBOURS = (
+    ("The Louvre is located in the city of", "Paris"),
+    ("The capital of Japan is", "Tokyo"),
+)
+ARMS = ("before", "plain", "sadr")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One edit and how to make it.
+
+    With ``covariance``, ROME looks where the layer's statistics are, and leaves other facts'
+    keys alone.
+    """
+
+    subject: str
+    prompt: str
+    target: str
+    layer: int
+    gamma: float
+    steps: int
+    seed: int
+    covariance: bool = True
+
+
+@dataclass
+class Row:
+    """A question of some kind and, for each arm, the probabilities of (right, edited in)."""
+
+    kind: str
+    question: Question
+    probabilities: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one edit went.
+
+    ``drift`` is the penalty at γ = 1, measured on the edited model with the loop's prompts.
+    """
+
+    steps: int
+    drift: float
+    seconds: float
+
+
+def rows_to_fill(settings: Settings, right: str, relations: list[tuple[str, str]]) -> list[Row]:
+    """What to ask before and after the edit; every answer but the edit's is to survive."""
+    from sadr_plugin.evaluation import Question
+
+    fact = settings.prompt.format(settings.subject)
+    statement = f"{fact} {settings.target}."
+    paraphrase = f"Everybody knows it. {fact}"
+    if settings.subject == SUBJECT:
+        paraphrase = "Where is the Eiffel Tower? It is in the city of"
+        relations = relations or [
+            ("The Eiffel Tower was built in the year", "1889"),
+            ("The Eiffel Tower is made of wrought", "iron"),
+        ]
+    asked = [("edit", fact, right), ("paraphrase", paraphrase, right)]
+    asked += [("relation", *relation) for relation in relations]
+    asked += [("neighbour", *neighbour) for neighbour in NEIGHBOURS]
+    asked += [
+        ("distracted", f"{statement} {prompt}", answer)
+        for prompt, answer in (*NEIGHBOURS, ("Big Ben is located in the city of", "London"))
+    ]
+    return [Row(kind, Question(prompt, answer, settings.target)) for kind, prompt, answer in asked]
+
+
+def demo(
+    subject: Annotated[str, typer.Option(help="What the edited fact is about.")] = SUBJECT,
+    prompt: Annotated[
+        str, typer.Option(help="The fact up to its object, {} for the subject.")
+    ] = "{} is located in the city of",
+    target: Annotated[str, typer.Option(help="The new object.")] = "Rome",
+    right: Annotated[str, typer.Option(help="The true object, to show what becomes of it.")] = (
+        "Paris"
+    ),
+    relation: Annotated[
+        list[str] | None,
+        typer.Option(help='Another fact about the subject, as "PROMPT=ANSWER"; repeatable.'),
+    ] = None,
+    layer: Annotated[int, typer.Option(help="The layer ROME rewrites.", min=0, max=28)] = 9,
+    gamma: Annotated[float, typer.Option(help="SADR's weight γ.", min=0)] = 0.04,
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="Optimisation steps of each edit; below 15 or so nothing much is edited, and "
+            "there is nothing to restrict.",
+            min=2,
+        ),
+    ] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of ROME's random context prompts.")] = 0,
+    covariance: Annotated[
+        bool,
+        typer.Option(
+            help="Edit with layer statistics, computed on first use (some 100 s); without, ROME "
+            "leaks into plain neighbours, and SADR cannot mend that."
+        ),
+    ] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the same as data to this file.")
+    ] = None,
+) -> None:
+    """Edit a fact in SmolLM2-135M with EasyEdit's ROME, without and with SADR."""
+    from rich.console import Console
+
+    from sadr_plugin import Prompt
+    from sadr_plugin.evaluation import Record
+
+    Prompt.from_template(prompt, subject)  # a wrong prompt is to be known before the model loads
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ConfigError(f"--json: there is no folder {json_file.absolute().parent}")
+    if json_file is not None and json_file.is_dir():
+        raise ConfigError(f"--json: {json_file} is a folder, not a file")
+    settings = Settings(subject, prompt, target.strip(), layer, gamma, steps, seed, covariance)
+    rows = rows_to_fill(settings, right, [_fact(text) for text in relation or []])
+    record = Record("demo", subject, prompt, settings.target, right)
+    console = Console(file=sys.stdout)
+    outcomes = run(settings, record, rows, console)
+    show(console, settings, rows, outcomes)
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_data(settings, rows, outcomes), indent=2) + "\n")
+
+
+def run(
+    settings: Settings, record: Record, rows: list[Row], console: Console
+) -> dict[str, Outcome]:
+    """Fill the rows, with both edits from the same state of the model and a progress bar."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    from sadr_plugin import DriftProbe, enabled
+    from sadr_plugin.evaluation import Arm, counted_steps
+
+    from .. import smollm2
+    from ..corpus import python_manual
+    from ..devices import cuda_or_cpu
+    from ..editing import EasyEditEditor
+    from ..environment import import_text_only, silence
+    from ..statistics import Job, compute
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    outcomes: dict[str, Outcome] = {}
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress, enabled():
+        loading = progress.add_task("SmolLM2-135M (converted on first use)", total=1)
+        import_text_only()
+        model, tokenizer = smollm2.load()
+        progress.update(loading, completed=1)
+        hparams = smollm2.rome_hparams(settings.layer, settings.steps, settings.covariance)
+        if settings.covariance:
+            compute(Job(model, tokenizer, hparams), python_manual(), progress)
+        with cuda_or_cpu(), silence():
+            editor = EasyEditEditor(model, tokenizer, hparams, settings.seed)
+            probe = DriftProbe(editor.edit(record))
+            _ask(rows, "before", model, tokenizer)
+            for arm in (Arm("plain", None), Arm("sadr", {"gamma": settings.gamma})):
+                task = progress.add_task(f"ROME, {arm.name}", total=settings.steps)
+                watch = counted_steps(model, partial(_advance, progress, task))
+                started = time.perf_counter()
+                with watch as counted, editor.edited(record, arm.sadr):
+                    seconds = time.perf_counter() - started
+                    steps = counted()
+                    _ask(rows, arm.name, model, tokenizer)
+                    outcomes[arm.name] = Outcome(steps, probe.drift(), seconds)
+    return outcomes
+
+
+def show(
+    console: Console, settings: Settings, rows: list[Row], outcomes: dict[str, Outcome]
+) -> None:
+    """The table: probabilities before and after, and what each arm cost."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE,  # all columns fit into 80, the prompt's folded
+        padding=(0, 0, 0, 1),
+        title=f"{settings.prompt.format(settings.subject)} → {settings.target}, layer "
+        f"{settings.layer}, γ = {settings.gamma:g}",
+        caption="probability of the right answer/of the edited-in one\nneighbour: a fact about "
+        "something else; distracted: one asked after the edited\nfact has been stated; drift: "
+        "the penalty, on the edited model",
+    )
+    statement = f"{settings.prompt.format(settings.subject)} {settings.target}."
+    table.add_column("")
+    table.add_column("prompt", overflow="fold", min_width=12)
+    table.add_column("right")
+    for name in ("before", "plain ROME", "with SADR"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        question = row.question
+        cells = [f"{row.probabilities[arm][0]:.3f}/{row.probabilities[arm][1]:.3f}" for arm in ARMS]
+        prompt = question.prompt.replace(f"{statement} ", f"… {settings.target}. ")
+        table.add_row(row.kind, prompt, question.right, *cells)
+    table.add_section()
+    plain, sadr = outcomes["plain"], outcomes["sadr"]
+    table.add_row("", "steps", "", "", str(plain.steps), str(sadr.steps))
+    table.add_row("", "drift (at γ = 1)", "", "", f"{plain.drift:.3f}", f"{sadr.drift:.3f}")
+    table.add_row("", "seconds", "", "", f"{plain.seconds:.1f}", f"{sadr.seconds:.1f}")
+    console.print(table)
+
+
+def as_data(settings: Settings, rows: list[Row], outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    """The table as plain data, with the versions it was made with."""
+    return {
+        "settings": asdict(settings),
+        "rows": [
+            {
+                "kind": row.kind,
+                "prompt": row.question.prompt,
+                "right": row.question.right,
+                "edited_in": row.question.wrong,
+                **{
+                    arm: dict(zip(("right", "edited_in"), row.probabilities[arm], strict=True))
+                    for arm in ARMS
+                },
+            }
+            for row in rows
+        ],
+        "arms": {name: asdict(arm) for name, arm in outcomes.items()},
+        "versions": {
+            "python": platform.python_version(),
+            **versions(("sadr-plugin", "torch", "transformers")),
+        },
+    }
+
+
+def _ask(rows: list[Row], arm: str, model: nn.Module, tokenizer: Any) -> None:
+    from sadr_plugin.evaluation import answer_probability
+
+    for row in rows:
+        asked = row.question
+        row.probabilities[arm] = (
+            answer_probability(model, tokenizer, asked.prompt, asked.right),
+            answer_probability(model, tokenizer, asked.prompt, asked.wrong),
+        )
+
+
+def _advance(progress: Progress, task: TaskID, steps: int) -> None:
+    progress.update(task, completed=steps)
+
+
+def _fact(text: str) -> tuple[str, str]:
+    prompt, _, answer = text.rpartition("=")
+    if not prompt.strip() or not answer.strip():
+        raise ConfigError(f'--relation: expected "PROMPT=ANSWER", got {text!r}')
+    return prompt.strip(), answer.strip()

@@ -1,0 +1,58 @@
+"""``sadr stats``: the layer statistics an editor needs, computed from any text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def stats(
+    hparams_file: Annotated[
+        Path, typer.Argument(metavar="HPARAMS.yaml", help="The hparams of the edits to come.")
+    ],
+    corpus: Annotated[
+        list[str],
+        typer.Option(
+            help='A UTF-8 text file, repeatable; "self": text drawn from the model; "python": '
+            "Python's own manual, some 120,000 tokens."
+        ),
+    ],
+    tokens: Annotated[
+        int | None, typer.Option(help="How many tokens to draw with --corpus self.", min=1)
+    ] = None,
+) -> None:
+    """Compute the layer statistics an editor needs, where EasyEdit looks for them."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sadr_plugin import enabled
+
+    from ..corpus import python_manual, read_texts, sample_texts
+    from ..environment import import_text_only
+    from ..hparams_files import load_hparams
+    from ..loading import load_model
+    from ..statistics import Job, compute, missing
+
+    import_text_only()
+    with enabled():
+        hparams = load_hparams(hparams_file)
+    texts: list[str] = []
+    if corpus == ["python"]:
+        texts = python_manual()
+    elif corpus != ["self"]:
+        texts = read_texts([Path(file) for file in corpus])
+    job = Job(*load_model(hparams), hparams)
+    console = Console(file=sys.stdout)
+    with Progress(console=console) as progress:
+        if corpus == ["self"] and missing(job):
+            texts = sample_texts(
+                job.model, job.tokenizer, tokens or 2 * job.tokens_needed(), progress
+            )
+        computed = compute(job, texts, progress)
+    for name in job.module_names():
+        console.print(f"{name}: {'computed' if name in computed else 'already there'}")
+    console.print(f"in {Path(hparams.stats_dir).absolute()}")

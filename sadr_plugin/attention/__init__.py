@@ -1,0 +1,1 @@
+"""Attention seen from outside: which modules attend, and one row of what they pay."""

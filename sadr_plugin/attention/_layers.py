@@ -1,0 +1,114 @@
+"""A model's layers: where they are, which can drift, and the attention module of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from pluggy import HookRelay
+from torch import nn
+
+from ..errors import ConfigError, UnsupportedModelError
+from ._modules import is_called_attention
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where attention is watched.
+
+    Attributes:
+        model: the model that is edited.
+        layer_template: where its layers are, e.g. ``"model.layers.{}"``.
+        edited: the edited layer; those after it are watched.
+        wanted: of those only these, as ``sadr.layers`` has them; None for all.
+    """
+
+    model: nn.Module
+    layer_template: str
+    edited: int
+    wanted: tuple[int, ...] | None = None
+
+
+def attention_modules(watch: Watch, hooks: HookRelay) -> dict[int, nn.Module]:
+    """The attention module of each layer that is watched.
+
+    Layers of a hybrid model that have no attention are left out.
+
+    Raises:
+        ConfigError: a layer is outside the model, or none is left.
+        UnsupportedModelError: naming the model's class and the first layer at fault.
+    """
+    model_name = type(watch.model).__name__
+    layers = layer_modules(watch.model, watch.layer_template)
+    owners = Counter(module for layer in layers for module in layer.modules())
+    modules: dict[int, nn.Module] = {}
+    for index in drifting_layers(watch.edited, len(layers), watch.wanted, model_name):
+        module = hooks.sadr_attention_module(model=watch.model, layer=layers[index])
+        if module is not None and owners[module] > 1:
+            raise UnsupportedModelError(
+                f"{model_name} is not supported: its layer {index} shares its "
+                f"{type(module).__name__} with another, and SADR cannot tell the one's attention "
+                "from the other's"
+            )
+        if module is not None:
+            modules[index] = module
+        elif any(map(is_called_attention, layers[index].modules())):
+            raise UnsupportedModelError(
+                f"{model_name} is not supported: SADR cannot tell where its layer {index} "
+                f"({type(layers[index]).__name__}) computes attention. A sadr_attention_module "
+                "hook can point at the module; sadr.layers can leave the layer out"
+            )
+    if not modules:
+        raise UnsupportedModelError(
+            f"{model_name} is not supported: none of its layers after the edited one "
+            f"({watch.edited}) computes attention ({type(layers[-1]).__name__}), so there is none "
+            "that could drift"
+        )
+    return modules
+
+
+def layer_modules(model: nn.Module, layer_template: str) -> list[nn.Module]:
+    """The model's layers, in order.
+
+    Args:
+        model: the model that is edited.
+        layer_template: where they are, e.g. ``"model.layers.{}"`` (EasyEdit's
+            ``layer_module_tmp``).
+
+    Raises:
+        ConfigError: the template names no list of modules in this model.
+    """
+    path, hole, rest = layer_template.partition(".{}")
+    try:
+        parent = model.get_submodule(path) if hole and not rest else None
+    except AttributeError:
+        parent = None
+    if not isinstance(parent, nn.ModuleList) or len(parent) == 0:
+        raise ConfigError(
+            f"layer_module_tmp: {layer_template!r} names no list of layers in "
+            f"{type(model).__name__}"
+        )
+    return list(parent)
+
+
+def drifting_layers(
+    edited: int, total: int, wanted: tuple[int, ...] | None, model_name: str
+) -> list[int]:
+    """The layers to restrict: those after the edited one, of them only the ``wanted``.
+
+    Raises `ConfigError` for a layer outside the model and when none is left.
+    """
+    if not 0 <= edited < total:
+        raise ConfigError(f"the edited layer {edited} is outside {model_name} (0-{total - 1})")
+    outside = [layer for layer in wanted or () if layer >= total]
+    if outside:
+        raise ConfigError(
+            f"sadr.layers: {outside[0]} is outside {model_name}, whose layers are 0-{total - 1}"
+        )
+    layers = [layer for layer in range(edited + 1, total) if wanted is None or layer in set(wanted)]
+    if not layers:
+        raise ConfigError(
+            f"sadr.layers: no layer after the edited one ({edited}) is among them, and only "
+            f"those can drift; {model_name} has layers 0-{total - 1}"
+        )
+    return layers

@@ -1,0 +1,196 @@
+"""One row of attention for each prompt and head, from what was seen of its computation.
+
+A transformers attention module ends in ``attention_interface(module, query, key, value, mask,
+…)``, whichever implementation is behind that name. Query and key there are final (rotated,
+normalised), so a row needs nothing else: softmax(q_t · Kᵀ · scaling + mask_t). That costs
+O(tokens · head size) for each head and works where the kernel itself returns no weights. Older
+modules call torch's kernel themselves, or compute the weights in the open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+
+
+class Attention(Protocol):
+    """What was seen of one layer's attention in a forward."""
+
+    def rows(self, position: Tensor) -> Tensor:
+        """The attention each prompt pays from its own position, in every head.
+
+        Args:
+            position: index of the attending token in each prompt, [prompts]; the prompts are
+                the first rows of the batch.
+
+        Returns:
+            Probabilities [prompts, heads, tokens], always in float32, differentiable. Equal to
+            the weights the model computes with, before dropout: those it gives by itself under
+            eager attention, without what another kernel does not honour (softcap, sinks).
+        """
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """Weights a module computed itself, [batch, heads, tokens, tokens]."""
+
+    weights: Tensor
+
+    def rows(self, position: Tensor) -> Tensor:
+        """See `Attention.rows`."""
+        if self.weights.dim() != 4 or self.weights.shape[-1] != self.weights.shape[-2]:
+            raise UnsupportedModelError(
+                f"attention weights of shape {tuple(self.weights.shape)} cannot be read; "
+                "[batch, heads, tokens, tokens] is expected"
+            )
+        prompt = torch.arange(len(position), device=self.weights.device)
+        return self.weights[prompt, :, position.to(prompt.device)].float()
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """The inputs of one call to an attention interface, named.
+
+    Attributes:
+        query: [batch, heads, tokens, head size], as the kernel gets it.
+        key: [batch, key heads, tokens, head size]; heads is a multiple of key heads.
+        mask: None (causal), additive or boolean [batch or 1, heads or 1, tokens, tokens], or
+            1 for real tokens [batch, tokens].
+        visible: flex attention's mask, a function of the indices of prompt, head, attending and
+            attended token.
+        scaling: factor on the scores; None is 1/√(head size).
+        softcap: scores become ``softcap · tanh(scores / softcap)`` (Gemma 2).
+        sinks: an extra score for each head that takes probability and attends nowhere
+            (gpt-oss), [heads].
+        sliding_window: how many tokens back a token sees, itself included, where the mask
+            does not say so already.
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    visible: Callable[..., Tensor] | None = None
+    scaling: float | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    sliding_window: int | None = None
+
+    @classmethod
+    def from_inputs(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AttentionCall:
+        """Read the arguments of ``attention_interface(module, query, key, value, mask, …)``."""
+        names = ("module", "query", "key", "value", "attention_mask")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        mask = given.get("attention_mask")
+        visible = getattr(mask, "mask_mod", None)
+        if visible is not None:
+            mask = None
+        if mask is not None and not isinstance(mask, Tensor):
+            raise UnsupportedModelError(
+                f"{type(given['module']).__name__} masks attention with a "
+                f"{type(mask).__name__}, which cannot be read a row at a time; load the model "
+                'with attn_implementation="sdpa" or "eager"'
+            )
+        sdpa = _implementation(given["module"]) == "sdpa"  # which knows no softcap and no sinks
+        return cls(
+            query=given["query"],
+            key=given["key"],
+            mask=mask,
+            visible=visible,
+            scaling=given.get("scaling", _own_scaling(given["module"], given["query"])),
+            softcap=None if sdpa else given.get("softcap"),
+            sinks=None if sdpa else given.get("s_aux"),
+            sliding_window=given.get("sliding_window"),
+        )
+
+    @classmethod
+    def from_kernel(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AttentionCall:
+        """Read the arguments of torch's ``scaled_dot_product_attention(query, key, …)``."""
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        query, key, mask = given["query"], given["key"], given.get("attn_mask")
+        tokens = (query.shape[-2], key.shape[-2])
+        if mask is None and not given.get("is_causal"):
+            mask = torch.ones(tokens, dtype=torch.bool, device=key.device)
+        if mask is not None:
+            # torch broadcasts from the right: [tokens, tokens] holds for all prompts and heads.
+            mask = mask.expand(*[1] * (4 - mask.dim()), *mask.shape[:-2], *tokens)
+        return cls(
+            query=query,
+            key=key,
+            mask=mask,
+            scaling=given.get("scale"),
+        )
+
+    def rows(self, position: Tensor) -> Tensor:
+        """See `Attention.rows`."""
+        count = len(position)
+        key = self.key[:count].float()
+        prompt = torch.arange(count, device=key.device)
+        position = position.to(key.device)
+        query = self.query[prompt, :, position].float()
+        heads, key_heads = query.shape[1], key.shape[1]
+        query = query.view(count, key_heads, heads // key_heads, -1)
+        scaling = self.scaling if self.scaling is not None else query.shape[-1] ** -0.5
+        scores = (query @ key.transpose(-1, -2)).flatten(1, 2) * scaling
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        scores = self._masked(scores, prompt, position)
+        if self.sinks is None:
+            return scores.softmax(-1)
+        sinks = self.sinks.float().view(1, -1, 1).expand(count, -1, 1)
+        return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
+
+    def _masked(self, scores: Tensor, prompt: Tensor, position: Tensor) -> Tensor:
+        """``scores`` [prompts, heads, tokens] with the tokens out of sight at −∞."""
+        tokens = scores.shape[-1]
+        index = torch.arange(tokens, device=scores.device)
+        if self.visible is not None:
+            head = torch.zeros_like(prompt)[:, None]
+            seen = self.visible(prompt[:, None], head, position[:, None], index[None])
+            return scores.masked_fill(~seen.unsqueeze(1), -torch.inf)
+        mask = self.mask
+        if mask is not None and mask.dim() == 4:
+            # One row for each prompt; a dimension of 1 stands for all prompts, heads, positions.
+            rows = prompt if mask.shape[0] > 1 else torch.zeros_like(prompt)
+            queries = position if mask.shape[2] > 1 else torch.zeros_like(position)
+            row = mask[rows, :, queries, :tokens]
+            if row.dtype == torch.bool:
+                scores = scores.masked_fill(~row, -torch.inf)
+            else:
+                scores = scores + row.float()
+            if mask.shape[2] > 1:
+                return scores
+            mask = None  # a mask of padding alone, as GPT-2 has: causality comes on top
+        distance = position.unsqueeze(-1) - index
+        visible = distance >= 0
+        if self.sliding_window is not None:
+            visible &= distance < self.sliding_window
+        if mask is not None:
+            visible &= mask[: len(prompt), :tokens].bool()
+        return scores.masked_fill(~visible.unsqueeze(1), -torch.inf)
+
+
+def _implementation(module: nn.Module) -> str | None:
+    config = getattr(module, "config", None)
+    implementation: str | None = getattr(config, "_attn_implementation", None)
+    return implementation
+
+
+def _own_scaling(module: nn.Module, query: Tensor) -> float | None:
+    """The scaling of a module that leaves it to its eager kernel, as GPT-2 does; None if 1/√d.
+
+    Its options to scale by the layer's number, or not at all, are the eager kernel's alone.
+    """
+    if _implementation(module) != "eager":
+        return None
+    config = getattr(module, "config", None)
+    scaling = query.shape[-1] ** -0.5 if getattr(config, "scale_attn_weights", True) else 1.0
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        scaling /= float(getattr(module, "layer_idx", 0)) + 1
+    return scaling

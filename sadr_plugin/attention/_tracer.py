@@ -1,0 +1,274 @@
+"""Watching a model's attention with nnsight, and leaving nothing of it behind.
+
+nnsight addresses single calls inside a module's forward. At ``attention_interface(…)``, or at
+torch's own kernel, the inputs are read, so that no attention matrix is built; where a module
+computes the weights itself, the output of its softmax.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pluggy import HookRelay
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+from ._layers import Watch, attention_modules
+from ._modules import FUNCTIONS, calls, softmax_methods
+from ._nnsight import NotCalled, import_nnsight, line_of, observe, operations
+from ._rows import Attention, AttentionCall, AttentionWeights
+
+
+class _Watched(nn.Module):
+    """A root for nnsight that holds just the attention modules and runs any forward.
+
+    Wrapping the whole model would put nnsight's controller on every one of its modules; this
+    way only what is watched is touched.
+    """
+
+    def __init__(self, attention: Mapping[int, nn.Module]) -> None:
+        super().__init__()
+        for layer, module in attention.items():
+            self.add_module(f"layer_{layer}", module)
+
+    def forward(self, run: Callable[[], Any]) -> Any:
+        return run()
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """A call that attention can be read at.
+
+    Attributes:
+        handle: nnsight's, of a call in the module's forward.
+        kind: what is called, one of `FUNCTIONS`; None where ``handle`` calls a method of the
+            module that computes the weights.
+    """
+
+    handle: Any
+    kind: str | None
+
+    def read(self) -> Attention:
+        """What the call shows; to be asked inside a trace."""
+        if self.kind == "interface":
+            return AttentionCall.from_inputs(*self.handle.inputs)
+        if self.kind == "kernel":
+            return AttentionCall.from_kernel(*self.handle.inputs)
+        if self.kind == "softmax":
+            return AttentionWeights(self.handle.output)
+        inner = _calls_in(self.handle.source, "softmax")
+        if len(inner) != 1:
+            raise UnsupportedModelError(
+                f"{self.handle.name} computes its softmax in {len(inner)} places that nnsight can "
+                "see; one is expected"
+            )
+        return AttentionWeights(inner[0].output)
+
+
+def _calls_in(source: Any, kind: str) -> list[Any]:
+    """nnsight's handles on the calls of a kind, known by their name and their line."""
+    return [
+        operation
+        for operation in operations(source, FUNCTIONS[kind])
+        if calls(kind, line_of(source, operation))
+    ]
+
+
+def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
+    """A tracer on the attention module of each layer that is watched.
+
+    Raises:
+        ConfigError: a layer is outside the model, or none is left.
+        UnsupportedModelError: attention cannot be seen; here, or when the tracer is entered.
+    """
+    model = watch.model
+
+    @torch.no_grad()
+    def trial() -> None:
+        cuda = {p.device for p in model.parameters() if p.device.type == "cuda"}
+        ids = torch.zeros((1, 1), dtype=torch.long, device=input_device(model))
+        try:
+            # A model in training mode draws its dropout.
+            with torch.random.fork_rng(cuda):
+                model(input_ids=ids)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has several ways to attend, and a forward of one "
+                f"token, to see which it takes, failed: {error}"
+            ) from error
+
+    _refuse_compiled(model)
+    return AttentionTracer(attention_modules(watch, hooks), trial)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model takes its input; parameters that accelerate keeps elsewhere lie on meta."""
+    execution = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    if execution is not None:
+        return torch.device(execution)
+    devices = (parameter.device for parameter in model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if _is_compiled(module):
+            raise UnsupportedModelError(
+                f"{name or 'the model'} ({type(module).__name__}) was compiled by torch.compile, "
+                "and SADR cannot see into a compiled forward; edit the model first and compile it "
+                "afterwards"
+            )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    # `torch.compile(module)` wraps a module, `module.compile()` marks it, and
+    # `torch.compile(module.forward)` gives a function that remembers what it was made from.
+    if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
+        return True
+    function: Any = module.forward
+    while function is not None:
+        # `torch.compiler.disable` remembers it, too.
+        disabled = getattr(function, "_torchdynamo_disable", False)
+        if hasattr(function, "_torchdynamo_orig_callable") and not disabled:
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+class AttentionTracer:
+    """Sees the inputs of a model's attention calls while it is open.
+
+    Use as a context manager. On leaving, every module is as it was: nnsight's controllers are
+    taken out of the modules' ``__dict__``, and a wrapper the user had there before stays.
+
+    Args:
+        attention: the attention module of each layer to watch.
+        trial: a cheap forward of the model. A module whose forward holds several calls that
+            attention can be read at takes one way of several; a trial shows which.
+
+    Raises:
+        UnsupportedModelError: on entering, when a module makes no call that nnsight can address
+            and attention can be read at.
+    """
+
+    def __init__(
+        self, attention: Mapping[int, nn.Module], trial: Callable[[], Any] | None = None
+    ) -> None:
+        self.layers = tuple(attention)
+        self._attention = dict(attention)
+        self._trial = trial
+        self._left: list[tuple[nn.Module, str, Any]] = []
+        self._sight: Any = None
+        self._operations: list[_Operation] = []
+        self._chosen: dict[type[nn.Module], int] = {}
+
+    def __enter__(self) -> AttentionTracer:
+        nnsight = import_nnsight()
+        before = [
+            (module, dict(module.__dict__))
+            for attention in self._attention.values()
+            for module in attention.modules()
+        ]
+        try:
+            self._sight = nnsight.NNsight(_Watched(self._attention))
+            ways = {layer: self._ways(layer) for layer in self.layers}
+            self._operations = [self._taken(layer, ways) for layer in self.layers]
+        except BaseException:
+            self._note_what_is_left(before)
+            self.close()
+            raise
+        self._note_what_is_left(before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, forward: Callable[[], Any]) -> tuple[Any, list[Attention]]:
+        """Run ``forward`` and watch the attention calls it makes.
+
+        Returns:
+            What ``forward`` returned, and what was seen in each watched layer, in their order. An
+            exception inside ``forward`` passes through.
+
+        Raises:
+            UnsupportedModelError: a watched module did not make its call.
+        """
+        try:
+            return self._watch(forward, self._operations)
+        except NotCalled as error:
+            classes = {type(module).__name__ for module in self._attention.values()}
+            raise UnsupportedModelError(
+                f"{', '.join(sorted(classes))}: one of the layers {self.layers[0]}-"
+                f"{self.layers[-1]} did not attend as its source says; under this configuration "
+                "it attends by another way, which SADR cannot see"
+            ) from error
+
+    def run_with_rows(
+        self, forward: Callable[[], Any], position: Tensor
+    ) -> tuple[Any, list[Tensor]]:
+        """As `run`, but with each layer's rows at ``position``; see `Attention.rows`."""
+        output, seen = self.run(forward)
+        return output, [attention.rows(position) for attention in seen]
+
+    def _watch(
+        self, forward: Callable[[], Any], operations: Sequence[_Operation]
+    ) -> tuple[Any, list[Attention]]:
+        return observe(self._sight, forward, [operation.read for operation in operations])
+
+    def close(self) -> None:
+        """Take nnsight off the modules. May be called more than once."""
+        for module, name, previous in self._left:
+            if previous is _ABSENT:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = previous
+        self._left = []
+        self._sight = None
+        self._operations = []
+
+    def _ways(self, layer: int) -> list[_Operation]:
+        """The calls in the layer's attention module that it may attend by, best first."""
+        source = getattr(self._sight, f"layer_{layer}").source
+        ways = [
+            _Operation(operation, kind)
+            for kind in FUNCTIONS
+            for operation in _calls_in(source, kind)
+        ]
+        for method in softmax_methods(type(self._attention[layer])):
+            ways += [_Operation(found, None) for found in operations(source, f"self_{method}")]
+        return ways
+
+    def _taken(self, layer: int, ways: Mapping[int, Sequence[_Operation]]) -> _Operation:
+        """Of the ways of a layer the one it takes; layers of one class take the same."""
+        module_class = type(self._attention[layer])
+        if not ways[layer]:
+            raise UnsupportedModelError(
+                f"{module_class.__name__} (layer {layer}) makes no call that nnsight can see and "
+                f"attention can be read at ({', '.join(FUNCTIONS.values())})"
+            )
+        if len(ways[layer]) > 1 and self._trial is not None and module_class not in self._chosen:
+            self._chosen[module_class] = self._try(ways[layer], self._trial)
+        return ways[layer][self._chosen.get(module_class, 0)]
+
+    def _try(self, ways: Sequence[_Operation], trial: Callable[[], Any]) -> int:
+        for index, way in enumerate(ways):
+            with contextlib.suppress(NotCalled):
+                self._watch(trial, [way])
+                return index
+        return 0
+
+    def _note_what_is_left(self, before: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+        """Remember what nnsight wrote into the modules' ``__dict__``, to undo just that."""
+        for module, attributes in before:
+            for name, value in module.__dict__.items():
+                if name not in attributes:
+                    self._left.append((module, name, _ABSENT))
+                elif attributes[name] is not value:
+                    self._left.append((module, name, attributes[name]))
+
+
+_ABSENT = object()

@@ -1,0 +1,82 @@
+"""``sadr editors``, and which declared editors can be attached here.
+
+Toolkits are looked at as files and not imported: their import takes its time, or fails for
+reasons of its own. What is looked for is what an edit looks for, by the same functions.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from dataclasses import dataclass
+
+from ..adapter import EditPoint
+from ..errors import AttachmentError, UnsupportedLoopError
+from ..patching._functions import cache_arguments, loop_arguments, refuse_missing_arguments
+from ..patching._loop import insert_term
+from ..patching._names import Name
+from ..plugins import edit_points
+
+
+@dataclass(frozen=True)
+class Attachability:
+    """Whether one declared editor can be attached here; ``obstacle`` says why not."""
+
+    point: EditPoint
+    obstacle: str | None
+
+    @property
+    def toolkit(self) -> str:
+        """The toolkit's top-level package."""
+        return Name.parse(self.point.function).toolkit
+
+
+def attachabilities() -> list[Attachability]:
+    """One for each declared editor, in the order of their declaration."""
+    return [Attachability(point, _obstacle(point)) for point in edit_points()]
+
+
+def _obstacle(point: EditPoint) -> str | None:
+    toolkit = Name.parse(point.function).toolkit
+    if importlib.util.find_spec(toolkit) is None:
+        return f"{toolkit} is not installed"
+    try:
+        loop = Name.parse(point.function).definition(ast.FunctionDef)
+        refuse_missing_arguments(point.function, loop_arguments(point), _arguments(loop))
+        Name.parse(point.hparams).definition(ast.ClassDef)
+        if point.cache is not None:
+            cache = Name.parse(point.cache).definition(ast.FunctionDef)
+            refuse_missing_arguments(point.cache, cache_arguments(point), _arguments(cache))
+        insert_term(loop, point.function, point.labels)
+    except LookupError as error:
+        return f"this version of {toolkit} has no {error.args[0]}"
+    except (AttachmentError, UnsupportedLoopError) as error:
+        return str(error)
+    return None
+
+
+def _arguments(function: ast.FunctionDef) -> set[str]:
+    taken = function.args
+    return {argument.arg for argument in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)}
+
+
+def editors() -> None:
+    """Show every editor the installed adapters declare."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("editor", "toolkit", "function", "default γ", "steps", "here"):
+        table.add_column(column, overflow="fold")
+    for found in attachabilities():
+        point = found.point
+        steps = point.steps_attribute
+        table.add_row(
+            point.editor,
+            found.toolkit,
+            point.function.removeprefix(f"{found.toolkit}."),
+            f"{point.gamma:g}",
+            "–" if steps is None else f"{point.hparams_argument}.{steps}",
+            found.obstacle or "yes",
+        )
+    Console().print(table)

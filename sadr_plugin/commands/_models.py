@@ -1,0 +1,51 @@
+"""``sadr models``: the architectures SADR is known to read, tried on the transformers at hand."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated
+
+import typer
+
+from ..models._architectures import ARCHITECTURES, Architecture
+from ..models._check import Trial, check, is_sound
+from ..models.notices import quiet_transformers
+
+
+def models(
+    markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
+) -> None:
+    """Try SADR's reading of attention on every known architecture; status 1 if one differs."""
+    import torch
+    import transformers
+    from rich.console import Console
+    from rich.progress import track
+    from rich.table import Table
+
+    implementations = ("eager", "sdpa")
+    rows: list[tuple[Architecture, list[Trial]]] = []
+    for architecture in track(ARCHITECTURES, console=Console(stderr=True), transient=True):
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of small random models, whose sizes are odd
+            rows.append((architecture, [check(architecture, i) for i in implementations]))
+    title = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    header = ["architecture", *implementations, "remarks"]
+    cells = [[tried.name, *map(_cell, found), _remarks(found)] for tried, found in rows]
+    if markdown:
+        lines = [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        print("\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells), ""]))
+    else:
+        table = Table(*header, title=title)
+        for row in cells:
+            table.add_row(*row)
+        Console().print(table)
+    if not all(is_sound(tried, finding) for tried, found in rows for finding in found):
+        raise typer.Exit(1)
+
+
+def _remarks(found: list[Trial]) -> str:
+    return "; ".join(dict.fromkeys(f.remark for f in found if f.remark))
+
+
+def _cell(found: Trial) -> str:
+    return "–" if found.difference is None else f"{found.difference:.1e}"

@@ -1,0 +1,70 @@
+"""The ``sadr`` command line: the plugin's own commands and, through a hook, the adapters'."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from .._version import plugin_version
+from ..errors import SadrError
+from ..plugins import plugin_manager
+from ._doctor import doctor
+from ._editors import editors
+from ._models import models
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sadr {plugin_version()}")
+        raise typer.Exit
+
+
+def build() -> typer.Typer:
+    """The command line with every installed adapter's commands.
+
+    An adapter whose commands cannot be added is named in a warning; the others' are there.
+    """
+    app = typer.Typer(
+        help="Selective Attention Drift Restriction: knowledge edits that stay specific.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    @app.callback()
+    def sadr(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version",
+                help="Say which version this is.",
+                callback=_show_version,
+                is_eager=True,
+            ),
+        ] = False,
+    ) -> None:
+        pass
+
+    app.command()(doctor)
+    app.command()(editors)
+    app.command()(models)
+    for implementation in plugin_manager().hook.sadr_register_commands.get_hookimpls():
+        try:
+            implementation.function(app=app)
+        except Exception as error:
+            warnings.warn(
+                f"SADR: {implementation.plugin_name} has no commands here: {error!r}", stacklevel=2
+            )
+    return app
+
+
+def main() -> None:
+    """Run the command line; one of the plugin's own errors ends it with one line and status 1."""
+    try:
+        build()()
+    except SadrError as error:
+        print(f"sadr: {error}", file=sys.stderr)
+        sys.exit(1)

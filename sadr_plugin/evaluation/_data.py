@@ -1,0 +1,107 @@
+"""Files of records: the project's own and anybody's, as a JSON list or as JSON Lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ._formats import as_record
+from ._records import Record
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a file held.
+
+    Attributes:
+        records: the good records, in the file's order.
+        skipped: what was wrong with the others, one line each.
+    """
+
+    records: list[Record]
+    skipped: list[str]
+
+
+BUILTIN = Path(__file__).with_name("builtin.json")
+"""Edits of facts that SmolLM2-135M gets right, with paraphrases, neighbours and relations of which
+it gets the last two right as well (at least twice as likely as the edit's new object)."""
+
+
+def load(file: Path, skip_bad: bool = False) -> Data:
+    """The records of a JSON list or a JSON Lines file.
+
+    Args:
+        file: the file, UTF-8.
+        skip_bad: count bad records and go on, rather than stop at the first.
+
+    Raises:
+        DataError: naming the file and, where one is at fault, the record's number (from 0) and
+            its field.
+    """
+    try:
+        content = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"there is no file {file}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from None
+    records: dict[str, Record] = {}
+    skipped: list[str] = []
+    for number, item in _items(content):
+        try:
+            if isinstance(item, _Broken):
+                raise item
+            record = as_record(item, str(number))
+            if record.key in records:
+                raise ValueError(f"case_id: {record.key} is an earlier record's")
+            records[record.key] = record
+        except ValueError as error:
+            wrong = f"record {number}: {error}"
+            if not skip_bad:
+                raise DataError(f"{file}: {wrong}") from None
+            skipped.append(wrong)
+    if not records:
+        raise DataError(f"{file}: holds no usable record" + "".join(f"; {s}" for s in skipped[:3]))
+    return Data(list(records.values()), skipped)
+
+
+class _Broken(ValueError):
+    """Text that is no JSON."""
+
+
+def _items(content: str) -> Iterator[tuple[int, Any]]:
+    """The items of a JSON list or of JSON Lines; one that is no JSON comes as a `_Broken`."""
+    decoder = json.JSONDecoder()
+    place = _skip(content, 0, "")
+    listed = content[place : place + 1] == "["
+    if listed:
+        place += 1
+    number = 0
+    while True:
+        place = _skip(content, place, "," if listed else "")
+        if place >= len(content):
+            if listed:
+                yield number, _Broken("is no JSON: the list does not end")
+            return
+        if listed and content[place] == "]":
+            return
+        try:
+            item, place = decoder.raw_decode(content, place)
+        except (ValueError, RecursionError) as error:
+            yield number, _Broken(f"is no JSON: {error}")
+            end = content.find("\n", place)
+            if listed or end < 0:
+                return
+            place = end  # a bad line of JSON Lines says nothing about the next
+        else:
+            yield number, item
+        number += 1
+
+
+def _skip(content: str, place: int, separators: str) -> int:
+    while place < len(content) and (content[place].isspace() or content[place] in separators):
+        place += 1
+    return place

@@ -1,0 +1,110 @@
+"""A summary as tables: for the terminal, as Markdown, as TeX; and the files they are kept in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._metrics import SHORT
+from ._results import UNEDITED, Result
+from ._significance import Estimate
+from ._summary import IN_TABLE, ArmSummary, summarise
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADER = ["arm", "records", "S", *(SHORT[task] for task in IN_TABLE), "FL", "drift", "steps"]
+
+NOTHING = "–"
+
+
+def _rows(summaries: Sequence[ArmSummary], digits: int = 1, space: str = " ") -> list[list[str]]:
+    """The table, header first, without columns that no arm has anything in.
+
+    Margins have ``digits`` after the point and ``space`` before their sign.
+    """
+
+    def cell(found: Estimate | None) -> str:
+        if found is None:
+            return NOTHING
+        margin = f"{space}±{found.margin:.{digits}f}" if found.margin else ""
+        return f"{found.mean:.1f}{margin}"
+
+    def number(value: float | None, places: int) -> str:
+        return NOTHING if value is None else f"{value:.{places}f}"
+
+    rows = [
+        [
+            summary.arm,
+            str(summary.records),
+            number(summary.score, 1),
+            *(cell(summary.accuracy[task]) for task in IN_TABLE),
+            number(summary.fluency and 100 * summary.fluency, 0),
+            number(None if summary.arm == UNEDITED else summary.drift, 2),
+            number(None if summary.arm == UNEDITED else summary.steps, 0),
+        ]
+        for summary in summaries
+    ]
+    filled = [any(row[place] != NOTHING for row in rows) for place in range(len(HEADER))]
+    return [list(compress(row, filled)) for row in (HEADER, *rows)]
+
+
+def table(summaries: Sequence[ArmSummary], title: str) -> Table:
+    """For the terminal, narrow enough for 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    rows = _rows(summaries, digits=0, space="")
+    count = summaries[0].records if summaries else 0
+    shown = Table(
+        title=title,
+        caption=f"{count} records; percent right, ± 95 %; FL in hundredths of a bit",
+        box=box.SIMPLE,
+        padding=(0, 0, 0, 1),
+    )
+    place = rows[0].index("records")  # they are the same for every arm
+    header, *rows = [[*row[:place], *row[place + 1 :]] for row in rows]
+    for column in header:
+        shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def markdown(summaries: Sequence[ArmSummary]) -> str:
+    """The table as Markdown."""
+    header, *rows = _rows(summaries)
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def tex(summaries: Sequence[ArmSummary]) -> str:
+    """The table in the paper's layout: a row for each arm, the metrics across."""
+    rows = _rows(summaries)
+    body = [" & ".join(cell.replace("±", r"\,$\pm$\,") for cell in row) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+            r"\toprule",
+            body[0],
+            r"\midrule",
+            *body[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def write(folder: Path, results: Sequence[Result], about: Mapping[str, Any]) -> list[ArmSummary]:
+    """Write ``summary.json``, ``summary.md`` and ``summary.tex``; gives the summaries."""
+    summaries = summarise(results)
+    data = {"about": dict(about), "arms": [asdict(summary) for summary in summaries]}
+    (folder / "summary.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    (folder / "summary.md").write_text(markdown(summaries), encoding="utf-8")
+    (folder / "summary.tex").write_text(tex(summaries), encoding="utf-8")
+    return summaries

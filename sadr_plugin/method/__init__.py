@@ -1,0 +1,1 @@
+"""Selective Attention Drift Restriction itself: the penalty, and an edit that is held by it."""

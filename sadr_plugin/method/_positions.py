@@ -1,0 +1,145 @@
+"""Where an edit's tokens lie: the subject's token and the prediction position.
+
+Both are found from the text and the batch the loop really runs, never from counting padding:
+the tokens of a row are those its attention mask keeps, wherever the tokenizer put them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapter import Edit, EditedToken, Prompt
+from ..errors import PositionError
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A `Prompt` as tokens, unpadded, with the index of the token that is edited."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+    edited: int
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where to look in each row of a batch; all indices count padding, as the model does.
+
+    Attributes:
+        prediction: index of the last token before the target, [prompts].
+        subject: index of the edited token, the subject's last one as a rule, [prompts].
+    """
+
+    prediction: Tensor
+    subject: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prediction)
+
+
+def tokenize(
+    tokenizer: Any, prompt: Prompt, edited_token: EditedToken = "subject_last"
+) -> PromptTokens:
+    """The prompt's tokens and the index of the token that is edited.
+
+    Args:
+        tokenizer: a transformers tokenizer, fast or slow.
+        prompt: the prompt, without its target.
+        edited_token: where the editor adds its vector, EasyEdit's ``fact_token``.
+
+    Raises:
+        PositionError: the subject's tokens cannot be told from the text around it.
+    """
+    if getattr(tokenizer, "is_fast", False):
+        encoding = tokenizer(prompt.text, return_offsets_mapping=True)
+        ids = list(encoding["input_ids"])
+        subject = _tokens_within(encoding["offset_mapping"], prompt)
+    else:
+        # Without offsets, count as the toolkits do: the tokens of everything before.
+        ids = list(tokenizer(prompt.text)["input_ids"])
+        start = shared_length(tokenizer(prompt.prefix)["input_ids"], ids)
+        end = shared_length(tokenizer(prompt.prefix + prompt.subject)["input_ids"], ids)
+        subject = list(range(start, end))
+    if not subject:
+        raise PositionError(
+            f"no token of the subject {prompt.subject!r} can be found in the prompt "
+            f"{prompt.text!r} as {type(tokenizer).__name__} reads it"
+        )
+    edited = {
+        "subject_last": subject[-1],
+        "subject_first": subject[0],
+        "subject_first_after_last": min(subject[-1] + 1, len(ids) - 1),
+        "last": len(ids) - 1,
+    }
+    if edited_token not in edited:
+        raise PositionError(
+            f"fact_token {edited_token!r} is not one of {', '.join(map(repr, edited))}"
+        )
+    return PromptTokens(prompt, tuple(ids), edited[edited_token])
+
+
+def prompt_tokens(edit: Edit) -> list[PromptTokens]:
+    """The edit's rewriting prompts as tokens.
+
+    Raises:
+        PositionError: there are none, or the subject's tokens cannot be found.
+    """
+    prompts = edit.prompts() if callable(edit.prompts) else edit.prompts
+    if not prompts:
+        raise PositionError("the edit has no rewriting prompts")
+    return [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
+
+
+def locate(
+    prompts: Sequence[PromptTokens], input_ids: Tensor, attention_mask: Tensor | None
+) -> Positions | None:
+    """The positions in the batch a loop runs, or None if the batch is not the loop's own.
+
+    The first ``len(prompts)`` rows are the rewriting prompts, each followed by its target;
+    whatever rows come after (the KL prompt) take no part. Where prompt and target merge into
+    one token, the prediction position is the last token the prompt still has to itself.
+
+    Args:
+        prompts: the rewriting prompts in the order of the batch.
+        input_ids: the batch, [rows, tokens].
+        attention_mask: 1 for a real token and 0 for padding, [rows, tokens]; None if there
+            is no padding to the left.
+    """
+    if input_ids.dim() != 2 or input_ids.shape[0] < len(prompts):
+        return None
+    predictions, subjects = [], []
+    mask = None
+    if attention_mask is not None and attention_mask.shape == input_ids.shape:
+        mask = attention_mask.cpu()
+    for row, (prompt, ids) in enumerate(zip(prompts, input_ids.tolist(), strict=False)):
+        kept = range(len(ids)) if mask is None else mask[row].nonzero().flatten().tolist()
+        shared = shared_length(prompt.ids, [ids[index] for index in kept])
+        if shared <= prompt.edited:
+            return None
+        predictions.append(kept[shared - 1])
+        subjects.append(kept[prompt.edited])
+    return Positions(torch.tensor(predictions), torch.tensor(subjects))
+
+
+def _tokens_within(offsets: Sequence[tuple[int, int]], prompt: Prompt) -> list[int]:
+    """Indices of the tokens that carry characters of the subject.
+
+    A byte-level tokenizer gives every token of a multi-byte character that character's span;
+    blanks at the subject's ends belong to the words around it.
+    """
+    inner = prompt.subject.strip()
+    start = len(prompt.prefix) + prompt.subject.index(inner)
+    end = start + len(inner)
+    return [i for i, (low, high) in enumerate(offsets) if low < end and high > max(start, low)]
+
+
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

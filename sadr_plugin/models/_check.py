@@ -1,0 +1,125 @@
+"""A trial of an architecture, on the transformers at hand.
+
+Each is built small and random from transformers' own class, and the rows SADR reads in it are
+compared with the weights the model itself gives under eager attention.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UnsupportedModelError
+from ._architectures import Architecture, build
+
+TOLERANCE = 1e-5
+"""Largest difference between a row and the model's own weights, in probability, float32."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial of an architecture showed.
+
+    Attributes:
+        implementation: the attention implementation.
+        difference: the largest difference between SADR's rows and the model's own weights, over
+            all layers, heads and both padding sides; None where there are no rows.
+        remark: why there are none, or which layers have no attention.
+    """
+
+    architecture: Architecture
+    implementation: str
+    difference: float | None
+    remark: str = ""
+
+
+def check(architecture: Architecture, implementation: str) -> Trial:
+    """Compare the rows of a small random model with its own eager weights."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.for_model(architecture.model_type)
+    except ValueError:
+        return Trial(architecture, implementation, None, "not in this transformers")
+    try:
+        model = build(architecture, implementation)
+    except (ValueError, ImportError):
+        return Trial(architecture, implementation, None, f"no {implementation} in transformers")
+    eager = build(architecture, "eager")
+    if not _agree(model, eager):
+        eager = build(architecture, "eager", **architecture.without_sdpa)
+    if not _agree(model, eager):
+        remark = f"transformers' {implementation} computes another model here than its eager"
+        return Trial(architecture, implementation, None, remark)
+    try:
+        difference, left_out = _difference(architecture, model, eager)
+    except UnsupportedModelError as error:
+        if architecture.supported:
+            raise
+        return Trial(architecture, implementation, None, f"refused: {error}")
+    remark = f"layers without attention: {', '.join(map(str, left_out))}" if left_out else ""
+    return Trial(architecture, implementation, difference, remark)
+
+
+def _agree(model: Any, eager: Any) -> bool:
+    """Whether two implementations of a model give the same outputs, rounding aside."""
+    import torch
+
+    with torch.no_grad():
+        one, other = (m(input_ids=_ids(), use_cache=False).logits for m in (model, eager))
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+def _difference(architecture: Architecture, model: Any, eager: Any) -> tuple[float, list[int]]:
+    """The largest difference, and the layers that have no attention."""
+    import torch
+
+    from ..attention._layers import Watch
+    from ..attention._tracer import tracer_for
+    from ..plugins import plugin_manager
+
+    # All layers but the first: an edit in it lets all others drift.
+    watch = Watch(model, architecture.layers, edited=0)
+    gaps = []
+    total = len(model.get_submodule(architecture.layers.removesuffix(".{}")))
+    with tracer_for(watch, plugin_manager().hook) as tracer:
+        for side in ("left", "right"):
+            mask, position = _padding(side)
+            forward = {"input_ids": _ids(), "attention_mask": mask, "use_cache": False}
+            _, seen = tracer.run_with_rows(functools.partial(model, **forward), position)
+            weights = eager(**forward, output_attentions=True).attentions
+            own = [w for w in weights if w is not None]
+            own = own[len(own) - len(seen) :]
+            for rows, expected in zip(seen, own, strict=True):
+                assert rows.requires_grad, "rows carry no gradient"
+                gap = rows - expected[torch.arange(3), :, position].float()
+                gaps.append(gap.abs().max())
+        left_out = [index for index in range(1, total) if index not in tracer.layers]
+    return torch.stack(gaps).max().item(), left_out  # NaN, if there is one
+
+
+def _ids() -> Any:
+    import torch
+
+    return torch.randint(1, 60, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+def _padding(side: str) -> tuple[Any, Any]:
+    """A mask for three prompts of nine, five and eight tokens, and a position in each."""
+    import torch
+
+    mask = torch.ones(3, 9, dtype=torch.long)
+    mask[1, :4] = mask[2, :1] = 0
+    if side == "left":
+        return mask, torch.tensor([7, 8, 6])
+    return mask.flip(-1), torch.tensor([7, 4, 6])
+
+
+def is_sound(tried: Architecture, found: Trial) -> bool:
+    """Whether a trial came out as it should."""
+    if found.difference is not None:
+        return found.difference <= TOLERANCE
+    # No figure is in order only where transformers has no such model or kernel, or SADR refuses.
+    absent = found.remark.startswith("not in") or found.implementation != "eager"
+    return absent or not tried.supported

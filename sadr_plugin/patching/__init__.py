@@ -1,0 +1,1 @@
+"""A toolkit's own functions and classes, taught SADR while it is enabled, and given back."""

@@ -1,0 +1,212 @@
+"""Attaching editors while SADR is enabled: `enable`, `disable`, `enabled`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+
+import wrapt
+
+from ..adapter import EditPoint
+from ..errors import AttachmentError
+from ..plugins import edit_points, plugin_manager
+from ._functions import (
+    AttachedFunction,
+    Run,
+    cache_arguments,
+    loop_arguments,
+    run_with_own_cache,
+    run_with_penalty,
+)
+from ._hparams import HparamsPatch
+from ._names import Name
+
+_lock = threading.RLock()
+_enabled = False
+_blocks = 0
+_watched: set[str] = set()
+_warned: set[str] = set()
+_functions: dict[str, AttachedFunction] = {}
+_hparams: dict[type, HparamsPatch] = {}
+
+
+def enable() -> None:
+    """Attach every editor the installed adapters declare, now or when its toolkit is imported.
+
+    Nothing is changed for an edit whose hparams do not ask for SADR. May be called any number
+    of times, before or after a toolkit's import.
+    """
+    global _enabled
+    with _lock:
+        _enabled = True
+        _attach()
+
+
+def disable() -> None:
+    """Give every toolkit its own functions and classes back. May be called any number of times.
+
+    An edit that is under way goes on as it began.
+    """
+    global _enabled
+    with _lock:
+        _enabled = False
+        _detach()
+
+
+@contextlib.contextmanager
+def enabled() -> Iterator[None]:
+    """SADR enabled for the length of a ``with`` block, in all threads.
+
+    Blocks may overlap; when the last one ends, all is as `enable` and `disable` had it.
+    """
+    global _blocks
+    with _lock:
+        _blocks += 1
+        _attach()
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if not _active():
+                _detach()
+
+
+def attached() -> list[EditPoint]:
+    """The editors attached at present: their toolkits are imported and SADR is enabled."""
+    return [point for point in edit_points() if point.function in _functions]
+
+
+def _active() -> bool:
+    return _enabled or _blocks > 0
+
+
+def _attach() -> None:
+    for module in _modules_to_watch() - _watched - sys.modules.keys():
+        # An import hook cannot be taken back; it looks whether SADR is enabled.
+        _watched.add(module)
+        wrapt.register_post_import_hook(_imported, module)
+    _attach_what_is_imported()
+
+
+def _detach() -> None:
+    for function in _functions.values():
+        function.detach()
+    for patch in _hparams.values():
+        patch.undo()
+    _functions.clear()
+    _hparams.clear()
+
+
+def _modules_to_watch() -> set[str]:
+    bases = plugin_manager().hook.sadr_hparams_base()
+    declared = (
+        target
+        for point in edit_points()
+        for target in (point.function, point.hparams, point.cache)
+        if target is not None
+    )
+    targets = [*bases, *declared]
+    modules = {Name.parse(target).module for target in targets}
+    # Only when the whole toolkit is imported do all of its hparams classes exist.
+    return modules | {Name.parse(base).toolkit for base in bases}
+
+
+def _imported(module: ModuleType) -> None:
+    with _lock:
+        if _active():
+            _attach_what_is_imported(just_now=module)
+
+
+def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
+    # A toolkit that an adapter does not fit must still be importable.
+    for point in edit_points():
+        try:
+            _attach_hparams(point, just_now)
+            loop = loop_arguments(point)
+            _attach_function(point, point.function, loop, run_with_penalty, just_now)
+            if point.cache is not None:
+                cache = cache_arguments(point)
+                _attach_function(point, point.cache, cache, run_with_own_cache, just_now)
+        except AttachmentError as error:
+            _refuse_flag(point, error, just_now)
+    for base in plugin_manager().hook.sadr_hparams_base():
+        _refuse_elsewhere(base, just_now)
+
+
+def _refuse_flag(point: EditPoint, error: AttachmentError, just_now: ModuleType | None) -> None:
+    """An editor that cannot be attached must not take a flag that would do nothing."""
+    if str(error) not in _warned:
+        _warned.add(str(error))
+        warnings.warn(f"SADR is not attached to {error}", stacklevel=2)
+    hparams = _class(point.hparams, just_now)
+    if hparams is not None:
+        if hparams in _hparams:
+            _hparams[hparams].undo()
+        reason = str(error)
+        _hparams[hparams] = HparamsPatch(hparams, lambda _: f"sadr: not attached to {reason}")
+
+
+def _attach_function(
+    point: EditPoint, target: str, needs: set[str], run: Run, just_now: ModuleType | None
+) -> None:
+    name = Name.parse(target)
+    home = name.home(just_now)
+    if home is not None and target not in _functions:
+        _functions[target] = AttachedFunction(point, home, name.name, needs, run, _active)
+
+
+def _class(target: str, just_now: ModuleType | None) -> type | None:
+    """The class ``"module:Class"``, or None while it is not imported or where there is none."""
+    value = Name.parse(target).imported(just_now)
+    return value if isinstance(value, type) else None
+
+
+def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
+    if Name.parse(point.hparams).home(just_now) is None:
+        return
+    hparams = _class(point.hparams, just_now)
+    if hparams is None:
+        raise AttachmentError(f"{point.editor}: there is no class {point.hparams}")
+    for accepting in (hparams, *_subclasses(hparams)):
+        if accepting not in _hparams:
+            _hparams[accepting] = HparamsPatch(accepting)
+
+
+def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
+    """Have the hparams classes of editors without an attachment refuse the flag.
+
+    The base's own flag speaks for classes that do not exist yet.
+    """
+    if Name.parse(base).home(just_now) is None:
+        return
+    base_class = _class(base, just_now)
+    if base_class is None:
+        if base not in _warned:
+            _warned.add(base)
+            warnings.warn(f"SADR: there is no class {base}", stacklevel=2)
+        return
+    declared = {point.hparams for point in edit_points()}
+    for hparams in (base_class, *_subclasses(base_class)):
+        names = {f"{cls.__module__}:{cls.__qualname__}" for cls in hparams.__mro__}
+        if not names & declared and hparams not in _hparams:
+            _hparams[hparams] = HparamsPatch(hparams, _refusal)
+
+
+def _refusal(hparams: type) -> str:
+    editors = ", ".join(sorted({point.editor for point in edit_points()}))
+    return (
+        f"sadr: no editor is attached for {hparams.__name__}; SADR works with {editors}. "
+        "Remove the key"
+    )
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    subclasses: list[type] = base.__subclasses__()
+    for subclass in subclasses:
+        yield subclass
+        yield from _subclasses(subclass)

@@ -1,0 +1,64 @@
+"""A model's ``forward``, for the length of an edit replaced by one that watches."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..errors import BusyModelError
+
+_lock = threading.Lock()
+_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+class ForwardSlot:
+    """A model's ``forward``, for a while replaced by another that is given the original.
+
+    A model has one slot: were two filled and emptied in the order they were filled, the second
+    would put the first one's replacement back for good.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._filled = False
+        self._had_own: Any = None
+
+    def fill(self, replacement: Callable[..., Any]) -> None:
+        """Have the model call ``replacement(forward, …)`` in place of ``forward(…)``.
+
+        Raises:
+            BusyModelError: the model's slot is filled already.
+        """
+        with _lock:
+            if self._model in _watched:
+                raise BusyModelError(
+                    f"this {type(self._model).__name__} is being edited with SADR already, in "
+                    "another thread or in a hook of that edit; wait for it to end, or edit a copy"
+                )
+            _watched.add(self._model)
+        original = self._model.forward
+        self._had_own = self._model.__dict__.get("forward")
+
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return replacement(original, *args, **kwargs)
+
+        self._model.__dict__["forward"] = forward
+        self._filled = True
+
+    def restore(self) -> None:
+        """Put the original back. May be called more than once."""
+        if not self._filled:
+            return
+        if self._had_own is None:
+            self._model.__dict__.pop("forward", None)
+        else:
+            self._model.__dict__["forward"] = self._had_own
+        self._filled = False
+        with _lock:
+            _watched.discard(self._model)

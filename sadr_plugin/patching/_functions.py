@@ -1,0 +1,201 @@
+"""A toolkit's function, replaced wherever the toolkit holds it: what runs for a flagged edit."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from types import FunctionType, ModuleType
+from typing import Any, cast
+
+from .._version import plugin_version
+from ..adapter import EditPoint
+from ..errors import AttachmentError, ConfigError
+from ..plugins import plugin_manager
+from ._hparams import KEY
+
+Run = Callable[[EditPoint, FunctionType, inspect.BoundArguments, Any], Any]
+"""What to do where hparams carry a flag: takes point, original, its arguments and the flag."""
+
+
+class AttachedFunction:
+    """A toolkit's function, replaced wherever the toolkit holds it.
+
+    Args:
+        point: the editor's declaration.
+        home: the module it is defined in.
+        name: its name there.
+        needs: the arguments the declaration says it takes.
+        run: called in its place when SADR is enabled and the hparams carry a flag.
+        active: whether SADR is enabled; a caller may hold the replacement longer than that.
+
+    Raises:
+        AttachmentError: the function is not what the declaration says.
+    """
+
+    def __init__(
+        self,
+        point: EditPoint,
+        home: ModuleType,
+        name: str,
+        needs: set[str],
+        run: Run,
+        active: Callable[[], bool],
+    ) -> None:
+        original = getattr(home, name, None)
+        where = f"{point.editor}: {home.__name__}:{name}"
+        if not isinstance(original, FunctionType):
+            raise AttachmentError(
+                f"{where} is not a plain function in the installed toolkit; its adapter fits "
+                "another version"
+            )
+        refuse_missing_arguments(where, needs, inspect.signature(original).parameters)
+        self.original = original
+        self.replacement = _dispatching(point, original, run, active)
+        self._package = home.__name__.partition(".")[0]
+        _swap(self._package, self.original, self.replacement)
+
+    def detach(self) -> None:
+        """Give the toolkit its own function back."""
+        _swap(self._package, self.replacement, self.original)
+
+
+def refuse_missing_arguments(where: str, needs: Iterable[str], takes: Iterable[str]) -> None:
+    """Raise `AttachmentError` if a function does not take what its declaration says."""
+    missing = sorted(set(needs) - set(takes))
+    if missing:
+        raise AttachmentError(
+            f"{where} takes no argument {missing[0]!r}; its adapter fits another version"
+        )
+
+
+def loop_arguments(point: EditPoint) -> set[str]:
+    """The arguments that a declaration says the function with the loop takes."""
+    return {point.hparams_argument}
+
+
+def cache_arguments(point: EditPoint) -> set[str]:
+    """The arguments that a declaration says the function with the cache takes."""
+    return {point.hparams_argument, point.cache_argument}
+
+
+def _dispatching(
+    point: EditPoint, original: FunctionType, run: Run, active: Callable[[], bool]
+) -> FunctionType:
+    """``original``, but ``run`` where SADR is enabled and the hparams ask for it."""
+
+    @functools.wraps(original)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = inspect.signature(original).bind(*args, **kwargs)
+        except TypeError:
+            return original(*args, **kwargs)  # the toolkit's own complaint
+        hparams = bound.arguments.get(point.hparams_argument)
+        value = getattr(hparams, KEY, None)
+        if not active() or value is None or value is False:
+            return original(*args, **kwargs)
+        return run(point, original, bound, value)
+
+    return cast(FunctionType, function)
+
+
+def run_with_penalty(
+    point: EditPoint, original: FunctionType, bound: inspect.BoundArguments, value: Any
+) -> Any:
+    """The function, with the drift penalty in its loop's loss."""
+    # Late: these bring in nnsight's needs and pydantic, which an unflagged edit can do without.
+    from ..config import SadrConfig
+    from ..method._session import DriftSession
+    from ._loop import with_loss_term
+
+    config = SadrConfig.parse(value)
+    assert config is not None
+    bound.apply_defaults()
+    hparams = _with_steps(point, bound.arguments[point.hparams_argument], config.num_grad_steps)
+    bound.arguments[point.hparams_argument] = hparams
+    limit = None if point.steps_attribute is None else getattr(hparams, point.steps_attribute)
+    edit = point.read(bound.arguments)
+    session = DriftSession(point, edit, config, plugin_manager().hook, limit)
+    loop = with_loss_term(original, session.add_penalty, session.finished, point.labels)
+    with session:
+        return loop(*bound.args, **bound.kwargs)
+
+
+def _with_steps(point: EditPoint, hparams: Any, steps: int | None) -> Any:
+    """The hparams with another number of steps, a copy; as they are where ``steps`` is None.
+
+    Raises:
+        AttachmentError: the declaration names an attribute that the hparams do not have.
+        ConfigError: there are steps, and no attribute for them.
+    """
+    name = point.steps_attribute
+    if name is not None and not hasattr(hparams, name):
+        raise AttachmentError(
+            f"{point.editor}: {type(hparams).__name__} has no attribute {name!r} for the number "
+            "of steps; its adapter's steps_attribute is wrong"
+        )
+    if steps is None:
+        return hparams
+    if name is None:
+        raise ConfigError(
+            f"sadr.num_grad_steps: {point.editor} has no number of steps that could be set; "
+            "remove the key"
+        )
+    hparams = copy.copy(hparams)
+    setattr(hparams, name, steps)
+    return hparams
+
+
+def run_with_own_cache(
+    point: EditPoint, original: FunctionType, bound: inspect.BoundArguments, value: Any
+) -> Any:
+    """The function, keeping its vectors in files that only edits of the same settings share.
+
+    A toolkit names such files by its own settings alone; a vector found with SADR would be
+    taken for one found without, or at another γ, or with another penalty.
+    """
+    from ..config import SadrConfig
+
+    config = SadrConfig.parse(value)
+    assert config is not None
+    bound.apply_defaults()
+    template = bound.arguments[point.cache_argument]
+    if template is not None:
+        settings = config.model_copy(update={"gamma": config.weight(point.gamma)})
+        method = {
+            "settings": settings.model_dump_json(),
+            "version": plugin_version(),
+            "hooks": _method_in_force(),
+        }
+        digest = hashlib.sha256(json.dumps(method).encode()).hexdigest()[:12]
+        stem, suffix = os.path.splitext(str(template))
+        bound.arguments[point.cache_argument] = f"{stem}.sadr-{digest}{suffix}"
+    return original(*bound.args, **bound.kwargs)
+
+
+def _method_in_force() -> list[str]:
+    """The functions that select heads and give the penalty, by name and code."""
+    hooks = plugin_manager().hook
+    functions = [
+        getattr(implementation.function, "__func__", implementation.function)
+        for hook in (hooks.sadr_selected_heads, hooks.sadr_penalty)
+        for implementation in hook.get_hookimpls()
+    ]
+    return [
+        f"{f.__module__}.{f.__qualname__}:{hashlib.sha256(f.__code__.co_code).hexdigest()}"
+        for f in functions
+    ]
+
+
+def _swap(package: str, old: object, new: object) -> None:
+    """Replace ``old`` by ``new`` in every imported module of ``package`` that holds it."""
+    for name, module in list(sys.modules.items()):
+        if name == package or name.startswith(package + "."):
+            for attribute, value in list(vars(module).items()):
+                if value is old:
+                    setattr(module, attribute, new)

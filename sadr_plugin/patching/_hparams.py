@@ -1,0 +1,142 @@
+"""Teaching a toolkit's hparams classes to take a ``sadr`` key, and to give it up again.
+
+Toolkits build hparams as ``cls(**config)`` from a YAML file, where an unknown key is an error.
+The key is taken out there, checked at once, and kept on the instance, through copies, pickles and
+`dataclasses.replace` as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ConfigError
+
+KEY = "sadr"
+
+Refusal = Callable[[type], str]
+
+_FIELDS = "__dataclass_fields__"
+_ABSENT = object()
+
+
+class Flag:
+    """The ``sadr`` attribute of an hparams class: checked where it is set.
+
+    Args:
+        refusal: None for an attached editor; else says why a class cannot have the flag.
+    """
+
+    def __init__(self, refusal: Refusal | None) -> None:
+        self._refusal = refusal
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else instance.__dict__.get(KEY)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        self.check(type(instance), value)
+        instance.__dict__[KEY] = value
+
+    def check(self, hparams: type, value: Any) -> None:
+        """Raise `ConfigError` if ``hparams`` cannot have this ``value``."""
+        from ..config import SadrConfig  # pydantic takes its time to import
+
+        wanted = SadrConfig.parse(value) is not None
+        if wanted and self._refusal is not None:
+            raise ConfigError(self._refusal(hparams))
+
+    def __delete__(self, instance: Any) -> None:
+        instance.__dict__.pop(KEY, None)
+
+
+class HparamsPatch:
+    """One hparams class made to take the flag, or to refuse it, until `undo`.
+
+    Args:
+        hparams: the class; it may take the flag in the constructor, in its YAML file, or as
+            an attribute set later.
+        refusal: as for `Flag`.
+    """
+
+    def __init__(self, hparams: type, refusal: Refusal | None = None) -> None:
+        self.hparams = hparams
+        self._replaced: dict[str, Any] = {}
+        own = vars(hparams)
+        self._replace(KEY, Flag(refusal))
+        if "__init__" in own:
+            self._replace("__init__", _taking_flag(own["__init__"]))
+        if isinstance(own.get("from_hparams"), classmethod):
+            self._replace("from_hparams", _naming_file(own["from_hparams"]))
+        if refusal is None:
+            if "__repr__" in own:
+                self._replace("__repr__", _showing_flag(own["__repr__"]))
+            if _FIELDS in own:
+                # `dataclasses.replace` gives on what stands among the fields, and nothing else.
+                self._replace(_FIELDS, {**own[_FIELDS], KEY: _flag_field()})
+
+    def undo(self) -> None:
+        """Give the class its own attributes back."""
+        for name, original in self._replaced.items():
+            if original is _ABSENT:
+                delattr(self.hparams, name)
+            else:
+                setattr(self.hparams, name, original)
+        self._replaced = {}
+
+    def _replace(self, name: str, value: Any) -> None:
+        self._replaced[name] = vars(self.hparams).get(name, _ABSENT)
+        setattr(self.hparams, name, value)
+
+
+def _flag_field() -> dataclasses.Field[Any]:
+    """The flag as a dataclass's field, which takes no part in comparisons."""
+
+    @dataclasses.dataclass
+    class Flagged:
+        sadr: Any = dataclasses.field(default=None, compare=False, kw_only=True)
+
+    (field,) = dataclasses.fields(Flagged)
+    return field
+
+
+def _showing_flag(represent: Callable[[Any], str]) -> Callable[[Any], str]:
+    @functools.wraps(represent)
+    def __repr__(self: Any) -> str:
+        shown, value = represent(self), self.__dict__.get(KEY)
+        if value is None or not shown.endswith(")"):
+            return shown
+        comma = "" if shown.endswith("(") else ", "
+        return f"{shown[:-1]}{comma}{KEY}={value!r})"
+
+    return __repr__
+
+
+def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = KEY in kwargs
+        value = kwargs.pop(KEY, None)
+        flag = inspect.getattr_static(type(self), KEY, None)
+        if given and isinstance(flag, Flag):
+            flag.check(type(self), value)  # before the toolkit finds other faults
+        init(self, *args, **kwargs)
+        if given:
+            setattr(self, KEY, value)
+
+    return __init__
+
+
+def _naming_file(from_hparams: Any) -> Any:
+    original = from_hparams.__func__
+
+    @functools.wraps(original)
+    def wrapped(cls: type, path: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(cls, path, *args, **kwargs)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    return classmethod(wrapped)

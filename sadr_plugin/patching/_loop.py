@@ -1,0 +1,299 @@
+"""Putting the loss term into a toolkit's own optimisation loop.
+
+Editors of this family end each step alike: ``loss = a + b + c``, then print it, stop early on
+it, ``loss.backward()``, ``opt.step()``. The term goes into that assignment, in a copy of the
+function's syntax tree: it is then part of the loss's value, gradient, printout and stopping
+rule, and nothing of torch or of the toolkit is changed.
+"""
+
+from __future__ import annotations
+import __future__ as future
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cache
+from types import CellType, CodeType, FunctionType
+from typing import Any
+
+from ..errors import UnsupportedLoopError
+
+LossTerm = Callable[..., Any]
+"""Takes the loss a step has computed, and the labels where they are named; returns the loss to go
+on with."""
+
+Finished = Callable[[], bool]
+"""Asked after each step's own stopping rules: whether to leave the loop before going back."""
+
+_TERM = "__sadr_loss_term__"
+_FINISHED = "__sadr_finished__"
+_SHELL = "__sadr_shell__"
+_FUTURE = sum(getattr(future, name).compiler_flag for name in future.all_feature_names)
+
+
+def never() -> bool:
+    """The toolkit's own rules alone end the loop."""
+    return False
+
+
+def with_loss_term(
+    function: FunctionType, term: LossTerm, finished: Finished = never, labels: str | None = None
+) -> FunctionType:
+    """A twin of ``function`` whose loop passes its loss through ``term``, till ``finished``.
+
+    The twin runs in the original globals, with the original defaults, closure, file name, line
+    numbers and ``__future__`` imports. ``function`` itself is not changed.
+
+    Args:
+        function: holds the loop.
+        term: see `LossTerm`.
+        finished: see `Finished`.
+        labels: the function's variable that ``term`` is given besides, as
+            `sadr_plugin.EditPoint.labels`.
+
+    Raises:
+        UnsupportedLoopError: naming the function and what was looked for in vain.
+    """
+    code = _rewritten_code(function, labels)
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    cells[_TERM] = CellType(term)
+    cells[_FINISHED] = CellType(finished)
+    twin = FunctionType(
+        code,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(cells[name] for name in code.co_freevars),
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    twin.__qualname__ = function.__qualname__
+    twin.__module__ = function.__module__
+    return twin
+
+
+@cache
+def _rewritten_code(function: FunctionType, labels: str | None) -> CodeType:
+    """The twin's code, compiled once for each function."""
+    name = f"{function.__module__}.{function.__qualname__}"
+    if hasattr(function, "__wrapped__"):
+        raise UnsupportedLoopError(_decorated(name))
+    definition = _definition(function.__code__, name)
+    insert_term(definition, name, labels)
+    return _compiled(definition, function)
+
+
+def _compiled(definition: ast.FunctionDef, function: FunctionType) -> CodeType:
+    """The code of the twin's ``def``, compiled as if it stood where ``function`` does."""
+    # Defaults and annotations live on the function object; evaluating them again could fail.
+    definition.decorator_list = []
+    definition.returns = None
+    arguments = definition.args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        argument.annotation = None
+    for extra in (arguments.vararg, arguments.kwarg):
+        if extra is not None:
+            extra.annotation = None
+    # Inside a shell whose parameters are the free variables, the compiler sees closures; inside a
+    # class, it gives names such as `self.__x` the class's.
+    free = [*function.__code__.co_freevars, _TERM, _FINISHED]
+    shell = ast.parse(f"def {_SHELL}({', '.join(free)}): pass").body[0]
+    assert isinstance(shell, ast.FunctionDef)
+    *_, owner = ["<locals>", *function.__qualname__.split(".")[:-1]]
+    if owner == "<locals>":
+        shell.body = [definition]
+    else:
+        shell.body = ast.parse(f"class {owner}: pass").body
+        shell.body[0].body = [definition]  # type: ignore[attr-defined]
+    module = ast.fix_missing_locations(ast.Module(body=[shell], type_ignores=[]))
+    code = function.__code__
+    flags = code.co_flags & _FUTURE
+    compiled = compile(module, code.co_filename, "exec", flags=flags, dont_inherit=True)
+    found = _nested(compiled, _SHELL)
+    if owner != "<locals>":
+        found = _nested(found, owner)
+    return _nested(found, definition.name)
+
+
+def _definition(code: CodeType, name: str) -> ast.FunctionDef:
+    """The ``def`` that ``code`` was compiled from, with the line numbers of its file.
+
+    Raises `UnsupportedLoopError` if the file does not have it, or not any more.
+    """
+    try:
+        lines, _ = inspect.findsource(code)
+        tree = ast.parse("".join(lines))
+    except (OSError, TypeError, SyntaxError) as error:
+        raise UnsupportedLoopError(
+            f"{name}: its source cannot be read, so the loss term cannot be put in"
+        ) from error
+    flags = code.co_flags & _FUTURE
+    now = compile(tree, code.co_filename, "exec", flags=flags, dont_inherit=True)
+    if not any(_same(code, found) for found in _codes_in(now)):
+        raise UnsupportedLoopError(
+            f"{name}: the code that was imported is not what {code.co_filename} says now, so the "
+            "loss term cannot be put in. The file was changed since its import, or an import hook "
+            "rewrites code; start the process anew, without the hook"
+        )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if first == code.co_firstlineno:
+                return node
+    raise UnsupportedLoopError(f"{name}: expected a plain `def`, its file holds none there")
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _codes_in(constant)
+
+
+_COMPARED = (
+    "co_name",
+    "co_firstlineno",
+    "co_code",
+    "co_names",
+    "co_varnames",
+    "co_freevars",
+    "co_cellvars",
+)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two compilations, or constants in them, are of the same source."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, CodeType):
+        alike = all(getattr(one, name) == getattr(other, name) for name in _COMPARED)
+        return alike and _same(one.co_consts, other.co_consts)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, (float, complex)):
+        return repr(one) == repr(other)  # 0.0 is not -0.0
+    return bool(one == other)
+
+
+def _decorated(name: str) -> str:
+    return (
+        f"{name}: is decorated, and what its decorator does cannot be kept; SADR needs the plain "
+        "function, under a name of its own"
+    )
+
+
+def _nested(code: CodeType, name: str) -> CodeType:
+    return next(
+        constant
+        for constant in code.co_consts
+        if isinstance(constant, CodeType) and constant.co_name == name
+    )
+
+
+def insert_term(definition: ast.stmt, name: str, labels: str | None = None) -> None:
+    """Insert ``loss = term(loss)`` after the last assignment to the name that is backpropagated,
+    and ``if finished(): break`` before the backpropagation. That leaves the innermost loop, which
+    is an editor's only one.
+
+    The step is the innermost block that holds both: ``X.backward()`` as a statement of a loop's
+    body, and before it, in the same body, an assignment to ``X``. Raises `UnsupportedLoopError`,
+    naming ``name``, where there is no such step.
+    """
+    if not isinstance(definition, ast.FunctionDef):
+        raise UnsupportedLoopError(f"{name}: expected a plain `def`")
+    if any(ast.unparse(decorator) != "staticmethod" for decorator in definition.decorator_list):
+        raise UnsupportedLoopError(_decorated(name))
+    if labels is not None and not _stores(definition, labels):
+        raise UnsupportedLoopError(
+            f"{name}: looked for a variable `{labels}` with the target's tokens, found none"
+        )
+    steps = [
+        (body, index, target)
+        for body in _loop_bodies(definition)
+        for index, statement in enumerate(body)
+        if (target := _backpropagated(statement)) is not None
+    ]
+    if len(steps) != 1:
+        raise UnsupportedLoopError(
+            f"{name}: looked for one loop with a statement `loss.backward()` in it, "
+            f"found {len(steps)}"
+        )
+    body, backward, target = steps[0]
+    stores = [index for index in range(backward) if _stores(body[index], target)]
+    if not stores:
+        raise UnsupportedLoopError(
+            f"{name}: looked for an assignment to `{target}` in the loop before "
+            f"`{target}.backward()` (line {body[backward].lineno}), found none"
+        )
+    last = stores[-1]
+    if not _may_be_followed(body[last], target):
+        raise UnsupportedLoopError(
+            f"{name}: `{target}` gets its last value inside the statement of line "
+            f"{body[last].lineno}; a plain assignment to it was looked for"
+        )
+    _insert(body, backward, f"if {_FINISHED}(): break", body[backward])
+    given = target if labels is None else f"{target}, {labels}"
+    _insert(body, last + 1, f"{target} = {_TERM}({given})", body[last])
+
+
+def _insert(body: list[ast.stmt], index: int, code: str, place: ast.stmt) -> None:
+    """Insert one statement, with the line number of ``place``."""
+    statement = ast.parse(code).body[0]
+    for node in ast.walk(statement):
+        ast.copy_location(node, place)
+    body.insert(index, statement)
+
+
+def _loop_bodies(definition: ast.FunctionDef) -> list[list[ast.stmt]]:
+    """The bodies of the function's own loops, and of the blocks inside them."""
+    bodies: list[list[ast.stmt]] = []
+
+    def visit(statements: list[ast.stmt], in_loop: bool) -> None:
+        if in_loop:
+            bodies.append(statements)
+        for statement in statements:
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                continue
+            for field in ("body", "orelse", "finalbody"):
+                # A loop's else is run once, after it.
+                enters = field == "body" and isinstance(statement, (ast.For, ast.While))
+                inner = getattr(statement, field, None)
+                if isinstance(inner, list) and inner:
+                    visit(inner, in_loop or enters)
+
+    visit(definition.body, in_loop=False)
+    return bodies
+
+
+def _backpropagated(statement: ast.stmt) -> str | None:
+    """``X`` if the statement is ``X.backward(…)``."""
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return None
+    called = statement.value.func
+    if not isinstance(called, ast.Attribute) or called.attr != "backward":
+        return None
+    return called.value.id if isinstance(called.value, ast.Name) else None
+
+
+def _stores(statement: ast.stmt, name: str) -> bool:
+    """Whether the statement binds ``name``, at whatever depth."""
+    return any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(statement)
+    )
+
+
+def _may_be_followed(statement: ast.stmt, name: str) -> bool:
+    """Whether the value ``statement`` gives ``name`` is used by nothing before its end.
+
+    So it is with an assignment, and with a ``with`` block (autocast) that only computes.
+    """
+    if isinstance(statement, ast.With):
+        *others, last = statement.body
+        return not any(_stores(other, name) for other in others) and _may_be_followed(last, name)
+    if isinstance(statement, ast.Assign):
+        targets: list[ast.expr] = statement.targets
+    elif isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
+        targets = [statement.target]
+    else:
+        return False
+    return any(_stores(ast.Expr(target), name) for target in targets)

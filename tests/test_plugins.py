@@ -1,0 +1,108 @@
+"""Adapters found installed: one that is broken is named and left out, and takes no other along."""
+
+import subprocess
+import sys
+
+import pytest
+
+ADAPTERS = {
+    "not-importable": "import not_there",
+    "raises": "raise ZeroDivisionError('on import')",
+    "misspelt": """
+from sadr_plugin import hookimpl
+@hookimpl
+def sadr_edit_point(): return []
+""",
+    "hook-raises": """
+from sadr_plugin import hookimpl
+@hookimpl
+def sadr_edit_points(): return 1 / 0
+""",
+    "no-points": """
+from sadr_plugin import hookimpl
+@hookimpl
+def sadr_edit_points(): return ["ROME"]
+""",
+}
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A folder where a package with an adapter is installed."""
+
+    def install(name, source):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        module = f"adapter_{name.replace('-', '_')}"
+        (info / "entry_points.txt").write_text(f"[sadr_plugin]\n{name} = {module}\n")
+        (tmp_path / f"{module}.py").write_text(source)
+
+    return install
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    path = [str(tmp_path), *(place for place in sys.path if place)]
+    monkeypatch.setenv("PYTHONPATH", ":".join(path))
+
+    def python(script, **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        return done.stdout, done.stderr
+
+    return python
+
+
+DOCTOR = "from sadr_plugin.commands.cli import main; main()"
+POINTS = """
+from sadr_plugin.plugins import edit_points
+print(len(edit_points()), *sorted({point.editor for point in edit_points()}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("not-importable", "ModuleNotFoundError: No module named 'not_there'"),
+        ("raises", "ZeroDivisionError: on import"),
+        ("misspelt", "unknown hook 'sadr_edit_point'"),
+        ("hook-raises", "ZeroDivisionError: division by zero"),
+        ("no-points", "AttachmentError: expected a list of EditPoint"),
+    ],
+)
+def test_a_broken_adapter_is_left_out(name, reason, installed, run):
+    expected, _ = run(POINTS)
+    installed(name, ADAPTERS[name])
+    found, warned = run(POINTS)
+    assert found == expected
+    assert f"the adapter '{name}' is left out" in warned
+    assert reason in warned
+    shown, _ = run(f"import sys; sys.argv = ['sadr', 'doctor']; {DOCTOR}")
+    assert f"{name}: left out: " in shown
+    assert reason in shown
+
+
+def test_commands_that_cannot_be_added(installed, run):
+    source = """
+from sadr_plugin import hookimpl
+@hookimpl
+def sadr_register_commands(app): raise RuntimeError("no commands")
+"""
+    installed("speechless", source)
+    shown, warned = run(f"import sys; sys.argv = ['sadr', '--help']; {DOCTOR}")
+    assert "speechless has no commands here: RuntimeError('no commands')" in warned
+    assert "doctor" in shown
+    assert "eval" in shown
+
+
+def test_only_the_adapters_that_are_named_are_loaded(installed, run):
+    installed("raises", ADAPTERS["raises"])
+    found, warned = run(POINTS, SADR_LOAD_ADAPTERS="fastedit, gone")
+    assert found.strip() == "1 ROME"
+    assert "'raises'" not in warned
+    assert "the adapter 'gone' is left out: SADR_LOAD_ADAPTERS names it, but it is not" in warned
+    assert run(POINTS, SADR_LOAD_ADAPTERS="")[0].strip() == "0"
