@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ from support import SmallAdapter, tiny_llama, word_tokenizer
 # The same inputs every time; `pytest --hypothesis-profile=default` looks for new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_configure(config):
+    """SmolLM2 is converted once for all runs of this checkout; the user's own cache stays out."""
+    if "SADR_CACHE" not in os.environ:
+        os.environ["SADR_CACHE"] = str(config.cache.mkdir("sadr"))
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
@@ -25,6 +25,22 @@ def word_tokenizer():
         unk_token="<unk>",
         padding_side="right",
         model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def spaced_tokenizer():
+    """A tokenizer as Llama 2 has it: alone, " rome" is a space and " rome"; behind a word it is
+    one token."""
+    pieces = ["<unk>", "▁", *(f"▁{word}" for word in WORDS[2:])]
+    backend = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", pad_token="<unk>", padding_side="right"
     )
 
 

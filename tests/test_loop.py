@@ -234,7 +234,7 @@ def test_a_file_that_was_changed_since_its_import_is_refused(tmp_path, monkeypat
     module, file = written(tmp_path, monkeypatch, LOOP)
     file.write_text(change(LOOP))
     linecache.checkcache()
-    with pytest.raises(UnsupportedLoopError, match="changed since its import|cannot be read"):
+    with pytest.raises(UnsupportedLoopError, match=r"changed since its import|cannot be read"):
         with_loss_term(module.loop, lambda loss: loss)
 
 

@@ -5,8 +5,6 @@ import math
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import PreTrainedTokenizerFast
 
 import smalledit.editor
 from sadr_plugin import Edit, Prompt
@@ -14,7 +12,7 @@ from sadr_plugin.errors import ConfigError, PositionError
 from sadr_plugin.method._positions import locate, prompt_tokens
 from sadr_plugin.method._stopping import IGNORED, check_target, labels_behind, target_probability
 from smalledit.hparams import SmallHparams
-from support import SMALL, WORDS
+from support import SMALL, spaced_tokenizer
 
 
 @pytest.fixture
@@ -29,22 +27,6 @@ def labels_in(edit, *texts):
     prompts = prompt_tokens(edit)
     positions = locate(prompts, batch["input_ids"], batch["attention_mask"])
     return labels_behind(edit, prompts, batch["input_ids"], positions)
-
-
-def spaced_tokenizer():
-    """A tokenizer as Llama 2 has it: alone, " rome" is a space and " rome"; behind a word it is
-    one token."""
-    pieces = ["<unk>", "▁", *(f"▁{word}" for word in WORDS[2:])]
-    backend = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", pad_token="<unk>", padding_side="right"
-    )
 
 
 def test_over_the_targets_tokens_and_the_prompts():

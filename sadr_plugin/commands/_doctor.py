@@ -50,8 +50,9 @@ def doctor(
         typer.Argument(metavar="[HPARAMS.yaml]", help="An hparams file you mean to use."),
     ] = None,
 ) -> None:
-    """Say what is installed, what is attached, what not and why; status 1 if what you ask cannot
-    work.
+    """Say what is installed and attached, what not, and why.
+
+    Ends with status 1 if the hparams file cannot have SADR.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -15,7 +15,10 @@ from ..models.notices import quiet_transformers
 def models(
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
 ) -> None:
-    """Try SADR's reading of attention on every known architecture; status 1 if one differs."""
+    """Try SADR's reading of attention on every known architecture.
+
+    Ends with status 1 if one differs.
+    """
     import torch
     import transformers
     from rich.console import Console

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sadr_plugin
-from sadr_easyedit import corpus, rome
+from sadr_easyedit import corpus, smollm2
 from sadr_easyedit.corpus import python_manual
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError, PositionError
@@ -17,8 +17,13 @@ def run(*arguments):
 def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
     from easyeditor.models.rome import rome_main
 
-    monkeypatch.setattr(rome_main, "CONTEXT_TEMPLATES_CACHE", ["{}", "However {}"])
-    monkeypatch.setattr(rome, "statistics_folder", lambda: tmp_path / "stats")
+    def two_contexts(*_):
+        rome_main.CONTEXT_TEMPLATES_CACHE = ["{}", "However {}"]
+        return rome_main.CONTEXT_TEMPLATES_CACHE
+
+    monkeypatch.setattr(rome_main, "CONTEXT_TEMPLATES_CACHE", None)
+    monkeypatch.setattr(rome_main, "get_context_templates", two_contexts)
+    monkeypatch.setattr(smollm2, "statistics_folder", lambda: tmp_path / "stats")
     monkeypatch.setattr(corpus, "python_manual", lambda: python_manual()[:500])
     monkeypatch.setenv("COLUMNS", "80")
     file = tmp_path / "demo.json"

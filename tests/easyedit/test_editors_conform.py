@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+import sadr_plugin
 from easyedit.conftest import MAIN_BRANCH
 from easyedit.test_editors import EDIT_POINTS, hparams_of, load
 from sadr_plugin.testing import EditorConformance
-from support import tiny_llama, word_tokenizer
+from support import spaced_tokenizer, tiny_llama, word_tokenizer
 
 
 class Kit(EditorConformance):
@@ -28,18 +29,28 @@ class Kit(EditorConformance):
             **flag,
         )
 
-    def run(self, model, hparams):
+    def run(self, model, hparams, tokenizer=None):
         from sadr_easyedit.devices import cuda_or_cpu
 
         request = {"prompt": "the {} is in", "subject": "tower", "target_new": " rome"}
         contexts = ["{}", "so then {}"]
-        arguments = [model, word_tokenizer(), request, hparams, 1]
+        arguments = [model, tokenizer or word_tokenizer(), request, hparams, 1]
         if self.point.editor in ("ROME", "R-ROME"):
             arguments += [torch.ones(64), contexts]
         else:
             arguments += [[contexts]]
         with cuda_or_cpu():  # in whichever thread this is
             return load(self.point.function)(*arguments)
+
+    def test_stop_at_where_the_targets_first_space_is_a_token(self):
+        """As with Llama 2 and Mistral v1: alone the target has a token more than in the prompt."""
+        tokenizer = spaced_tokenizer()
+        assert tokenizer.convert_ids_to_tokens(tokenizer(" rome")["input_ids"]) == ["▁", "▁rome"]
+        with sadr_plugin.reports() as found:
+            hparams = self.hparams(sadr={"gamma": 0, "stop_at": 1.0})
+            self.run(self.new_model(), hparams, tokenizer)
+        reached = [step.target for step in found[0].steps]
+        assert 0 < reached[0] < max(reached) <= 1
 
 
 for _point in EDIT_POINTS:

@@ -129,7 +129,7 @@ def demo(
         Path | None, typer.Option("--json", help="Write the same as data to this file.")
     ] = None,
 ) -> None:
-    """Edit a fact in SmolLM2-135M with EasyEdit's ROME, without and with SADR."""
+    """Edit a fact in SmolLM2-135M, without SADR and with it."""
     from rich.console import Console
 
     from sadr_plugin import Prompt

@@ -97,7 +97,10 @@ def evaluate(
         ),
     ] = Precision.highest,
 ) -> None:
-    """Measure edits as the paper does: efficacy, generalisation, specificity, fluency, drift."""
+    """Measure edits as the paper does, without SADR and with it.
+
+    Efficacy, generalisation, specificity, fluency and drift, by the paper's metrics.
+    """
     from rich.console import Console
 
     from sadr_plugin import enabled

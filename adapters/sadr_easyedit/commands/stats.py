@@ -23,7 +23,10 @@ def stats(
         int | None, typer.Option(help="How many tokens to draw with --corpus self.", min=1)
     ] = None,
 ) -> None:
-    """Compute the layer statistics an editor needs, where EasyEdit looks for them."""
+    """Compute the layer statistics that an editor needs.
+
+    They are written where EasyEdit looks for them.
+    """
     import sys
 
     from rich.console import Console
