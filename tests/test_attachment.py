@@ -105,6 +105,34 @@ def test_the_flag_survives(small, again):
     assert dataclasses.replace(SmallHparams(sadr=flag), sadr=False).sadr is False
 
 
+def test_without_a_flag_the_fields_are_the_toolkits(small):
+    fields = {"layer", "v_num_grad_steps", "lr", "contexts", "layer_module_tmp", "fact_token"}
+    assert {field.name for field in dataclasses.fields(SmallHparams)} == fields
+    assert dataclasses.asdict(SmallHparams()).keys() == fields
+    assert dataclasses.asdict(SmallHparams(sadr=True)).keys() == fields | {"sadr"}
+
+
+def test_a_subclass_made_while_sadr_is_enabled(small):
+    """It keeps the flag as its base does, and nothing of it once SADR is disabled."""
+
+    @dataclass
+    class Made(SmallHparams):
+        more: int = 1
+
+    made = Made(more=2)
+    made.sadr = {"gamma": 1}
+    assert dataclasses.replace(made, layer=3).sadr == {"gamma": 1}
+    assert "sadr={'gamma': 1}" in repr(made)
+    sadr_plugin.enable()
+    assert Made(sadr=True).sadr is True
+    sadr_plugin.disable()
+    assert "sadr" not in vars(Made)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sadr'"):
+        Made(sadr=True)
+    assert [field.name for field in dataclasses.fields(Made)][-1] == "more"
+    sadr_plugin.enable()
+
+
 def test_the_flag_is_shown(small):
     plain = repr(SmallHparams(layer=2))
     assert "sadr" not in plain

@@ -22,7 +22,7 @@ from ._functions import (
     run_with_own_cache,
     run_with_penalty,
 )
-from ._hparams import HparamsPatch
+from ._hparams import HparamsPatch, is_patched
 from ._names import Name
 
 _lock = threading.RLock()
@@ -173,7 +173,7 @@ def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
     if hparams is None:
         raise AttachmentError(f"{point.editor}: there is no class {point.hparams}")
     for accepting in (hparams, *_subclasses(hparams)):
-        if accepting not in _hparams:
+        if not is_patched(accepting):
             _hparams[accepting] = HparamsPatch(accepting)
 
 
@@ -193,7 +193,7 @@ def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
     declared = {point.hparams for point in edit_points()}
     for hparams in (base_class, *_subclasses(base_class)):
         names = {f"{cls.__module__}:{cls.__qualname__}" for cls in hparams.__mro__}
-        if not names & declared and hparams not in _hparams:
+        if not names & declared and not is_patched(hparams):
             _hparams[hparams] = HparamsPatch(hparams, _refusal)
 
 

@@ -28,16 +28,21 @@ class Flag:
 
     Args:
         refusal: None for an attached editor; else says why a class cannot have the flag.
+        on_subclass: told of a subclass that is given the flag and is not patched: it came to be
+            after the patch.
     """
 
-    def __init__(self, refusal: Refusal | None) -> None:
+    def __init__(self, refusal: Refusal | None, on_subclass: Callable[[type], None]) -> None:
         self._refusal = refusal
+        self._on_subclass = on_subclass
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else instance.__dict__.get(KEY)
 
     def __set__(self, instance: Any, value: Any) -> None:
         self.check(type(instance), value)
+        if self._refusal is None and not is_patched(type(instance)):
+            self._on_subclass(type(instance))
         instance.__dict__[KEY] = value
 
     def check(self, hparams: type, value: Any) -> None:
@@ -52,6 +57,27 @@ class Flag:
         instance.__dict__.pop(KEY, None)
 
 
+class _Fields:
+    """A dataclass's fields: of an instance with a flag, the flag too.
+
+    `dataclasses.replace` gives on what stands among an instance's fields, and nothing else. The
+    class's own are as they were, so that subclasses get no more than the toolkit gives them.
+    """
+
+    def __init__(self, fields: dict[str, dataclasses.Field[Any]]) -> None:
+        self._fields = fields
+
+    def __get__(self, instance: Any, owner: type | None = None) -> dict[str, Any]:
+        if instance is None or instance.__dict__.get(KEY) is None:
+            return self._fields
+        return {**self._fields, KEY: _flag_field()}
+
+
+def is_patched(hparams: type) -> bool:
+    """Whether the class itself, not one it comes of, has the flag."""
+    return isinstance(vars(hparams).get(KEY), Flag)
+
+
 class HparamsPatch:
     """One hparams class made to take the flag, or to refuse it, until `undo`.
 
@@ -63,9 +89,11 @@ class HparamsPatch:
 
     def __init__(self, hparams: type, refusal: Refusal | None = None) -> None:
         self.hparams = hparams
+        self._refusal = refusal
         self._replaced: dict[str, Any] = {}
+        self._subclasses: list[HparamsPatch] = []
         own = vars(hparams)
-        self._replace(KEY, Flag(refusal))
+        self._replace(KEY, Flag(refusal, self._patch_subclass))
         if "__init__" in own:
             self._replace("__init__", _taking_flag(own["__init__"]))
         if isinstance(own.get("from_hparams"), classmethod):
@@ -74,11 +102,12 @@ class HparamsPatch:
             if "__repr__" in own:
                 self._replace("__repr__", _showing_flag(own["__repr__"]))
             if _FIELDS in own:
-                # `dataclasses.replace` gives on what stands among the fields, and nothing else.
-                self._replace(_FIELDS, {**own[_FIELDS], KEY: _flag_field()})
+                self._replace(_FIELDS, _Fields(own[_FIELDS]))
 
     def undo(self) -> None:
         """Give the class its own attributes back."""
+        for patch in self._subclasses:
+            patch.undo()
         for name, original in self._replaced.items():
             if original is _ABSENT:
                 delattr(self.hparams, name)
@@ -86,11 +115,15 @@ class HparamsPatch:
                 setattr(self.hparams, name, original)
         self._replaced = {}
 
+    def _patch_subclass(self, subclass: type) -> None:
+        self._subclasses.append(HparamsPatch(subclass, self._refusal))
+
     def _replace(self, name: str, value: Any) -> None:
         self._replaced[name] = vars(self.hparams).get(name, _ABSENT)
         setattr(self.hparams, name, value)
 
 
+@functools.cache
 def _flag_field() -> dataclasses.Field[Any]:
     """The flag as a dataclass's field, which takes no part in comparisons."""
 
