@@ -89,7 +89,7 @@ class EditPoint:
 
     Attributes:
         editor: the editor's name, as its users write it.
-        function: the function with the loop, ``"package.module:function"``.
+        function: the function with the loop, ``"package.module:function"``, where it is defined.
         hparams: the editor's hparams class, ``"package.module:Class"``; it learns to take a
             ``sadr`` key.
         gamma: γ where the user gives none.
@@ -128,6 +128,8 @@ class HparamsSummary:
         layer: the layer after which attention can drift.
         layer_template: where the layers are, e.g. ``"model.layers.{}"``.
         sadr: the value under ``sadr``, None if there is none.
+        hparams: the class that the file is for, as `EditPoint.hparams` has it; None if any of the
+            editor's name will do.
     """
 
     editor: str
@@ -135,3 +137,4 @@ class HparamsSummary:
     layer: int
     layer_template: str
     sadr: Any
+    hparams: str | None = None

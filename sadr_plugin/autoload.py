@@ -16,12 +16,17 @@ class _TorchWatch:
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         if name != "torch":
             return None
+        if self not in sys.meta_path:
+            return None
         sys.meta_path.remove(self)
         from importlib.util import find_spec
 
-        import wrapt
+        try:
+            import wrapt
 
-        wrapt.register_post_import_hook(_enable, "torch")
+            wrapt.register_post_import_hook(_enable, "torch")
+        except Exception as error:
+            _warn(error)
         return find_spec(name)  # again, past wrapt's finder this time
 
 
@@ -32,9 +37,13 @@ def _enable(_torch: object) -> None:
 
         enable()
     except Exception as error:
-        import warnings
+        _warn(error)
 
-        warnings.warn(f"SADR could not be enabled at start-up: {error!r}", stacklevel=2)
+
+def _warn(error: Exception) -> None:
+    import warnings
+
+    warnings.warn(f"SADR could not be enabled at start-up: {error!r}", stacklevel=3)
 
 
 _started = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Sequence
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 import pluggy
@@ -21,11 +21,13 @@ CHOICE = "SADR_LOAD_ADAPTERS"
 """The environment variable that names the installed adapters to load, with commas; all if it is
 not set."""
 
+_lock = threading.RLock()
+_manager: pluggy.PluginManager | None = None
+_asked_while_loading = False
 _loaded: dict[str, EntryPoint] = {}
 _failed: dict[str, str] = {}
 
 
-@cache
 def plugin_manager() -> pluggy.PluginManager:
     """The process's one plugin manager, with every installed adapter loaded.
 
@@ -33,15 +35,27 @@ def plugin_manager() -> pluggy.PluginManager:
     only those of that name. An adapter that cannot be loaded is named in a warning and left out.
     Register an object of your own with ``plugin_manager().register(plugin)``.
     """
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(PublishedMethod(), name="built-in")
-    manager.register(LastReport(), name="last-report")
-    for adapter in _chosen(sorted(entry_points(group=PROJECT))):
-        try:
-            _load(manager, adapter)
-        except Exception as error:
-            _fail(adapter.name, f"{type(error).__name__}: {error}")
+    global _manager, _asked_while_loading
+    with _lock:
+        if _manager is not None:
+            # An adapter that imports torch gets here while the adapters are being loaded.
+            _asked_while_loading = True
+            return _manager
+        _manager = manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
+        manager.register(PublishedMethod(), name="built-in")
+        manager.register(LastReport(), name="last-report")
+        _asked_while_loading = False
+        for adapter in _chosen(sorted(entry_points(group=PROJECT))):
+            try:
+                _load(manager, adapter)
+            except Exception as error:
+                _fail(adapter.name, f"{type(error).__name__}: {error}")
+        asked = _asked_while_loading
+    if asked:
+        from .patching._attaching import refresh
+
+        refresh()
     return manager
 
 
@@ -82,15 +96,20 @@ def _load(manager: pluggy.PluginManager, adapter: EntryPoint) -> None:
         other = _distribution(_loaded[adapter.name])
         raise AttachmentError(f"{_distribution(adapter)} and {other} both bring one of this name")
     plugin = adapter.load()
-    manager.register(plugin, name=adapter.name)
     try:
+        manager.register(plugin, name=adapter.name)
         manager.check_pending()  # a misspelt hook
-        for hook in (manager.hook.sadr_edit_points, manager.hook.sadr_hparams_base):
+        for hook, check in (
+            (manager.hook.sadr_edit_points, _check_points),
+            (manager.hook.sadr_hparams_base, _check_base),
+        ):
             for implementation in hook.get_hookimpls():
-                if implementation.plugin is plugin:
-                    _check_declared(implementation.function())
+                wraps = implementation.hookwrapper or getattr(implementation, "wrapper", False)
+                if implementation.plugin is plugin and not wraps:
+                    check(implementation.function())
     except BaseException:
-        manager.unregister(plugin)
+        if manager.is_registered(plugin):
+            manager.unregister(plugin)
         raise
     _loaded[adapter.name] = adapter
 
@@ -99,10 +118,15 @@ def _distribution(adapter: EntryPoint) -> str:
     return "this environment" if adapter.dist is None else adapter.dist.metadata["Name"]
 
 
-def _check_declared(declared: object) -> None:
-    points = [] if isinstance(declared, str) else declared
+def _check_points(declared: object) -> None:
+    points = [] if declared is None else declared
     if not isinstance(points, (list, tuple)) or not all(isinstance(p, EditPoint) for p in points):
-        raise AttachmentError(f"expected a list of EditPoint, or a class's name, got {declared!r}")
+        raise AttachmentError(f"sadr_edit_points: expected a list of EditPoint, got {declared!r}")
+
+
+def _check_base(declared: object) -> None:
+    if declared is not None and not isinstance(declared, str):
+        raise AttachmentError(f"sadr_hparams_base: expected a class's name, got {declared!r}")
 
 
 def _fail(name: str, reason: str) -> None:

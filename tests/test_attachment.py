@@ -133,6 +133,40 @@ def test_a_subclass_made_while_sadr_is_enabled(small):
     sadr_plugin.enable()
 
 
+@dataclass(slots=True)
+class Slotted:
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Frozen:
+    v_num_grad_steps: int = 6
+    layer: int = 1
+    contexts: tuple = ("{}",)
+    lr: float = 2.0
+    layer_module_tmp: str = "model.layers.{}"
+    fact_token: str = "subject_last"
+
+
+def test_hparams_with_slots_are_as_they_were_and_take_no_flag(monkeypatch, declared):
+    monkeypatch.setattr(smalledit.hparams, "Slotted", Slotted, raising=False)
+    declared(hparams="smalledit.hparams:Slotted")
+    hparams = Slotted(2)
+    assert repr(dataclasses.replace(hparams)) == "Slotted(steps=2)"
+    assert dataclasses.asdict(hparams) == {"steps": 2}
+    with pytest.raises(ConfigError, match="Slotted has slots and no place for the flag"):
+        Slotted(sadr=True)
+
+
+def test_frozen_hparams(monkeypatch, declared, tiny_llama, word_tokenizer, request_):
+    monkeypatch.setattr(smalledit.hparams, "Frozen", Frozen, raising=False)
+    declared(hparams="smalledit.hparams:Frozen")
+    hparams = dataclasses.replace(Frozen(sadr={"gamma": 0, "num_grad_steps": 2}), lr=1.0)
+    with sadr_plugin.reports() as found:
+        smalledit.editor.optimise(tiny_llama, word_tokenizer, request_, hparams)
+    assert len(found[0].steps) == 2
+
+
 def test_the_flag_is_shown(small):
     plain = repr(SmallHparams(layer=2))
     assert "sadr" not in plain
@@ -202,16 +236,26 @@ def test_the_cache_is_named_by_settings_hooks_and_version(monkeypatch, declared)
     published, manager = name(), sadr_plugin.plugin_manager()
 
     class Own:
+        def __init__(self, weight):
+            self.weight = weight
+
         @hookimpl
         def sadr_penalty(self, current):
-            return current.sum()
+            return current.sum() * self.weight
 
-    own = Own()
-    manager.register(own)
-    try:
-        assert name() != published
-    finally:
-        manager.unregister(own)
+    class Mean(Own):
+        @hookimpl
+        def sadr_penalty(self, current):
+            return current.mean() * self.weight
+
+    found = {published}
+    for own in (Own(1), Own(2), Mean(1)):
+        manager.register(own)
+        try:
+            found.add(name())
+        finally:
+            manager.unregister(own)
+    assert len(found) == 4, "by what a hook does, not by its bytecode alone"
     assert name() == published
     monkeypatch.setattr("sadr_plugin.patching._functions.plugin_version", lambda: "2")
     assert name() != published
@@ -274,6 +318,11 @@ def test_the_flag_for_an_editor_that_is_not_attached(small):
     assert OtherHparams(steps=3, sadr=None).steps == 3
 
 
+@dataclass
+class Derived(SmallHparams):
+    more: int = 1
+
+
 class Declares:
     def __init__(self, function, argument="hparams", base="smalledit.hparams:Hparams"):
         self.point = EditPoint(
@@ -317,8 +366,9 @@ def test_what_cannot_be_attached_warns_and_refuses_the_flag(declare, function, a
     with pytest.warns(UserWarning, match=message):
         sadr_plugin.enable()
     assert SmallHparams(layer=3).layer == 3
-    with pytest.raises(ConfigError, match=message):
-        SmallHparams(sadr=True)
+    for hparams in (SmallHparams, Derived):
+        with pytest.raises(ConfigError, match=message):
+            hparams(sadr=True)
 
 
 def test_a_base_that_is_not_there_does_not_stop_the_toolkit(declare):

@@ -162,6 +162,27 @@ def test_arguments_by_position_and_by_name(tiny_llama, word_tokenizer):
     assert len(session.steps) == 2
 
 
+def test_a_forward_that_gives_a_tuple(tiny_llama, word_tokenizer):
+    """There is no probability of the target to see; only `stop_at` needs one."""
+    from sadr_plugin import Edit, Prompt, SadrConfig
+    from sadr_plugin.method._session import DriftSession
+    from support import SMALL
+
+    prompt = Prompt.from_template("the {} is in", "tower")
+    edit_ = Edit(tiny_llama, word_tokenizer, [prompt], 1, "model.layers.{}", target=" rome")
+    hooks = sadr_plugin.plugin_manager().hook
+    batch = word_tokenizer(["the tower is in"], return_tensors="pt")
+    for config in (SadrConfig(), SadrConfig(stop_at=0.5)):
+        with DriftSession(SMALL, edit_, config, hooks) as session:
+            tiny_llama(**batch, return_dict=False)
+            if config.stop_at is None:
+                session.add_penalty(torch.zeros(()))
+                assert session.steps[0].target is None
+            else:
+                with pytest.raises(UnsupportedModelError, match="returns no `logits`"):
+                    session.add_penalty(torch.zeros(()))
+
+
 class OddAttention(nn.Module):
     def forward(self, hidden_states, **_):
         return hidden_states.cumsum(1), None

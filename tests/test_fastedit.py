@@ -99,11 +99,9 @@ def test_positions_by_decoding(smol, left_padding):
             ["{}", "The cat sat on the mat. {}"],
         )
     hook.remove()
-    for row, (ids, subject) in enumerate(
-        zip(batches[0], witness.priced[0]["subject"], strict=False)
-    ):
+    for row, (ids, subject) in enumerate(zip(batches[0], witness.rows[0]["subject"], strict=False)):
         assert tokenizer.decode(ids[subject]) == " Tower"
-        attended = witness.priced[0]["current"][0, row, 0]
+        attended = witness.rows[0]["current"][0, row, 0]
         prediction = int(attended.nonzero().max())
         assert tokenizer.decode(ids[prediction]) == " of"
 

@@ -8,9 +8,8 @@ import transformers
 from transformers import AttentionInterface
 
 import sadr_plugin
-from sadr_plugin.adapter import Edit
+from sadr_plugin.attention._layers import Watch
 from sadr_plugin.attention._tracer import tracer_for
-from sadr_plugin.config import SadrConfig
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 
 IDS = torch.randint(1, 60, (3, 9), generator=torch.Generator().manual_seed(1))
@@ -26,8 +25,8 @@ def small(name, implementation, **options):
 
 def seen(model, mask=MASK):
     """The rows of every layer after the first, and the output."""
-    edit = Edit(model, None, [], 0, "model.layers.{}")
-    with tracer_for(edit, SadrConfig(), sadr_plugin.plugin_manager().hook) as tracer:
+    watch = Watch(model, "model.layers.{}", edited=0)
+    with tracer_for(watch, sadr_plugin.plugin_manager().hook) as tracer:
         output, attentions = tracer.run(
             lambda: model(input_ids=IDS, attention_mask=mask, use_cache=False)
         )

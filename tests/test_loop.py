@@ -292,3 +292,51 @@ def test_the_term_is_given_the_loops_labels():
     assert Number.seen == [101], "as they are where the term stands"
     with pytest.raises(UnsupportedLoopError, match="a variable `targets` with the target's"):
         with_loss_term(with_labels, lambda loss: loss, labels="targets")
+
+
+def mentions_itself(times=1):
+    for _ in range(times):
+        loss = Number(len(mentions_itself.__name__))
+        loss.backward()
+
+
+class Mentioned:
+    offset = 5
+
+    def method(self):
+        for _ in range(1):
+            loss = Number(Mentioned.offset)
+            loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "expected"),
+    [(mentions_itself, (), 115), (Mentioned.method, (Mentioned(),), 105)],
+)
+def test_a_loop_that_mentions_itself_means_the_toolkits(function, arguments, expected):
+    Number.seen = []
+    with_loss_term(function, lambda loss: loss + 100)(*arguments)
+    assert Number.seen == [expected]
+
+
+def inner_labels():
+    for _ in range(1):
+        loss = Number(sum(labels for labels in [1]))
+        loss.backward()
+
+
+def test_labels_of_an_inner_scope_are_none():
+    with pytest.raises(UnsupportedLoopError, match="a variable `labels`"):
+        with_loss_term(inner_labels, lambda loss, labels: loss, labels="labels")
+
+
+def argument_labels(labels):
+    for _ in range(1):
+        loss = Number(1)
+        loss.backward()
+
+
+def test_labels_may_be_an_argument():
+    Number.seen = []
+    with_loss_term(argument_labels, lambda loss, labels: loss + labels, labels="labels")(7)
+    assert Number.seen == [8]

@@ -3,7 +3,7 @@
 import accelerate
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import sadr_plugin
@@ -163,3 +163,13 @@ def test_the_command_prints_the_table(monkeypatch):
     assert "refused: MambaForCausalLM" in shown.stdout
     monkeypatch.setattr(_check, "TOLERANCE", 0)
     assert CliRunner().invoke(command_line(), ["models"]).exit_code == 1
+
+
+def test_a_model_without_weights_is_looked_at_and_not_run():
+    """As `sadr doctor` has it: nothing can be run on meta."""
+    found = architecture("falcon")
+    config = AutoConfig.for_model(found.model_type, **found.settings)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with tracer_on(model, found.layers) as tracer:
+        assert len(tracer.layers) == 2

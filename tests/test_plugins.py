@@ -71,7 +71,7 @@ print(len(edit_points()), *sorted({point.editor for point in edit_points()}))
         ("raises", "ZeroDivisionError: on import"),
         ("misspelt", "unknown hook 'sadr_edit_point'"),
         ("hook-raises", "ZeroDivisionError: division by zero"),
-        ("no-points", "AttachmentError: expected a list of EditPoint"),
+        ("no-points", "AttachmentError: sadr_edit_points: expected a list of EditPoint"),
     ],
 )
 def test_a_broken_adapter_is_left_out(name, reason, installed, run):
@@ -84,6 +84,20 @@ def test_a_broken_adapter_is_left_out(name, reason, installed, run):
     shown, _ = run(f"import sys; sys.argv = ['sadr', 'doctor']; {DOCTOR}")
     assert f"{name}: left out: " in shown
     assert reason in shown
+
+
+def test_an_adapter_that_imports_torch(installed, run):
+    """Torch's import enables SADR, which asks for the adapters while they are being loaded."""
+    expected, _ = run(POINTS)
+    installed("aaa", "import torch")
+    script = "import sadr_plugin.autoload; sadr_plugin.autoload.start(); "
+    script += "import sadr_plugin; sadr_plugin.plugin_manager()\n" + POINTS
+    script += "from sadr_plugin.patching._attaching import _watched; print(*sorted(_watched))"
+    found, warned = run(script)
+    points, watched = found.splitlines()
+    assert points == expected.strip()
+    assert "left out" not in warned
+    assert "easyeditor" in watched, "and all of them are attached"
 
 
 def test_commands_that_cannot_be_added(installed, run):

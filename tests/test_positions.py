@@ -91,7 +91,7 @@ def test_positions_in_a_padded_batch_by_decoding(tokenizer, side, target):
     texts = [prompt.text + target for prompt in prompts] + [subject + " is a"]
     batch = tokenizer(texts, padding=True, padding_side=side, return_tensors="pt")
     positions = locate(tokens, batch["input_ids"], batch["attention_mask"])
-    assert len(positions) == 3
+    assert len(positions.prediction) == 3
     for row, (prompt, where) in enumerate(zip(prompts, positions.prediction, strict=True)):
         real = batch["input_ids"][row, : where + 1][batch["attention_mask"][row, : where + 1] == 1]
         assert tokenizer.decode(real) == prompt.text

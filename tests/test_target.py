@@ -8,9 +8,15 @@ import torch
 
 import smalledit.editor
 from sadr_plugin import Edit, Prompt
-from sadr_plugin.errors import ConfigError, PositionError
+from sadr_plugin.errors import AttachmentError, ConfigError, PositionError
 from sadr_plugin.method._positions import locate, prompt_tokens
-from sadr_plugin.method._stopping import IGNORED, check_target, labels_behind, target_probability
+from sadr_plugin.method._stopping import (
+    IGNORED,
+    check_labels,
+    check_target,
+    labels_behind,
+    target_probability,
+)
 from smalledit.hparams import SmallHparams
 from support import SMALL, spaced_tokenizer
 
@@ -64,6 +70,18 @@ def test_no_target_is_refused_before_the_first_step(edit):
         check_target(SMALL, dataclasses.replace(edit, target=None))
     with pytest.raises(ConfigError, match="'' has no tokens"):
         labels_in(dataclasses.replace(edit, target=""), "the tower is in")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [torch.tensor([1, 2]), torch.ones(1, 9, dtype=torch.long), torch.full((1, 3), IGNORED)],
+    ids=["flat", "too wide", "empty"],
+)
+def test_labels_of_another_form(labels):
+    point = dataclasses.replace(SMALL, labels="targets")
+    with pytest.raises(AttachmentError, match="SMALL's variable 'targets' of shape"):
+        check_labels(point, labels, torch.zeros(2, 3, 4))
+    check_labels(point, torch.tensor([[IGNORED, 2, 3]]), torch.zeros(2, 3, 4))
 
 
 def test_a_first_space_of_its_own(edit):

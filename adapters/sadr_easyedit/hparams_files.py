@@ -69,4 +69,5 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
         layer=layers[-1],
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),
+        hparams=next(p.hparams for p in EDIT_POINTS if p.editor == content["alg_name"]),
     )

@@ -102,7 +102,8 @@ def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
             ) from error
 
     _refuse_compiled(model)
-    return AttentionTracer(attention_modules(watch, hooks), trial)
+    weightless = all(parameter.is_meta for parameter in model.parameters())  # cannot run
+    return AttentionTracer(attention_modules(watch, hooks), None if weightless else trial)
 
 
 def input_device(model: nn.Module) -> torch.device:

@@ -104,11 +104,10 @@ def _problems(hparams: Path) -> Iterator[str | None]:
     if summary is None:
         yield f"{hparams}: no installed adapter knows it as an hparams file of an attached editor"
         return
-    reasons = [
-        found.obstacle for found in attachabilities() if found.point.editor == summary.editor
-    ]
-    if all(reasons):
-        yield f"{summary.editor}: {reasons[0]}"
+    own = [found for found in attachabilities() if found.point.editor == summary.editor]
+    own = [found for found in own if summary.hparams in (None, found.point.hparams)]
+    for obstacle in dict.fromkeys(found.obstacle for found in own if found.obstacle is not None):
+        yield f"{summary.editor}: {obstacle}"
     try:
         if SadrConfig.parse(summary.sadr) is None:
             yield f"{hparams}: does not switch SADR on; add `sadr: true`"

@@ -1,7 +1,8 @@
 """``sadr editors``, and which declared editors can be attached here.
 
 Toolkits are looked at as files and not imported: their import takes its time, or fails for
-reasons of its own. What is looked for is what an edit looks for, by the same functions.
+reasons of its own. The loop, its arguments and its labels are judged by the functions that judge
+them for an edit; what only an hparams object shows (its number of steps) is left to the edit.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def _obstacle(point: EditPoint) -> str | None:
         return f"this version of {toolkit} has no {error.args[0]}"
     except (AttachmentError, UnsupportedLoopError) as error:
         return str(error)
+    except (SyntaxError, ValueError) as error:
+        return f"a file of {toolkit} cannot be read: {error}"
     return None
 
 

@@ -39,9 +39,6 @@ class Positions:
     prediction: Tensor
     subject: Tensor
 
-    def __len__(self) -> int:
-        return len(self.prediction)
-
 
 def tokenize(
     tokenizer: Any, prompt: Prompt, edited_token: EditedToken = "subject_last"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import time
 import warnings
@@ -18,12 +17,12 @@ from torch import Tensor
 from ..adapter import Edit, EditPoint
 from ..attention._tracer import tracer_for
 from ..config import SadrConfig
-from ..errors import PenaltyError, PositionError, UnsupportedModelError
+from ..errors import PenaltyError, PositionError, SadrError, UnsupportedModelError
 from ..events import Report, Step
-from ..patching._forward import ForwardSlot
+from ..patching._forward import ForwardSlot, signature_of
 from ._measure import DriftProbe, penalise, stack_layers, watch_of
 from ._positions import Positions, locate, prompt_tokens
-from ._stopping import check_target, labels_behind, target_probability
+from ._stopping import check_labels, check_target, labels_behind, target_probability
 from .penalty import head_divergence
 
 LOGGER = logging.getLogger("sadr_plugin")
@@ -80,9 +79,9 @@ class DriftSession:
 
     def __enter__(self) -> DriftSession:
         self._started = time.perf_counter()
-        # First of all: what comes after has to find the model to itself.
-        self._forward.fill(self._watched_forward)
         try:
+            # First of all: what comes after has to find the model to itself.
+            self._forward.fill(self._watched_forward)
             if not self.edit.zero_start:
                 self._probe = DriftProbe(self.edit, self.config)
             self._tracer.__enter__()
@@ -97,8 +96,10 @@ class DriftSession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._tracer.close()
-        self._forward.restore()
+        try:
+            self._tracer.close()
+        finally:
+            self._forward.restore()
         self._baseline = self._current = self._positions = self._logits = self._input_ids = None
         report = self.report()
         self._log_end(report, error)
@@ -169,16 +170,22 @@ class DriftSession:
     def _target(self, labels: Tensor | None) -> float | None:
         """The target's probability in the forward just seen; None where nothing tells it."""
         logits, self._logits = self._logits, None
-        assert logits is not None
         assert self._input_ids is not None
         assert self._positions is not None
         if labels is None and self.edit.target is None:
             return None
         try:
+            if logits is None:
+                raise UnsupportedModelError(
+                    f"sadr.stop_at: the forward of {type(self.edit.model).__name__} returns no "
+                    "`logits`; remove the key"
+                )
             if labels is None:
                 labels = labels_behind(self.edit, self._prompts, self._input_ids, self._positions)
+            else:
+                check_labels(self._point, labels, logits)
             return target_probability(logits, labels).item()
-        except PositionError:
+        except SadrError:
             if self.config.stop_at is not None:
                 raise
             return None  # it would only have been looked at
@@ -211,7 +218,7 @@ class DriftSession:
 
     def _watched_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         run = functools.partial(forward, *args, **kwargs)
-        given = inspect.signature(forward).bind_partial(*args, **kwargs).arguments
+        given = signature_of(forward).bind_partial(*args, **kwargs).arguments
         given = {**given, **given.get("kwargs", {})}
         positions = None
         if torch.is_grad_enabled() and isinstance(given.get("input_ids"), Tensor):
@@ -221,7 +228,7 @@ class DriftSession:
         output, self._current = self._tracer.run_with_rows(run, positions.prediction)
         self._positions = positions
         self._input_ids = given["input_ids"]
-        self._logits = output.logits.detach()
+        self._logits = getattr(output, "logits", None)
         return output
 
     def _positions_in(self, input_ids: Tensor, attention_mask: Tensor | None) -> Positions | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
-from ..errors import ConfigError, PositionError
+from ..errors import AttachmentError, ConfigError, PositionError
 from ._positions import Positions, PromptTokens, shared_length
 
 IGNORED = -100
@@ -24,6 +24,17 @@ def check_target(point: EditPoint, edit: Edit) -> None:
         raise ConfigError(
             f"sadr.stop_at: the adapter of {point.editor} does not say what the edit's target is; "
             "remove the key, or give its EditPoint labels or its Edit a target"
+        )
+
+
+def check_labels(point: EditPoint, labels: Tensor, logits: Tensor) -> None:
+    """Raise `AttachmentError` unless the loop's own labels have the form that is declared."""
+    fits = labels.dim() == 2 and labels.shape[1] == logits.shape[1] and len(labels) <= len(logits)
+    if not fits or not (labels != IGNORED).any(1).all():
+        raise AttachmentError(
+            f"sadr.stop_at: {point.editor}'s variable {point.labels!r} of shape "
+            f"{tuple(labels.shape)} holds no labels, one token or more in each row of [prompts, "
+            f"tokens], for logits of shape {tuple(logits.shape)}; its adapter fits another version"
         )
 
 

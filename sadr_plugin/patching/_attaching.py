@@ -76,6 +76,13 @@ def enabled() -> Iterator[None]:
                 _detach()
 
 
+def refresh() -> None:
+    """Attach what adapters declare that were not there when SADR was enabled."""
+    with _lock:
+        if _active():
+            _attach()
+
+
 def attached() -> list[EditPoint]:
     """The editors attached at present: their toolkits are imported and SADR is enabled."""
     return [point for point in edit_points() if point.function in _functions]
@@ -144,11 +151,13 @@ def _refuse_flag(point: EditPoint, error: AttachmentError, just_now: ModuleType 
         _warned.add(str(error))
         warnings.warn(f"SADR is not attached to {error}", stacklevel=2)
     hparams = _class(point.hparams, just_now)
-    if hparams is not None:
-        if hparams in _hparams:
-            _hparams[hparams].undo()
-        reason = str(error)
-        _hparams[hparams] = HparamsPatch(hparams, lambda _: f"sadr: not attached to {reason}")
+    if hparams is None:
+        return
+    reason = str(error)
+    for refusing in (hparams, *_subclasses(hparams)):
+        if refusing in _hparams:
+            _hparams[refusing].undo()
+        _hparams[refusing] = HparamsPatch(refusing, lambda _: f"sadr: not attached to {reason}")
 
 
 def _attach_function(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,6 +16,15 @@ from ..errors import BusyModelError
 
 _lock = threading.Lock()
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """A function's signature, whether its annotations can be evaluated or not."""
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        return inspect.signature(function, annotation_format=Format.FORWARDREF)
+    return inspect.signature(function)
 
 
 class ForwardSlot:
@@ -40,6 +51,7 @@ class ForwardSlot:
                     f"this {type(self._model).__name__} is being edited with SADR already, in "
                     "another thread or in a hook of that edit; wait for it to end, or edit a copy"
                 )
+            self._filled = True
             _watched.add(self._model)
         original = self._model.forward
         self._had_own = self._model.__dict__.get("forward")
@@ -49,7 +61,6 @@ class ForwardSlot:
             return replacement(original, *args, **kwargs)
 
         self._model.__dict__["forward"] = forward
-        self._filled = True
 
     def restore(self) -> None:
         """Put the original back. May be called more than once."""

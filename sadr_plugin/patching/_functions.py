@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import marshal
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from .._version import plugin_version
 from ..adapter import EditPoint
 from ..errors import AttachmentError, ConfigError
 from ..plugins import plugin_manager
+from ._forward import signature_of
 from ._hparams import KEY
 
 Run = Callable[[EditPoint, FunctionType, inspect.BoundArguments, Any], Any]
@@ -54,7 +56,7 @@ class AttachedFunction:
                 f"{where} is not a plain function in the installed toolkit; its adapter fits "
                 "another version"
             )
-        refuse_missing_arguments(where, needs, inspect.signature(original).parameters)
+        refuse_missing_arguments(where, needs, signature_of(original).parameters)
         self.original = original
         self.replacement = _dispatching(point, original, run, active)
         self._package = home.__name__.partition(".")[0]
@@ -89,10 +91,12 @@ def _dispatching(
 ) -> FunctionType:
     """``original``, but ``run`` where SADR is enabled and the hparams ask for it."""
 
+    signature = signature_of(original)
+
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
         try:
-            bound = inspect.signature(original).bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError:
             return original(*args, **kwargs)  # the toolkit's own complaint
         hparams = bound.arguments.get(point.hparams_argument)
@@ -147,7 +151,7 @@ def _with_steps(point: EditPoint, hparams: Any, steps: int | None) -> Any:
             "remove the key"
         )
     hparams = copy.copy(hparams)
-    setattr(hparams, name, steps)
+    object.__setattr__(hparams, name, steps)  # the class may be frozen
     return hparams
 
 
@@ -179,17 +183,28 @@ def run_with_own_cache(
 
 
 def _method_in_force() -> list[str]:
-    """The functions that select heads and give the penalty, by name and code."""
+    """What selects heads and gives the penalty: the functions, and what they are bound to.
+
+    Where that cannot be told from one process to the next, the answer differs in each.
+    """
     hooks = plugin_manager().hook
-    functions = [
-        getattr(implementation.function, "__func__", implementation.function)
+    return [
+        _identity(implementation.function)
         for hook in (hooks.sadr_selected_heads, hooks.sadr_penalty)
         for implementation in hook.get_hookimpls()
     ]
-    return [
-        f"{f.__module__}.{f.__qualname__}:{hashlib.sha256(f.__code__.co_code).hexdigest()}"
-        for f in functions
-    ]
+
+
+def _identity(function: Any) -> str:
+    owner = getattr(function, "__self__", None)
+    plain = getattr(function, "__func__", function)
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        return repr(plain)
+    cells = [cell.cell_contents for cell in plain.__closure__ or ()]
+    bound = (plain.__defaults__, plain.__kwdefaults__, cells, vars(owner) if owner else None)
+    digest = hashlib.sha256(marshal.dumps(code)).hexdigest()
+    return f"{plain.__module__}.{plain.__qualname__}:{digest}:{bound!r}"
 
 
 def _swap(package: str, old: object, new: object) -> None:

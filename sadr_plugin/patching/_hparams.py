@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,11 @@ Refusal = Callable[[type], str]
 
 _FIELDS = "__dataclass_fields__"
 _ABSENT = object()
+_patching = threading.RLock()
+
+
+def _flag_of(instance: Any) -> Any:
+    return getattr(instance, "__dict__", {}).get(KEY)
 
 
 class Flag:
@@ -37,10 +43,14 @@ class Flag:
         self._on_subclass = on_subclass
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else instance.__dict__.get(KEY)
+        return self if instance is None else _flag_of(instance)
 
     def __set__(self, instance: Any, value: Any) -> None:
         self.check(type(instance), value)
+        if not hasattr(instance, "__dict__"):
+            raise ConfigError(
+                f"sadr: {type(instance).__name__} has slots and no place for the flag"
+            )
         if self._refusal is None and not is_patched(type(instance)):
             self._on_subclass(type(instance))
         instance.__dict__[KEY] = value
@@ -54,7 +64,7 @@ class Flag:
             raise ConfigError(self._refusal(hparams))
 
     def __delete__(self, instance: Any) -> None:
-        instance.__dict__.pop(KEY, None)
+        getattr(instance, "__dict__", {}).pop(KEY, None)
 
 
 class _Fields:
@@ -68,7 +78,7 @@ class _Fields:
         self._fields = fields
 
     def __get__(self, instance: Any, owner: type | None = None) -> dict[str, Any]:
-        if instance is None or instance.__dict__.get(KEY) is None:
+        if instance is None or _flag_of(instance) is None:
             return self._fields
         return {**self._fields, KEY: _flag_field()}
 
@@ -106,8 +116,9 @@ class HparamsPatch:
 
     def undo(self) -> None:
         """Give the class its own attributes back."""
-        for patch in self._subclasses:
+        for patch in reversed(self._subclasses):
             patch.undo()
+        self._subclasses = []
         for name, original in self._replaced.items():
             if original is _ABSENT:
                 delattr(self.hparams, name)
@@ -116,7 +127,9 @@ class HparamsPatch:
         self._replaced = {}
 
     def _patch_subclass(self, subclass: type) -> None:
-        self._subclasses.append(HparamsPatch(subclass, self._refusal))
+        with _patching:
+            if not is_patched(subclass):
+                self._subclasses.append(HparamsPatch(subclass, self._refusal))
 
     def _replace(self, name: str, value: Any) -> None:
         self._replaced[name] = vars(self.hparams).get(name, _ABSENT)
@@ -138,8 +151,8 @@ def _flag_field() -> dataclasses.Field[Any]:
 def _showing_flag(represent: Callable[[Any], str]) -> Callable[[Any], str]:
     @functools.wraps(represent)
     def __repr__(self: Any) -> str:
-        shown, value = represent(self), self.__dict__.get(KEY)
-        if value is None or not shown.endswith(")"):
+        shown, value = represent(self), _flag_of(self)
+        if value is None or f"{KEY}=" in shown or not shown.endswith(")"):
             return shown
         comma = "" if shown.endswith("(") else ", "
         return f"{shown[:-1]}{comma}{KEY}={value!r})"
@@ -157,7 +170,7 @@ def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
             flag.check(type(self), value)  # before the toolkit finds other faults
         init(self, *args, **kwargs)
         if given:
-            setattr(self, KEY, value)
+            object.__setattr__(self, KEY, value)  # the class may be frozen
 
     return __init__
 

@@ -11,6 +11,7 @@ import __future__ as future
 
 import ast
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from types import CellType, CodeType, FunctionType
@@ -99,11 +100,16 @@ def _compiled(definition: ast.FunctionDef, function: FunctionType) -> CodeType:
     shell = ast.parse(f"def {_SHELL}({', '.join(free)}): pass").body[0]
     assert isinstance(shell, ast.FunctionDef)
     *_, owner = ["<locals>", *function.__qualname__.split(".")[:-1]]
+    outermost = definition.name if owner == "<locals>" else owner
+    if outermost not in free:  # a function that mentions itself means the toolkit's global
+        shell.body = ast.parse(f"global {outermost}").body
     if owner == "<locals>":
-        shell.body = [definition]
+        shell.body.append(definition)
     else:
-        shell.body = ast.parse(f"class {owner}: pass").body
-        shell.body[0].body = [definition]  # type: ignore[attr-defined]
+        (holder,) = ast.parse(f"class {owner}: pass").body
+        assert isinstance(holder, ast.ClassDef)
+        holder.body = [definition]
+        shell.body.append(holder)
     module = ast.fix_missing_locations(ast.Module(body=[shell], type_ignores=[]))
     code = function.__code__
     flags = code.co_flags & _FUTURE
@@ -122,12 +128,14 @@ def _definition(code: CodeType, name: str) -> ast.FunctionDef:
     try:
         lines, _ = inspect.findsource(code)
         tree = ast.parse("".join(lines))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the toolkit's own, given when it was imported
+            flags = code.co_flags & _FUTURE
+            now = compile(tree, code.co_filename, "exec", flags=flags, dont_inherit=True)
     except (OSError, TypeError, SyntaxError) as error:
         raise UnsupportedLoopError(
             f"{name}: its source cannot be read, so the loss term cannot be put in"
         ) from error
-    flags = code.co_flags & _FUTURE
-    now = compile(tree, code.co_filename, "exec", flags=flags, dont_inherit=True)
     if not any(_same(code, found) for found in _codes_in(now)):
         raise UnsupportedLoopError(
             f"{name}: the code that was imported is not what {code.co_filename} says now, so the "
@@ -152,6 +160,9 @@ def _codes_in(code: CodeType) -> Iterator[CodeType]:
 _COMPARED = (
     "co_name",
     "co_firstlineno",
+    "co_argcount",
+    "co_posonlyargcount",
+    "co_kwonlyargcount",
     "co_code",
     "co_names",
     "co_varnames",
@@ -192,7 +203,7 @@ def _nested(code: CodeType, name: str) -> CodeType:
 def insert_term(definition: ast.stmt, name: str, labels: str | None = None) -> None:
     """Insert ``loss = term(loss)`` after the last assignment to the name that is backpropagated,
     and ``if finished(): break`` before the backpropagation. That leaves the innermost loop, which
-    is an editor's only one.
+    is an editor's only one. With ``labels``, the term is given them too.
 
     The step is the innermost block that holds both: ``X.backward()`` as a statement of a loop's
     body, and before it, in the same body, an assignment to ``X``. Raises `UnsupportedLoopError`,
@@ -200,9 +211,11 @@ def insert_term(definition: ast.stmt, name: str, labels: str | None = None) -> N
     """
     if not isinstance(definition, ast.FunctionDef):
         raise UnsupportedLoopError(f"{name}: expected a plain `def`")
+    if getattr(definition, "type_params", None):
+        raise UnsupportedLoopError(f"{name}: has type parameters; SADR needs a function without")
     if any(ast.unparse(decorator) != "staticmethod" for decorator in definition.decorator_list):
         raise UnsupportedLoopError(_decorated(name))
-    if labels is not None and not _stores(definition, labels):
+    if labels is not None and labels not in _own_names(definition):
         raise UnsupportedLoopError(
             f"{name}: looked for a variable `{labels}` with the target's tokens, found none"
         )
@@ -272,6 +285,22 @@ def _backpropagated(statement: ast.stmt) -> str | None:
     if not isinstance(called, ast.Attribute) or called.attr != "backward":
         return None
     return called.value.id if isinstance(called.value, ast.Name) else None
+
+
+def _own_names(definition: ast.FunctionDef) -> set[str]:
+    """The names that a function binds in its own scope, its arguments among them."""
+    taken = definition.args
+    names = {argument.arg for argument in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)}
+    scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    inner = (*scopes, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    waiting: list[ast.AST] = list(definition.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        if not isinstance(node, inner):
+            waiting.extend(ast.iter_child_nodes(node))
+    return names
 
 
 def _stores(statement: ast.stmt, name: str) -> bool:

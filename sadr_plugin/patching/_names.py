@@ -55,7 +55,7 @@ class Name:
         """
         found = None
         for file in self._files():
-            for statement in _top_level(ast.parse(file.read_text(encoding="utf-8")).body):
+            for statement in _top_level(ast.parse(file.read_bytes()).body):
                 if isinstance(statement, kind) and statement.name == self.name:
                     found = statement
         if found is None:

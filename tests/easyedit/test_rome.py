@@ -121,7 +121,8 @@ def test_the_flag_in_yaml_constructor_and_attribute(rome_main, model, tok, rome_
     assert [len(report.steps) for report in listener.reports] == [3, 3, 3]
     assert listener.reports[0].gamma == 1e-2, "the paper's, for ROME"
     assert later.v_num_grad_steps == 10, "the user's own object is not changed"
-    assert dataclasses.asdict(later).get("sadr") is None
+    assert dataclasses.asdict(later)["sadr"] == later.sadr
+    assert "sadr" not in dataclasses.asdict(ROMEHyperParams.from_hparams(rome_yaml()))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mid-loop"), KeyboardInterrupt()])
