@@ -254,7 +254,7 @@ def _shown(
 
 def _arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
     """The arms; SADR's settings are the hparams file's, γ the option's if there is one."""
-    from sadr_plugin.config import SadrConfig
+    from sadr_plugin import SadrConfig
     from sadr_plugin.evaluation import Arm
 
     settings = (SadrConfig.parse(configured) or SadrConfig()).model_dump(exclude_unset=True)
