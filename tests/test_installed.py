@@ -196,6 +196,7 @@ def test_turned_off_nothing_waits(environment):
         "import sadr_plugin.method._positions",
         "import sadr_plugin.method._session",
         "import sadr_plugin.evaluation",
+        "import sadr_plugin.patching._functions",
         "import sadr_plugin.testing",
         "import sadr_easyedit",
         "from sadr_plugin.commands.cli import build; build()",

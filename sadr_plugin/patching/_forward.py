@@ -8,11 +8,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BusyModelError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _lock = threading.Lock()
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()

@@ -15,6 +15,9 @@ from sadr_easyedit.environment import import_text_only
 MAIN_BRANCH = os.environ.get("SADR_TEST_MAIN_BRANCH") == "1"
 if MAIN_BRANCH:
     sys.path.insert(0, os.environ["EASYEDIT_HOME"])
+    # Ray's workers are processes of their own.
+    paths = [os.environ["EASYEDIT_HOME"], os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 ROME = {
     "alg_name": "ROME",
