@@ -212,7 +212,7 @@ def test_any_layout_of_a_batch(rows, side, extra, others):
         mask.append([1] * width)
     found = locate(prompts, torch.tensor(batch), torch.tensor(mask))
     assert found is not None
-    assert len(found) == len(rows)
+    assert len(found.prediction) == len(rows)
     for row, (ids, _, edited) in enumerate(rows):
         first = mask[row].index(1)
         assert found.prediction[row] == first + len(ids) - 1
