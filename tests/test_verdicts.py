@@ -1,5 +1,6 @@
 """`sadr doctor` and an edit come to the same verdict, with the same words."""
 
+import contextlib
 import dataclasses
 import importlib
 import sys
@@ -93,11 +94,9 @@ def toolkit(request, tmp_path, monkeypatch):
     return write
 
 
-@pytest.mark.filterwarnings("ignore:SADR is not attached")
-@pytest.mark.parametrize("kind", TOOLKITS)
-def test_one_verdict(kind, toolkit, tiny_llama, word_tokenizer, request_):
-    source, changes, message = TOOLKITS[kind]
-    point = toolkit(source, changes)
+@contextlib.contextmanager
+def doctors_verdict(point):
+    """What `sadr doctor` finds of an editor, which is declared inside the block."""
 
     class Adapter:
         @hookimpl
@@ -108,6 +107,18 @@ def test_one_verdict(kind, toolkit, tiny_llama, word_tokenizer, request_):
     manager.register(adapter)
     try:
         (found,) = [found for found in attachabilities() if found.point is point]
+        yield found
+    finally:
+        manager.unregister(adapter)
+
+
+@pytest.mark.filterwarnings("ignore:SADR is not attached")
+@pytest.mark.parametrize("kind", TOOLKITS)
+def test_one_verdict(kind, toolkit, tiny_llama, word_tokenizer, request_):
+    source, changes, message = TOOLKITS[kind]
+    point = toolkit(source, changes)
+
+    with doctors_verdict(point) as found:
         module = importlib.import_module(point.function.partition(":")[0])
         with sadr_plugin.enabled(), sadr_plugin.reports() as reports:
             try:
@@ -116,8 +127,6 @@ def test_one_verdict(kind, toolkit, tiny_llama, word_tokenizer, request_):
                 refused = None
             except SadrError as error:
                 refused = str(error)
-    finally:
-        manager.unregister(adapter)
     if message is None:
         assert found.obstacle is None
         assert refused is None
@@ -130,15 +139,5 @@ def test_one_verdict(kind, toolkit, tiny_llama, word_tokenizer, request_):
 def test_a_toolkit_without_the_function(toolkit):
     point = toolkit(HEAD, {})
 
-    class Adapter:
-        @hookimpl
-        def sadr_edit_points(self):
-            return [point]
-
-    adapter, manager = Adapter(), sadr_plugin.plugin_manager()
-    manager.register(adapter)
-    try:
-        (found,) = [found for found in attachabilities() if found.point is point]
-    finally:
-        manager.unregister(adapter)
-    assert found.obstacle.endswith(f"has no {point.function}")
+    with doctors_verdict(point) as found:
+        assert found.obstacle.endswith(f"has no {point.function}")
