@@ -202,8 +202,9 @@ def _identity(function: Any) -> str:
     if code is None:
         return repr(plain)
     cells = [cell.cell_contents for cell in plain.__closure__ or ()]
-    bound = (plain.__defaults__, plain.__kwdefaults__, cells, vars(owner) if owner else None)
-    digest = hashlib.sha256(marshal.dumps(code)).hexdigest()
+    bound = (plain.__defaults__, plain.__kwdefaults__, cells, getattr(owner, "__dict__", None))
+    # Later versions of marshal's format write what is shared just now, which is chance.
+    digest = hashlib.sha256(marshal.dumps(code, 2)).hexdigest()
     return f"{plain.__module__}.{plain.__qualname__}:{digest}:{bound!r}"
 
 
