@@ -90,6 +90,11 @@ class SadrConfig(BaseModel):
     and over the rewriting prompts, has reached this, 0 to 1. None leaves it to the editor's own
     rule, which the penalty delays, being part of the loss."""
 
+    reuse: StrictBool = True
+    """Leave out of each forward of the loop what the vector cannot change: the layers below the
+    edited one and the tokens before the edited one. The vector found is the same, rounding aside;
+    where it would not be, all runs in full by itself. False runs every forward in full."""
+
     def weight(self, default: float) -> float:
         """The γ in force: this configuration's, or ``default``, the editor's own."""
         return default if self.gamma is None else self.gamma

@@ -40,6 +40,8 @@ class Report:
         gamma: the weight that was in force.
         steps: every step, in order.
         seconds: wall time of the loop, the plugin's own work included.
+        reused: the share of layers times tokens that was left out of the last forward, 0 to 1;
+            see `SadrConfig.reuse`.
     """
 
     editor: str
@@ -47,6 +49,7 @@ class Report:
     gamma: float
     steps: tuple[Step, ...]
     seconds: float
+    reused: float = 0.0
 
 
 class LastReport:

@@ -9,7 +9,7 @@ modules call torch's kernel themselves, or compute the weights in the open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,12 +22,14 @@ from ..errors import UnsupportedModelError
 class Attention(Protocol):
     """What was seen of one layer's attention in a forward."""
 
-    def rows(self, position: Tensor) -> Tensor:
+    def rows(self, position: Tensor, start: Tensor | None = None) -> Tensor:
         """The attention each prompt pays from its own position, in every head.
 
         Args:
             position: index of the attending token in each prompt, [prompts]; the prompts are
                 the first rows of the batch.
+            start: index of each prompt's first token that attends, [prompts], where the layer
+                ran on a part of its tokens; one that ran on all is not concerned.
 
         Returns:
             Probabilities [prompts, heads, tokens], always in float32, differentiable. Equal to
@@ -38,19 +40,22 @@ class Attention(Protocol):
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    """Weights a module computed itself, [batch, heads, tokens, tokens]."""
+    """Weights a module computed itself, [batch, heads, tokens or a part of them, tokens]."""
 
     weights: Tensor
 
-    def rows(self, position: Tensor) -> Tensor:
+    def rows(self, position: Tensor, start: Tensor | None = None) -> Tensor:
         """See `Attention.rows`."""
-        if self.weights.dim() != 4 or self.weights.shape[-1] != self.weights.shape[-2]:
+        if self.weights.dim() != 4 or (
+            self.weights.shape[-1] != self.weights.shape[-2] and start is None
+        ):
             raise UnsupportedModelError(
                 f"attention weights of shape {tuple(self.weights.shape)} cannot be read; "
                 "[batch, heads, tokens, tokens] is expected"
             )
         prompt = torch.arange(len(position), device=self.weights.device)
-        return self.weights[prompt, :, position.to(prompt.device)].float()
+        query = _among_queries(position, start, *self.weights.shape[-2:]).to(prompt.device)
+        return self.weights[prompt, :, query].float()
 
 
 @dataclass(frozen=True)
@@ -127,29 +132,50 @@ class AttentionCall:
             scaling=given.get("scale"),
         )
 
-    def rows(self, position: Tensor) -> Tensor:
+    def rows(self, position: Tensor, start: Tensor | None = None) -> Tensor:
         """See `Attention.rows`."""
+        return _rows_alike([self], position, start)[0]
+
+    def likeness(self) -> Hashable:
+        """Calls of equal likeness differ in query and key alone."""
+        mask = None if self.mask is None else id(self.mask)
+        if self.visible is not None or self.sinks is not None:
+            return id(self)
+        settings = (self.scaling, self.softcap, self.sliding_window, mask)
+        return (self.query.shape, self.key.shape, self.query.device, settings)
+
+    def scores(self, position: Tensor, start: Tensor | None) -> Tensor:
+        """What the softmax is taken of, before softcap and mask: [prompts, heads, tokens]."""
         count = len(position)
         key = self.key[:count].float()
         prompt = torch.arange(count, device=key.device)
-        position = position.to(key.device)
-        query = self.query[prompt, :, position].float()
+        index = self._queries(position, start).to(key.device)
+        query = self.query[prompt, :, index].float()
         heads, key_heads = query.shape[1], key.shape[1]
         query = query.view(count, key_heads, heads // key_heads, -1)
         scaling = self.scaling if self.scaling is not None else query.shape[-1] ** -0.5
-        scores = (query @ key.transpose(-1, -2)).flatten(1, 2) * scaling
+        return (query @ key.transpose(-1, -2)).flatten(1, 2) * scaling
+
+    def probabilities(self, scores: Tensor, position: Tensor, start: Tensor | None) -> Tensor:
+        """The attention rows of ``scores``, which may be those of several layers."""
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap
-        scores = self._masked(scores, prompt, position)
+        scores = self._masked(scores, position, start)
         if self.sinks is None:
             return scores.softmax(-1)
-        sinks = self.sinks.float().view(1, -1, 1).expand(count, -1, 1)
+        sinks = self.sinks.float().view(-1, 1).expand(*scores.shape[:-1], 1)
         return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
 
-    def _masked(self, scores: Tensor, prompt: Tensor, position: Tensor) -> Tensor:
-        """``scores`` [prompts, heads, tokens] with the tokens out of sight at −∞."""
+    def _queries(self, position: Tensor, start: Tensor | None) -> Tensor:
+        return _among_queries(position, start, self.query.shape[2], self.key.shape[2])
+
+    def _masked(self, scores: Tensor, position: Tensor, start: Tensor | None) -> Tensor:
+        """``scores`` […, prompts, heads, tokens] with the tokens out of sight at −∞."""
         tokens = scores.shape[-1]
         index = torch.arange(tokens, device=scores.device)
+        prompt = torch.arange(len(position), device=scores.device)
+        query = self._queries(position, start).to(scores.device)
+        position = position.to(scores.device)
         if self.visible is not None:
             head = torch.zeros_like(prompt)[:, None]
             seen = self.visible(prompt[:, None], head, position[:, None], index[None])
@@ -158,7 +184,7 @@ class AttentionCall:
         if mask is not None and mask.dim() == 4:
             # One row for each prompt; a dimension of 1 stands for all prompts, heads, positions.
             rows = prompt if mask.shape[0] > 1 else torch.zeros_like(prompt)
-            queries = position if mask.shape[2] > 1 else torch.zeros_like(position)
+            queries = query if mask.shape[2] > 1 else torch.zeros_like(query)
             row = mask[rows, :, queries, :tokens]
             if row.dtype == torch.bool:
                 scores = scores.masked_fill(~row, -torch.inf)
@@ -174,6 +200,38 @@ class AttentionCall:
         if mask is not None:
             visible &= mask[: len(prompt), :tokens].bool()
         return scores.masked_fill(~visible.unsqueeze(1), -torch.inf)
+
+
+def rows_of(
+    seen: Sequence[Attention], position: Tensor, start: Tensor | None = None
+) -> list[Tensor]:
+    """The rows of each layer, see `Attention.rows`; layers that are alike are taken together."""
+    alike: dict[Hashable, list[int]] = {}
+    for index, attention in enumerate(seen):
+        key = attention.likeness() if isinstance(attention, AttentionCall) else index
+        alike.setdefault(key, []).append(index)
+    found: dict[int, Tensor] = {}
+    for indices in alike.values():
+        calls = [call for i in indices if isinstance(call := seen[i], AttentionCall)]
+        if calls:
+            found.update(zip(indices, _rows_alike(calls, position, start), strict=True))
+        else:
+            found[indices[0]] = seen[indices[0]].rows(position, start)
+    return [found[index] for index in range(len(seen))]
+
+
+def _rows_alike(
+    calls: Sequence[AttentionCall], position: Tensor, start: Tensor | None
+) -> Sequence[Tensor]:
+    scores = torch.stack([call.scores(position, start) for call in calls])
+    return calls[0].probabilities(scores, position, start).unbind()
+
+
+def _among_queries(position: Tensor, start: Tensor | None, queries: int, tokens: int) -> Tensor:
+    """Where ``position`` is among the tokens that attend, which may be a part of all."""
+    if start is None or queries == tokens:
+        return position
+    return position - start[: len(position)].to(position.device)
 
 
 def _implementation(module: nn.Module) -> str | None:

@@ -20,7 +20,7 @@ from ..errors import UnsupportedModelError
 from ._layers import Watch, attention_modules
 from ._modules import FUNCTIONS, calls, softmax_methods
 from ._nnsight import NotCalled, import_nnsight, line_of, observe, operations
-from ._rows import Attention, AttentionCall, AttentionWeights
+from ._rows import Attention, AttentionCall, AttentionWeights, rows_of
 
 
 class _Watched(nn.Module):
@@ -213,7 +213,7 @@ class AttentionTracer:
     ) -> tuple[Any, list[Tensor]]:
         """As `run`, but with each layer's rows at ``position``; see `Attention.rows`."""
         output, seen = self.run(forward)
-        return output, [attention.rows(position) for attention in seen]
+        return output, rows_of(seen, position)
 
     def _watch(
         self, forward: Callable[[], Any], operations: Sequence[_Operation]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import logging
 import time
-import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -15,17 +13,20 @@ from pluggy import HookRelay
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
+from ..attention._layers import layer_modules
+from ..attention._rows import rows_of
 from ..attention._tracer import tracer_for
 from ..config import SadrConfig
-from ..errors import PenaltyError, PositionError, SadrError, UnsupportedModelError
+from ..errors import PenaltyError, PositionError, UnsupportedModelError
 from ..events import Report, Step
 from ..patching._forward import ForwardSlot, signature_of
+from ..reuse._reuse import Reuse
+from ._batch import LoopBatch
+from ._log import log_end, log_start
 from ._measure import DriftProbe, penalise, stack_layers, watch_of
-from ._positions import Positions, locate, prompt_tokens
-from ._stopping import check_labels, check_target, labels_behind, target_probability
+from ._positions import Positions
+from ._stopping import check_target
 from .penalty import head_divergence
-
-LOGGER = logging.getLogger("sadr_plugin")
 
 
 class DriftSession:
@@ -62,19 +63,18 @@ class DriftSession:
         self._point = point
         self._hooks = hooks
         self._limit = limit
-        # What can be known of the prompts before the loop runs is found out now.
-        self._prompts = [] if callable(edit.prompts) else prompt_tokens(edit)
+        self._batch = LoopBatch(point, edit, needs_target=config.stop_at is not None)
         if config.stop_at is not None:
             check_target(point, edit)
         self._tracer = tracer_for(watch_of(edit, config), hooks)
+        self._reuse = _reuse_for(edit, hooks) if config.reuse else None
         self._forward = ForwardSlot(edit.model)
+        self._signature = signature_of(edit.model.forward)
         self._positions: Positions | None = None
         self._probe: DriftProbe | None = None
         self._baseline: Tensor | None = None
         self._current: list[Tensor] | None = None
         self._logits: Tensor | None = None
-        self._input_ids: Tensor | None = None
-        self._last_seen = "none with gradients"
         self._started = 0.0
 
     def __enter__(self) -> DriftSession:
@@ -85,8 +85,10 @@ class DriftSession:
             if not self.edit.zero_start:
                 self._probe = DriftProbe(self.edit, self.config)
             self._tracer.__enter__()
+            if self._reuse is not None:
+                self._reuse.fill()
         except BaseException:
-            self._forward.restore()
+            self._leave()
             raise
         return self
 
@@ -96,15 +98,23 @@ class DriftSession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self._tracer.close()
-        finally:
-            self._forward.restore()
-        self._baseline = self._current = self._positions = self._logits = self._input_ids = None
         report = self.report()
-        self._log_end(report, error)
+        self._leave()
+        log_end(report, error)
         if error is None:
             self._hooks.sadr_edit_finished(report=report)
+
+    def _leave(self) -> None:
+        """Give the model back as it was, and let go of what was seen."""
+        try:
+            if self._reuse is not None:
+                self._reuse.restore()
+        finally:
+            try:
+                self._tracer.close()
+            finally:
+                self._forward.restore()
+        self._baseline = self._current = self._positions = self._logits = None
 
     def report(self) -> Report:
         """What has happened so far."""
@@ -114,6 +124,7 @@ class DriftSession:
             gamma=self.gamma,
             steps=tuple(self.steps),
             seconds=time.perf_counter() - self._started,
+            reused=0.0 if self._reuse is None else self._reuse.left_out(),
         )
 
     def add_penalty(self, loss: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -127,12 +138,13 @@ class DriftSession:
             labels: the loop's own; see `EditPoint.labels`.
 
         Raises:
-            PositionError: no forward of the loop was recognised since the last step.
+            PositionError: no forward of the loop was recognised since the last step, or the
+                vector has moved to another token.
             UnsupportedModelError: attention carries no gradient.
             PenaltyError: an attention row or the penalty is NaN or infinite.
         """
         if self._current is None or self._positions is None:
-            raise PositionError(self._unrecognised())
+            raise PositionError(self._batch.unrecognised())
         current = stack_layers(self._current, loss.device)
         self._current = None
         if self.gamma > 0 and not current.requires_grad:
@@ -141,22 +153,19 @@ class DriftSession:
                 "drift cannot be restricted; reentrant gradient checkpointing cuts it off, "
                 "use_reentrant=False or model.eval() does not"
             )
-        # A head whose row is NaN is never selected: its penalty would be 0 and look sound.
-        self._refuse_unless_finite(current.sum(-1).sum(1), "attention")
         if not self.steps:
-            self._log_start(current)
-        penalty, selected = 0.0, 0.0
-        if self._baseline is None and self._probe is None:
+            layers, _, heads, _ = current.shape
+            log_start(self.report(), self.config, (layers, heads), self._limit)
+        penalty = selected = current.new_zeros(())
+        if self._baseline is None and self._probe is not None:
+            self._baseline = self._probe.before_in(current, self._positions)
+        if self._baseline is None:
             self._baseline = current.detach()
         else:
-            if self._baseline is None:
-                assert self._probe is not None
-                self._baseline = self._probe.before_in(current, self._positions)
-            term, share = self._penalty(self._baseline, current)
-            penalty, selected = term.item(), share.item()
+            penalty, selected = self._penalty(self._baseline, current)
             if self.gamma > 0:
-                loss = loss + self.gamma * term
-        step = Step(len(self.steps), loss.item(), penalty, selected, self._target(labels))
+                loss = loss + self.gamma * penalty
+        step = self._step(loss, current, penalty, selected, labels)
         self.steps.append(step)
         self._hooks.sadr_step(step=step)
         return loss
@@ -167,29 +176,6 @@ class DriftSession:
         reached = self.steps[-1].target if self.steps else None
         return wanted is not None and reached is not None and reached >= wanted
 
-    def _target(self, labels: Tensor | None) -> float | None:
-        """The target's probability in the forward just seen; None where nothing tells it."""
-        logits, self._logits = self._logits, None
-        assert self._input_ids is not None
-        assert self._positions is not None
-        if labels is None and self.edit.target is None:
-            return None
-        try:
-            if logits is None:
-                raise UnsupportedModelError(
-                    f"sadr.stop_at: the forward of {type(self.edit.model).__name__} returns no "
-                    "`logits`; remove the key"
-                )
-            if labels is None:
-                labels = labels_behind(self.edit, self._prompts, self._input_ids, self._positions)
-            else:
-                check_labels(self._point, labels, logits)
-            return target_probability(logits, labels).item()
-        except SadrError:
-            if self.config.stop_at is not None:
-                raise
-            return None  # it would only have been looked at
-
     def _penalty(self, baseline: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
         """The penalty before γ, and the share of heads in it; only γ > 0 pays for a gradient."""
         assert self._positions is not None
@@ -197,11 +183,67 @@ class DriftSession:
             penalty, selected = penalise(
                 self._hooks, self.config, baseline, current, self._positions
             )
-        if not torch.isfinite(penalty):
-            moved = head_divergence(baseline, current, self.config.divergence).sum(1)
-            self._refuse_unless_finite(moved, "drift penalty")
-            self._refuse_unless_finite(penalty.view(1, 1), "drift penalty", place="")
         return penalty, selected.float().mean()
+
+    @torch.no_grad()
+    def _step(
+        self,
+        loss: Tensor,
+        current: Tensor,
+        penalty: Tensor,
+        selected: Tensor,
+        labels: Tensor | None,
+    ) -> Step:
+        """The step as numbers, which are fetched from the device all at once, and sound."""
+        assert self._positions is not None
+        logits, self._logits = self._logits, None
+        target = self._batch.target(labels, logits)
+        strayed = None if self._reuse is None else self._reuse.strayed
+        values = {
+            "loss": loss,
+            "penalty": penalty,
+            "selected": selected,
+            # A head whose row is NaN is never selected: its penalty would be 0 and look sound.
+            "unsound": ~torch.isfinite(current.sum()) | ~torch.isfinite(penalty),
+            "strayed": strayed,
+            "ahead": None if self.steps else self._seen_ahead(current),
+            "target": target,
+        }
+        given = {name: value for name, value in values.items() if value is not None}
+        kind = torch.promote_types(loss.dtype, torch.float32)
+        fetched = torch.stack([v.detach().to(loss.device, kind) for v in given.values()]).tolist()
+        found = dict(zip(given, fetched, strict=True))
+        if found["unsound"]:
+            self._complain(current, penalty)
+        if found.get("strayed"):
+            raise PositionError(
+                f"at step {len(self.steps)} the vector of {self._point.editor} is at other tokens "
+                "than before; set sadr.reuse to false"
+            )
+        if found.get("ahead") and self._reuse is not None and self._reuse.refusal is None:
+            self._reuse.refuse("its tokens attend to later ones")
+        return Step(
+            index=len(self.steps),
+            loss=found["loss"],
+            penalty=found["penalty"],
+            selected=found["selected"],
+            target=found.get("target"),
+        )
+
+    def _seen_ahead(self, rows: Tensor) -> Tensor:
+        """Whether a prompt attends to what comes after its prediction position, a scalar."""
+        assert self._positions is not None
+        token = torch.arange(rows.shape[-1], device=rows.device)
+        later = token > self._positions.prediction.to(rows.device).view(-1, 1, 1)
+        return (rows * later).any()
+
+    def _complain(self, current: Tensor, penalty: Tensor) -> None:
+        """Abandon the edit, naming the first layer and head at fault."""
+        self._refuse_unless_finite(current.sum(-1).sum(1), "attention")
+        if self._baseline is not None:
+            moved = head_divergence(self._baseline, current, self.config.divergence).sum(1)
+            self._refuse_unless_finite(moved, "drift penalty")
+        self._refuse_unless_finite(penalty.view(1, 1), "drift penalty", place="")
 
     def _refuse_unless_finite(self, values: Tensor, what: str, place: str | None = None) -> None:
         """Abandon the edit if any of ``values``, [layers, heads], is NaN or infinite."""
@@ -217,82 +259,33 @@ class DriftSession:
         )
 
     def _watched_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        run = functools.partial(forward, *args, **kwargs)
-        given = signature_of(forward).bind_partial(*args, **kwargs).arguments
-        given = {**given, **given.get("kwargs", {})}
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        given = {**given, **given.pop("kwargs", {})}
         positions = None
         if torch.is_grad_enabled() and isinstance(given.get("input_ids"), Tensor):
-            positions = self._positions_in(given["input_ids"], given.get("attention_mask"))
+            positions = self._batch.positions(given["input_ids"], given.get("attention_mask"))
         if positions is None:
-            return run()
-        output, self._current = self._tracer.run_with_rows(run, positions.prediction)
+            return forward(*args, **kwargs)
+        run = functools.partial(forward, *args, **kwargs)
+        if self._reuse is None:
+            output, seen = self._tracer.run(run)
+            start = None
+        else:
+            left_out = functools.partial(self._reuse.without_keys, run)
+            output, seen = self._reuse.run(functools.partial(self._tracer.run, left_out), given)
+            start = self._reuse.start
+        self._current = rows_of(seen, positions.prediction, start)
         self._positions = positions
-        self._input_ids = given["input_ids"]
         self._logits = getattr(output, "logits", None)
         return output
 
-    def _positions_in(self, input_ids: Tensor, attention_mask: Tensor | None) -> Positions | None:
-        """Where to look in this forward's batch, or None if it is not the loop's own."""
-        if not self._prompts:
-            self._prompts = prompt_tokens(self.edit)
-        positions = locate(self._prompts, input_ids, attention_mask)
-        if positions is None:
-            self._last_seen = repr(self.edit.tokenizer.decode(input_ids[0]))
-        elif self._positions is None and self.edit.counts_from_left:
-            self._warn_of_padding(positions)
-        return positions
 
-    def _warn_of_padding(self, positions: Positions) -> None:
-        counted = [prompt.edited for prompt in self._prompts]
-        if positions.subject.tolist() != counted:
-            warnings.warn(
-                f"{self._point.editor} counts positions from the left, but its batch is padded on "
-                "the left: the token it edits is not the one it means. SADR watches the true "
-                'positions; set tokenizer.padding_side = "right" to have both agree',
-                stacklevel=2,
-            )
-
-    def _unrecognised(self) -> str:
-        expected = self._prompts[0].prompt
-        return (
-            f"no forward of the {self._point.editor} loop could be recognised: its batch should "
-            f"begin with {expected.text!r}, with the subject {expected.subject!r} tokenized as it "
-            f"is in that prompt alone; the last batch began with {self._last_seen}"
-        )
-
-    def _log_start(self, rows: Tensor) -> None:
-        layers, _, heads, _ = rows.shape
-        rules = ["by the editor's own rule"]
-        if self.config.stop_at is not None:
-            rules.insert(0, f"once the target's probability is {self.config.stop_at:g}")
-        if self._limit is not None:
-            rules.append(f"after {self._limit} steps at the latest")
-        LOGGER.info(
-            "SADR: %s edits layer %d with gamma = %g; attention is watched in %d layers of %d "
-            "heads; it stops %s",
-            self._point.editor,
-            self.edit.layer,
-            self.gamma,
-            layers,
-            heads,
-            ", ".join(rules),
-        )
-
-    def _log_end(self, report: Report, error: BaseException | None) -> None:
-        ended = "ended" if error is None else f"was broken off ({type(error).__name__})"
-        if not report.steps:
-            LOGGER.info("SADR: %s %s without a step", report.editor, ended)
-            return
-        last = report.steps[-1]
-        target = "not known" if last.target is None else f"{last.target:.3f}"
-        LOGGER.info(
-            "SADR: %s %s after %d steps: penalty %.4g at first, %.4g at last; probability of the "
-            "target %s; %.1f s",
-            report.editor,
-            ended,
-            len(report.steps),
-            next((s.penalty for s in report.steps if s.penalty), 0.0),
-            last.penalty,
-            target,
-            report.seconds,
-        )
+def _reuse_for(edit: Edit, hooks: HookRelay) -> Reuse:
+    layers = layer_modules(edit.model, edit.layer_template)
+    attending = {
+        index: module
+        for index in range(edit.layer + 1, len(layers))
+        if (module := hooks.sadr_attention_module(model=edit.model, layer=layers[index]))
+        is not None
+    }
+    return Reuse(edit.model, layers, edit.layer, attending)

@@ -27,15 +27,54 @@ def check_target(point: EditPoint, edit: Edit) -> None:
         )
 
 
-def check_labels(point: EditPoint, labels: Tensor, logits: Tensor) -> None:
-    """Raise `AttachmentError` unless the loop's own labels have the form that is declared."""
-    fits = labels.dim() == 2 and labels.shape[1] == logits.shape[1] and len(labels) <= len(logits)
-    if not fits or not (labels != IGNORED).any(1).all():
-        raise AttachmentError(
-            f"sadr.stop_at: {point.editor}'s variable {point.labels!r} of shape "
-            f"{tuple(labels.shape)} holds no labels, one token or more in each row of [prompts, "
-            f"tokens], for logits of shape {tuple(logits.shape)}; its adapter fits another version"
-        )
+class Target:
+    """An edit's target in the loop's batch: which of the logits tell its probability.
+
+    Asks the device once, here; labels are the same object in every step of a loop.
+
+    Args:
+        point: names the labels, for the error.
+        labels: [prompts, tokens]; see `EditPoint.labels`.
+        logits: of the loop's forward, [rows, tokens, vocabulary].
+
+    Raises:
+        AttachmentError: the labels do not have the form that is declared.
+    """
+
+    def __init__(self, point: EditPoint, labels: Tensor, logits: Tensor) -> None:
+        self._labels = (labels, labels._version)
+        shown = labels.cpu()
+        fits = shown.dim() == 2 and shown.shape[1] == logits.shape[1] and len(shown) <= len(logits)
+        if not fits or not (shown != IGNORED).any(1).all():
+            raise AttachmentError(
+                f"sadr.stop_at: {point.editor}'s variable {point.labels!r} of shape "
+                f"{tuple(labels.shape)} holds no labels, one token or more in each row of "
+                f"[prompts, tokens], for logits of shape {tuple(logits.shape)}; its adapter fits "
+                "another version"
+            )
+        row, token = (shown != IGNORED).nonzero(as_tuple=True)
+        index = torch.stack([row, token, shown[row, token]]).to(logits.device)
+        self._row, self._token, self._id = index.unbind()
+        self._lengths = (shown != IGNORED).sum(1).to(logits.device)
+
+    def is_of(self, labels: Tensor) -> bool:
+        """Whether it was made of these labels."""
+        known, version = self._labels
+        return labels is known and labels._version == version
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """How likely the target is after the rewriting prompts, a scalar, 0 to 1.
+
+        The exponential of the mean log-probability of its tokens, averaged over the prompts:
+        what EasyEdit prints at each step.
+
+        Args:
+            logits: of the loop's forward, [rows, tokens, vocabulary].
+        """
+        predicted = logits[self._row, self._token].detach().float().log_softmax(-1)
+        found = predicted.gather(-1, self._id.unsqueeze(-1)).squeeze(-1)
+        sums = found.new_zeros(len(self._lengths)).index_add(0, self._row, found)
+        return (sums / self._lengths).exp().mean()
 
 
 def labels_behind(
@@ -78,21 +117,3 @@ def labels_behind(
             )
         labels[row, start : start + len(target)] = torch.tensor(target)
     return labels
-
-
-def target_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    """The target's probability after the rewriting prompts, a scalar, 0 to 1.
-
-    The exponential of the mean log-probability of its tokens, averaged over the prompts: what
-    EasyEdit prints at each step.
-
-    Args:
-        logits: of the loop's forward, [rows, tokens, vocabulary].
-        labels: of its first rows, [prompts, tokens]; see `EditPoint.labels`.
-    """
-    labels = labels.to(logits.device)
-    row, token = (labels != IGNORED).nonzero(as_tuple=True)
-    predicted = logits[row, token].detach().float().log_softmax(-1)
-    found = predicted.gather(-1, labels[row, token, None]).squeeze(-1)
-    sums = found.new_zeros(len(labels)).index_add(0, row, found)
-    return (sums / (labels != IGNORED).sum(1)).exp().mean()

@@ -172,7 +172,8 @@ def run_with_own_cache(
     if template is not None:
         settings = config.model_copy(update={"gamma": config.weight(point.gamma)})
         method = {
-            "settings": settings.model_dump_json(),
+            # Not how the vector was computed, only what decides which it is.
+            "settings": settings.model_dump_json(exclude={"reuse"}),
             "version": plugin_version(),
             "hooks": _method_in_force(),
         }

@@ -1,0 +1,122 @@
+"""The batch a loop runs: which forwards are the loop's own, and where to look in them."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+
+from ..adapter import Edit, EditPoint
+from ..errors import SadrError, UnsupportedModelError
+from ._positions import Positions, locate, prompt_tokens
+from ._stopping import Target, labels_behind
+
+
+class LoopBatch:
+    """What is known of an edit's batch; found out once, as a loop runs the same in every step.
+
+    Args:
+        point: the editor's declaration.
+        edit: what is edited.
+        needs_target: whether a target that cannot be told is an error.
+
+    Raises:
+        PositionError: the subject's tokens cannot be found.
+    """
+
+    def __init__(self, point: EditPoint, edit: Edit, needs_target: bool) -> None:
+        self._point = point
+        self._edit = edit
+        self._needs_target = needs_target
+        # What can be known of the prompts before the loop runs is found out now.
+        self._prompts = [] if callable(edit.prompts) else prompt_tokens(edit)
+        self._given: tuple[Tensor, Tensor | None, list[int]] | None = None
+        self._positions: Positions | None = None
+        self._labels: Tensor | None = None
+        self._target: Target | None = None
+        self._last_seen = "none with gradients"
+
+    def positions(self, input_ids: Tensor, attention_mask: Tensor | None) -> Positions | None:
+        """Where to look in a forward's batch, or None if it is not the loop's own.
+
+        Returns:
+            Positions on the device of ``input_ids``.
+        """
+        if self._is_known(input_ids, attention_mask):
+            return self._positions
+        if not self._prompts:
+            self._prompts = prompt_tokens(self._edit)
+        positions = locate(self._prompts, input_ids, attention_mask)
+        if positions is None:
+            self._last_seen = repr(self._edit.tokenizer.decode(input_ids[0]))
+            return None
+        if self._positions is None and self._edit.counts_from_left:
+            self._warn_of_padding(positions)
+        device = input_ids.device
+        self._positions = Positions(positions.prediction.to(device), positions.subject.to(device))
+        self._given = (input_ids, attention_mask, _versions(input_ids, attention_mask))
+        self._labels = None
+        return self._positions
+
+    def target(self, labels: Tensor | None, logits: Tensor | None) -> Tensor | None:
+        """The target's probability, a scalar, 0 to 1; None where nothing tells it.
+
+        Args:
+            labels: the loop's own, if it shows them; see `EditPoint.labels`.
+            logits: of its last forward.
+        """
+        if labels is None and self._edit.target is None:
+            return None
+        try:
+            if logits is None:
+                raise UnsupportedModelError(
+                    f"sadr.stop_at: the forward of {type(self._edit.model).__name__} returns no "
+                    "`logits`; remove the key"
+                )
+            if labels is None:
+                labels = self._labels_behind()
+            if self._target is None or not self._target.is_of(labels):
+                self._target = Target(self._point, labels, logits)
+            return self._target.probability(logits)
+        except SadrError:
+            if self._needs_target:
+                raise
+            return None  # it would only have been looked at
+
+    def unrecognised(self) -> str:
+        """What to say where no forward was the loop's own."""
+        expected = self._prompts[0].prompt
+        return (
+            f"no forward of the {self._point.editor} loop could be recognised: its batch should "
+            f"begin with {expected.text!r}, with the subject {expected.subject!r} tokenized as it "
+            f"is in that prompt alone; the last batch began with {self._last_seen}"
+        )
+
+    def _is_known(self, input_ids: Tensor, attention_mask: Tensor | None) -> bool:
+        if self._given is None:
+            return False
+        ids, mask, versions = self._given
+        same = input_ids is ids and attention_mask is mask
+        return same and versions == _versions(input_ids, attention_mask)
+
+    def _labels_behind(self) -> Tensor:
+        if self._labels is None:
+            assert self._given is not None
+            assert self._positions is not None
+            input_ids, _, _ = self._given
+            self._labels = labels_behind(self._edit, self._prompts, input_ids, self._positions)
+        return self._labels
+
+    def _warn_of_padding(self, positions: Positions) -> None:
+        counted = [prompt.edited for prompt in self._prompts]
+        if positions.subject.tolist() != counted:
+            warnings.warn(
+                f"{self._point.editor} counts positions from the left, but its batch is padded on "
+                "the left: the token it edits is not the one it means. SADR watches the true "
+                'positions; set tokenizer.padding_side = "right" to have both agree',
+                stacklevel=2,
+            )
+
+
+def _versions(*tensors: Tensor | None) -> list[int]:
+    return [tensor._version for tensor in tensors if tensor is not None]

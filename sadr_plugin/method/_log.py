@@ -1,0 +1,59 @@
+"""What an edit with SADR says of itself at its start and at its end."""
+
+from __future__ import annotations
+
+import logging
+
+from ..config import SadrConfig
+from ..events import Report
+
+LOGGER = logging.getLogger("sadr_plugin")
+
+
+def log_start(
+    report: Report, config: SadrConfig, watched: tuple[int, int], limit: int | None
+) -> None:
+    """Say what is edited, what is watched and what ends the edit.
+
+    Args:
+        report: the edit, before its first step.
+        config: the user's settings.
+        watched: how many layers, of how many heads.
+        limit: the most steps the editor will take; None if that is not known.
+    """
+    rules = ["by the editor's own rule"]
+    if config.stop_at is not None:
+        rules.insert(0, f"once the target's probability is {config.stop_at:g}")
+    if limit is not None:
+        rules.append(f"after {limit} steps at the latest")
+    LOGGER.info(
+        "SADR: %s edits layer %d with gamma = %g; attention is watched in %d layers of %d heads; "
+        "it stops %s",
+        report.editor,
+        report.layer,
+        report.gamma,
+        *watched,
+        ", ".join(rules),
+    )
+
+
+def log_end(report: Report, error: BaseException | None) -> None:
+    """Say how the edit ended, and what came of it."""
+    ended = "ended" if error is None else f"was broken off ({type(error).__name__})"
+    if not report.steps:
+        LOGGER.info("SADR: %s %s without a step", report.editor, ended)
+        return
+    last = report.steps[-1]
+    target = "not known" if last.target is None else f"{last.target:.3f}"
+    LOGGER.info(
+        "SADR: %s %s after %d steps: penalty %.4g at first, %.4g at last; probability of the "
+        "target %s; %.1f s, with %.0f %% of each forward through the layers left out",
+        report.editor,
+        ended,
+        len(report.steps),
+        next((s.penalty for s in report.steps if s.penalty), 0.0),
+        last.penalty,
+        target,
+        report.seconds,
+        100 * report.reused,
+    )

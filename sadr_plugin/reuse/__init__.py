@@ -1,0 +1,1 @@
+"""The loop's own forwards, without what the vector cannot change."""

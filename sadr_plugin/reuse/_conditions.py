@@ -1,0 +1,102 @@
+"""When a forward may be run without a part of it, and when not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from ._layer import is_hooked
+
+
+class Inputs:
+    """The arguments of a model's forward, to be known again.
+
+    Args:
+        given: the arguments by name.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = dict(given)
+        self._versions = {
+            name: value._version for name, value in given.items() if isinstance(value, Tensor)
+        }
+
+    def are(self, given: Mapping[str, Any]) -> bool:
+        """Whether these are the same; asks the device only where a tensor is another object."""
+        if given.keys() != self._given.keys():
+            return False
+        return all(self._is(name, value) for name, value in given.items())
+
+    def _is(self, name: str, value: Any) -> bool:
+        known = self._given[name]
+        if not isinstance(known, Tensor) or not isinstance(value, Tensor):
+            return value is known or (type(value) is type(known) and bool(value == known))
+        if known._version != self._versions[name]:
+            return False  # written into since: what it was is not known any more
+        return value is known or (value.shape == known.shape and torch.equal(value, known))
+
+    def real(self, rows: int, tokens: int, device: torch.device) -> Tensor:
+        """Which tokens are no padding, as far as the attention mask says, [rows, tokens]."""
+        mask = self._given.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.shape == (rows, tokens):
+            return mask.to(device) != 0
+        return torch.ones(rows, tokens, dtype=torch.bool, device=device)
+
+
+def objection(
+    model: nn.Module, below: Sequence[nn.Module], inputs: Mapping[str, Any]
+) -> str | None:
+    """Why no part of a forward may be left out, in words; None if it may.
+
+    Args:
+        model: the model that is edited.
+        below: the layers that would be left out.
+        inputs: the arguments of its forward, by name.
+    """
+    config = getattr(model, "config", None)
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return "its parameters require gradients"
+    if inputs.get("past_key_values") is not None:
+        return "it is given keys and values of earlier tokens"
+    if inputs.get("output_attentions") or getattr(config, "output_attentions", False):
+        return "it is asked for its attention weights"
+    if getattr(_text_config(config), "num_kv_shared_layers", 0):
+        return "some of its layers take the keys of others"
+    drawing = _draws(model)
+    if drawing is not None:
+        return drawing
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "a hook is on every module of the process"
+    embeddings: Any = getattr(model, "get_input_embeddings", lambda: None)()
+    for part in (*below, embeddings):
+        if isinstance(part, nn.Module) and any(map(is_hooked, part.modules())):
+            return f"a hook is on or in a {type(part).__name__} below the edited layer"
+    return None
+
+
+def _draws(model: nn.Module) -> str | None:
+    """What makes two forwards of one input differ, or run twice; None if nothing does."""
+    for module in model.modules():
+        if not module.training:
+            continue
+        if getattr(module, "gradient_checkpointing", False):
+            return "it recomputes its forward for gradients (gradient checkpointing)"
+        values = {**vars(module), **vars(getattr(module, "config", None) or nn.Identity())}
+        if isinstance(module, nn.Dropout):
+            values["dropout"] = module.p
+        if any("drop" in name and _is_positive(value) for name, value in values.items()):
+            return "it is in training mode and draws dropout; model.eval() ends that"
+    return None
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, float) and value > 0
+
+
+def _text_config(config: Any) -> Any:
+    get = getattr(config, "get_text_config", None)
+    return config if get is None else get()

@@ -1,0 +1,303 @@
+"""A layer above the edited one: what it gave at first, and how it runs on a window of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..patching._forward import signature_of
+from ._window import Window, is_of_tokens
+
+CACHE_ARGUMENTS = ("past_key_values", "past_key_value")
+"""The argument by which transformers hands a layer its cache, from release 5 on and before."""
+
+CUTTABLE = (None, "sdpa", "eager")
+"""The attention implementations whose mask has a row for each query."""
+
+Forward = Callable[..., Any]
+
+
+class _Cache:
+    """A layer's cache for one forward, which only the layer's attention asks.
+
+    Args:
+        update: given new keys and values, answers with those to attend to.
+        original: the cache that the model handed down, if any; answers everything else.
+    """
+
+    def __init__(self, update: Callable[..., tuple[Tensor, Tensor]], original: Any) -> None:
+        self.update = update
+        self._original = original
+
+    def get_seq_length(self, *_: Any) -> int:
+        """How many tokens precede the forward's."""
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_original"], name)
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """What a layer was called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    names: tuple[str, ...]
+
+    def get(self, name: str) -> Any:
+        """The argument of that name; None if it was not given."""
+        if name in self.names[: len(self.args)]:
+            return self.args[self.names.index(name)]
+        return self.kwargs.get(name)
+
+    def with_(self, name: str, value: Any) -> _Arguments:
+        """The same with another value."""
+        if name in self.names[: len(self.args)]:
+            place = self.names.index(name)
+            args = (*self.args[:place], value, *self.args[place + 1 :])
+            return _Arguments(args, self.kwargs, self.names)
+        return _Arguments(self.args, {**self.kwargs, name: value}, self.names)
+
+    def map(self, change: Callable[[Any], Any]) -> _Arguments:
+        """The same with each value changed."""
+        kwargs = {name: change(value) for name, value in self.kwargs.items()}
+        return _Arguments(tuple(map(change, self.args)), kwargs, self.names)
+
+    @property
+    def hidden(self) -> Any:
+        """The hidden states."""
+        return self.args[0] if self.args else self.kwargs.get("hidden_states")
+
+
+class WindowedLayer:
+    """A layer, or the output head, that after its first forward runs on a window alone.
+
+    The window's tokens attend to the kept keys and values of the others through the cache that
+    transformers' attention modules take, so no code of the model's is replaced. Where `keep` or
+    `prove` finds that this would not be exact, the layer goes on to run in full.
+
+    Args:
+        module: the layer or the head.
+        attends: whether it has an attention module.
+        is_head: whether it is the output head.
+    """
+
+    def __init__(self, module: nn.Module, attends: bool, is_head: bool = False) -> None:
+        self.module = module
+        self.refusal: str | None = None
+        """Why the layer runs in full; None if it does not."""
+        signature = signature_of(module.forward)
+        self._names = tuple(signature.parameters)
+        self._cache = next((name for name in CACHE_ARGUMENTS if name in self._names), None)
+        self._attends = attends
+        self._masked = "attention_mask" in self._names
+        self._inner = tuple(inner for inner in module.modules() if inner is not module)
+        self._arguments: _Arguments | None = None
+        self._output: Tensor | None = None
+        self._keys: tuple[Tensor, Tensor] | None = None
+        if not attends and not is_head:
+            self.refusal = "is no attention, and may run over all its tokens"
+        elif attends and self._cache is None:
+            self.refusal = "has no cache that keys could be put into"
+        elif attends and _implementation(module) not in CUTTABLE:
+            self.refusal = f"attends by {_implementation(module)}, whose mask cannot be cut"
+
+    def kept(self) -> list[Tensor]:
+        """The tensors that later forwards rely on."""
+        return [t for t in (self._output, *(self._keys or ())) if t is not None]
+
+    def keep(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the layer as it is, and keep what a window of it will need."""
+        arguments = _Arguments(args, kwargs, self._names)
+        if self.refusal is not None:
+            return forward(*args, **kwargs)
+        given = arguments
+        if self._attends:
+            assert self._cache is not None
+            cache = _Cache(self._record(arguments.get(self._cache)), arguments.get(self._cache))
+            given = arguments.with_(self._cache, cache)
+        output = forward(*given.args, **given.kwargs)
+        output = self._without_cache(output, arguments)
+        self._judge(arguments, output)
+        return output
+
+    def _judge(self, arguments: _Arguments, output: Any) -> None:
+        hidden, first = arguments.hidden, _first(output)
+        others = output[1:] if isinstance(output, tuple) else ()
+        if not isinstance(hidden, Tensor) or not isinstance(first, Tensor) or hidden.dim() != 3:
+            self.refusal = "does not take and give hidden states [rows, tokens, size]"
+        elif first.shape[:2] != hidden.shape[:2] or any(isinstance(o, Tensor) for o in others):
+            self.refusal = "gives more than hidden states [rows, tokens, size]"
+        elif self._attends and self._keys is None:
+            self.refusal = "asks its cache for nothing"
+        elif self._keys is not None and not all(
+            t.dim() == 4 and len(t) == len(hidden) and t.shape[2] == hidden.shape[1]
+            for t in self._keys
+        ):
+            self.refusal = "keeps keys of another form than [rows, heads, tokens, size]"
+        else:
+            self._arguments, self._output = arguments.map(_detached), first.detach()
+            return
+        self._keys = None
+
+    def prove(self, window: Window, real: Tensor) -> Tensor:
+        """Whether the layer gives the same on a window of the kept forward, a boolean scalar.
+
+        Args:
+            window: any.
+            real: which tokens are no padding, [rows, tokens].
+        """
+        assert self._arguments is not None
+        assert self._output is not None
+        arguments = self._arguments
+        device = self._output.device
+        try:
+            found = self._run(self.module.forward, arguments, window, {})
+            part = _first(found)
+            expected = window.cut(self._output)
+            gap = (part - expected).float().norm(dim=-1)
+        except Exception as error:  # whatever a layer may say to a call it was not made for
+            self.refusal = f"cannot run on a part of its tokens ({type(error).__name__}: {error})"
+            return torch.zeros((), dtype=torch.bool, device=device)
+        change = expected.float()
+        if part.shape == (hidden := window.cut(arguments.hidden)).shape:
+            change = change - hidden.float()
+        epsilon = torch.finfo(part.dtype).eps
+        # Rounding in the sum of what came in and what is added, and within what is added.
+        allowed = 4 * epsilon * expected.float().norm(dim=-1)
+        allowed = allowed + max(1e-3, 16 * epsilon) * change.norm(dim=-1)
+        holds: Tensor = (gap <= allowed)[window.cut(real.to(device))].all()
+        return holds
+
+    def settle(self) -> None:
+        """Let go of what only the proof needed, or of all if the layer runs in full."""
+        self._arguments = None
+        if self.refusal is not None:
+            self._output = self._keys = None
+        if self._output is not None:
+            self._output = self._output.contiguous()
+        if self._keys is not None:
+            self._keys = (self._keys[0].contiguous(), self._keys[1].contiguous())
+
+    def runs_on_window(self) -> bool:
+        """Whether it does now: hooks inside it would see a part of the tokens."""
+        return self.refusal is None and not any(map(is_hooked, self._inner))
+
+    def run(
+        self,
+        forward: Forward,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        window: Window,
+        memo: dict[int, tuple[Any, Any]],
+    ) -> Any:
+        """Run the layer on the window; what it gives has all tokens, the others' as kept.
+
+        Args:
+            memo: what was cut of the same forward's tensors by other layers.
+        """
+        assert self._output is not None
+        output = self._run(forward, _Arguments(args, kwargs, self._names), window, memo)
+        whole = window.paste(_first(output), self._output)
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+    def _run(
+        self,
+        forward: Forward,
+        arguments: _Arguments,
+        window: Window,
+        memo: dict[int, tuple[Any, Any]],
+    ) -> Any:
+        rows, tokens = arguments.hidden.shape[:2]
+
+        def cut(value: Any) -> Any:
+            if id(value) not in memo:
+                memo[id(value)] = (value, _cut(value, window, rows, tokens))
+            return memo[id(value)][1]
+
+        given = arguments.map(cut)
+        if self._attends:
+            assert self._cache is not None
+            original = arguments.get(self._cache)
+            given = given.with_(self._cache, _Cache(self._whole(window), original))
+            if self._masked and arguments.get("attention_mask") is None:
+                eager = _implementation(self.module) != "sdpa"
+                mask = window.causal_mask(arguments.hidden, additive=eager)
+                given = given.with_("attention_mask", mask)
+        output = forward(*given.args, **given.kwargs)
+        return self._without_cache(output, arguments)
+
+    def _without_cache(self, output: Any, arguments: _Arguments) -> Any:
+        """``output`` with the model's own cache where the layer hands on the one it was given."""
+        if not isinstance(output, tuple) or self._cache is None:
+            return output
+        original = arguments.get(self._cache)
+        return tuple(original if isinstance(item, _Cache) else item for item in output)
+
+    def _record(self, original: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+        def update(key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            if original is not None:
+                key, value = original.update(key, value, *args, **kwargs)
+            self._keys = (key.detach(), value.detach())
+            return key, value
+
+        return update
+
+    def _whole(self, window: Window) -> Callable[..., tuple[Tensor, Tensor]]:
+        assert self._keys is not None
+        kept_key, kept_value = self._keys
+
+        def update(key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            return (
+                window.paste(key, kept_key, by_head=True),
+                window.paste(value, kept_value, by_head=True),
+            )
+
+        return update
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether someone watches or changes what goes through a module."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _cut(value: Any, window: Window, rows: int, tokens: int) -> Any:
+    """Of an argument of a layer the window's part, if it has one for each token."""
+    if isinstance(value, tuple):
+        return tuple(_cut(item, window, rows, tokens) for item in value)
+    if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2:] == (tokens, tokens):
+        return window.cut_queries(value)
+    if is_of_tokens(value, rows, tokens):
+        return window.cut(value)
+    if isinstance(value, Tensor) and value.shape == (tokens,):  # the positions of a cache
+        return value[window.inside(value.device)[0]]
+    return value
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_detached, value))
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) and output else output
+
+
+def _implementation(module: nn.Module) -> str | None:
+    """How a layer attends, by its own or an inner module's configuration."""
+    for inner in module.modules():
+        found: str | None = getattr(getattr(inner, "config", None), "_attn_implementation", None)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,326 @@
+"""The forwards of an edit's loop: the first in full, the others without what cannot change.
+
+A vector that is added at one token of one layer changes nothing in the layers below, nothing at
+the tokens before, and nothing that is not computed from it. So
+
+- the layers below the edited one give what they gave in the first forward;
+- the edited one runs in full, since toolkits add their vector in place there;
+- each layer above, and the output head, runs on a window of every row: from the first token that
+  changed to the last real one.
+
+Where the vector is added is not taken from anyone's word: the second forward shows it, when the
+hidden states that enter the layer above are compared with the first's.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..patching._forward import ForwardSlot
+from ._conditions import Inputs, objection
+from ._layer import WindowedLayer
+from ._window import Window
+
+LOGGER = logging.getLogger("sadr_plugin")
+
+TRIES = 3
+"""Forwards to wait for a row in which nothing changes; then it is taken for one without vector."""
+
+Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Reuse:
+    """Runs the forwards of one edit's loop.
+
+    Args:
+        model: the model that is edited.
+        layers: its layers, in order.
+        edited: the index of the edited one.
+        attending: the indices of the layers above that have an attention module.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[nn.Module],
+        edited: int,
+        attending: Mapping[int, nn.Module],
+    ) -> None:
+        self.refusal: str | None = None
+        """Why every forward runs in full; None if it does not."""
+        self.strayed: Tensor | None = None
+        """Whether the last forward's vector was at a token outside the window, a scalar."""
+        self._model = model
+        self._edited = edited
+        self._below = list(layers[:edited])
+        self._attending = attending
+        head = _output_head(model)
+        parts = [*layers] if head is None else [*layers, head]
+        self._total = len(layers)
+        self._parts = parts
+        self._slots: list[ForwardSlot] = []
+        self._above: dict[int, WindowedLayer] = {}
+        self._way: Way | None = None
+        self._inputs: Inputs | None = None
+        self._first: dict[int, Any] = {}
+        self._entry: Tensor | None = None
+        self._read: Tensor | None = None
+        self._versions: list[tuple[Tensor, int]] = []
+        self._window: Window | None = None
+        self._tries = 0
+        self._memo: dict[int, tuple[Any, Any]] = {}
+        self._calls: list[int] = []
+
+    @property
+    def start(self) -> Tensor | None:
+        """The first token, in each row, that the layers above ran on; None if on all."""
+        if self._window is None or self._entry is None:
+            return None
+        return self._window.start(self._entry.device)
+
+    def left_out(self) -> float:
+        """The share of layers times tokens that the last forward left out, 0 to 1."""
+        if self.refusal is not None or self._inputs is None:
+            return 0.0
+        left = float(self._edited)
+        if self._window is not None:
+            part = 1 - self._window.size / self._window.tokens
+            left += part * sum(
+                layer.refusal is None for i, layer in self._above.items() if i < self._total
+            )
+        return left / self._total
+
+    def fill(self) -> None:
+        """Take the layers' forwards."""
+        if len(set(map(id, self._parts))) < len(self._parts):
+            self.refuse("one of its layers stands in several places")
+        elif any(getattr(m, "is_causal", True) is False for m in self._attending.values()):
+            self.refuse("its tokens attend to later ones")
+        if self.refusal is not None:
+            return
+        for index, part in enumerate(self._parts):
+            if index > self._edited:
+                attends = index in self._attending
+                self._above[index] = WindowedLayer(part, attends, is_head=index == self._total)
+            slot = ForwardSlot(part)
+            slot.fill(functools.partial(self._call, index))
+            self._slots.append(slot)
+
+    def restore(self) -> None:
+        """Give them back, and let go of what was kept. May be called more than once."""
+        for slot in self._slots:
+            slot.restore()
+        self._slots = []
+        self._forget()
+
+    def without_keys(self, forward: Callable[[], Any]) -> Any:
+        """A forward's output, without its cache if layers were left out: they put none in."""
+        output = forward()
+        if self._way != self._anew or getattr(output, "past_key_values", None) is None:
+            return output
+        if not isinstance(output, dict):
+            return output
+        return type(output)(**{k: v for k, v in output.items() if k != "past_key_values"})
+
+    def run(self, forward: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
+        """Run a forward of the loop.
+
+        Args:
+            forward: runs the model on ``inputs``.
+            inputs: the arguments of the model's forward, by name.
+        """
+        self.strayed = None
+        if self.refusal is None:
+            self._look_for_objections(inputs)
+        if self.refusal is not None:
+            return forward()
+        if self._inputs is None:
+            return self._run_first(forward, inputs)
+        self._way = self._anew
+        try:
+            return forward()
+        finally:
+            self._way = None
+            self._memo.clear()
+
+    def _look_for_objections(self, inputs: Mapping[str, Any]) -> None:
+        found = objection(self._model, self._below, inputs)
+        if found is None and self._inputs is not None:
+            if not self._inputs.are(inputs):
+                found = "its input changes from step to step"
+            elif any(tensor._version != version for tensor, version in self._versions):
+                found = "what a layer gave was changed in place"
+        if found is not None:
+            self.refuse(found)
+
+    def refuse(self, reason: str) -> None:
+        """Run every forward in full from now on, and say so."""
+        self.refusal = reason
+        self._forget()
+        LOGGER.info("SADR: every forward of the edit runs in full: %s", reason)
+
+    def _forget(self) -> None:
+        self._first.clear()
+        self._above.clear()
+        self._versions.clear()
+        self._inputs = self._entry = self._read = self._window = None
+
+    def _call(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._way is None:
+            return forward(*args, **kwargs)
+        return self._way(index, forward, args, kwargs)
+
+    # The first forward.
+
+    def _run_first(self, forward: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
+        self._calls = []
+        self._way = self._keep
+        try:
+            output = forward()
+        finally:
+            self._way = None
+        called = [index for index in self._calls if index < self._total]
+        if called != list(range(self._total)):
+            self.refuse("its layers do not run once each, in their order")
+        elif self._entry is None:
+            self.refuse("its layers do not take and give hidden states [rows, tokens, size]")
+        else:
+            self._inputs = Inputs(inputs)
+            self._prove()
+        return output
+
+    def _keep(
+        self, index: int, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self._calls.append(index)
+        if index <= self._edited:
+            output = forward(*args, **kwargs)
+            if index < self._edited:
+                self._first[index] = output
+            return output
+        output = self._above[index].keep(forward, args, kwargs)
+        if index == self._edited + 1:
+            self._note_entry(args, kwargs, output)
+        return output
+
+    def _note_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Keep what enters the layer above, and see which tokens the loss is read at."""
+        hidden = args[0] if args else kwargs.get("hidden_states")
+        given = output[0] if isinstance(output, tuple) else output
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3:
+            return
+        self._entry = hidden.detach()
+
+        def note(gradient: Tensor) -> None:
+            self._read = (gradient != 0).any(-1)
+
+        if isinstance(given, Tensor) and given.requires_grad and given.dim() == 3:
+            given.register_hook(note)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def _prove(self) -> None:
+        """Have each layer above show that on a window it gives the same."""
+        assert self._entry is not None
+        assert self._inputs is not None
+        rows, tokens, _ = self._entry.shape
+        able = {i: layer for i, layer in self._above.items() if layer.refusal is None}
+        size = max(2, tokens // 2)
+        if size < tokens:
+            # Windows that lie differently in each row show a layer that does not look where.
+            window = Window(
+                [(3 * row + 1) % (tokens - size + 1) for row in range(rows)], size, tokens
+            )
+            real = self._inputs.real(rows, tokens, self._entry.device)
+            proofs = [layer.prove(window, real) for layer in able.values()]
+            device = self._entry.device
+            held = torch.stack([proof.to(device) for proof in proofs]).tolist() if proofs else []
+            for layer, holds in zip(able.values(), held, strict=True):
+                if not holds and layer.refusal is None:
+                    layer.refusal = "does not give the same on a part of its tokens"
+        for layer in self._above.values():
+            layer.settle()
+        kept = [self._entry, *(t for layer in self._above.values() for t in layer.kept())]
+        for output in self._first.values():
+            items = output if isinstance(output, tuple) else (output,)
+            kept += [item for item in items if isinstance(item, Tensor)]
+        self._versions = [(tensor, tensor._version) for tensor in kept]
+        self._log_layers_in_full()
+
+    def _log_layers_in_full(self) -> None:
+        reasons: dict[str, list[str]] = {}
+        for index, layer in self._above.items():
+            if layer.refusal is not None:
+                name = str(index) if index < self._total else "output head"
+                reasons.setdefault(layer.refusal, []).append(name)
+        if reasons:
+            LOGGER.info(
+                "SADR: these layers run in full in every forward of the edit: %s",
+                "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items()),
+            )
+
+    # The others.
+
+    def _anew(
+        self, index: int, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if index < self._edited:
+            return self._first[index]
+        if index == self._edited:
+            return forward(*args, **kwargs)
+        if index == self._edited + 1:
+            self._look_at_entry(args[0] if args else kwargs["hidden_states"])
+        layer = self._above[index]
+        if self._window is None or not layer.runs_on_window():
+            return forward(*args, **kwargs)
+        return layer.run(forward, args, kwargs, self._window, self._memo)
+
+    def _look_at_entry(self, hidden: Tensor) -> None:
+        """Find the window, or see that the vector is still within it."""
+        assert self._entry is not None
+        now, before = hidden.detach(), self._entry
+        if self._window is None:
+            if self._tries <= TRIES:
+                self._window = self._found((now != before) & ~(now.isnan() & before.isnan()))
+            return
+        # More than rounding, which may differ from run to run on some devices.
+        moved = (now - before).abs().amax(-1) > 0.01 * before.abs().amax(-1)
+        self.strayed = (moved & self._window.outside(moved.device)).any()
+
+    def _found(self, differs: Tensor) -> Window | None:
+        """The window around all that changes and is read; None if it cannot be told yet.
+
+        Args:
+            differs: which numbers are not what they were in the first forward, [rows, tokens,
+                size].
+        """
+        assert self._inputs is not None
+        rows, tokens, _ = differs.shape
+        changed = differs.any(-1)
+        real = self._inputs.real(rows, tokens, changed.device)
+        read = torch.zeros_like(changed) if self._read is None else self._read.to(changed.device)
+        table: list[Any] = torch.stack([changed, changed | real | read]).tolist()
+        self._tries += 1
+        if not all(map(any, table[0])) and self._tries < TRIES:
+            return None
+        spans = []
+        for changes, needed in zip(*table, strict=True):
+            first = changes.index(True) if any(changes) else tokens
+            end = max((i + 1 for i, one in enumerate(needed) if one), default=tokens)
+            spans.append((min(first, end), end))
+        window = Window.around(spans, tokens)
+        self._tries = TRIES + 1
+        return window if window.size < tokens else None
+
+
+def _output_head(model: nn.Module) -> nn.Module | None:
+    try:
+        head = model.get_output_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+    return head if isinstance(head, nn.Module) else None
