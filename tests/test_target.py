@@ -12,10 +12,9 @@ from sadr_plugin.errors import AttachmentError, ConfigError, PositionError
 from sadr_plugin.method._positions import locate, prompt_tokens
 from sadr_plugin.method._stopping import (
     IGNORED,
-    check_labels,
+    Target,
     check_target,
     labels_behind,
-    target_probability,
 )
 from smalledit.hparams import SmallHparams
 from support import SMALL, spaced_tokenizer
@@ -43,7 +42,7 @@ def test_over_the_targets_tokens_and_the_prompts():
     probabilities[1, 3] = torch.tensor([0.1, 0.1, 0.7, 0.1])
     labels = torch.full((2, 5), IGNORED)
     labels[0, 2], labels[0, 3], labels[1, 3], labels[1, 4] = 2, 3, 2, 3
-    found = target_probability(probabilities.log(), labels)
+    found = Target(SMALL, labels, probabilities).probability(probabilities.log())
     by_hand = (math.sqrt(0.4 * 0.5) + math.sqrt(0.7 * 0.25)) / 2
     assert found.item() == pytest.approx(by_hand, rel=1e-6)
 
@@ -80,8 +79,8 @@ def test_no_target_is_refused_before_the_first_step(edit):
 def test_labels_of_another_form(labels):
     point = dataclasses.replace(SMALL, labels="targets")
     with pytest.raises(AttachmentError, match="SMALL's variable 'targets' of shape"):
-        check_labels(point, labels, torch.zeros(2, 3, 4))
-    check_labels(point, torch.tensor([[IGNORED, 2, 3]]), torch.zeros(2, 3, 4))
+        Target(point, labels, torch.zeros(2, 3, 4))
+    Target(point, torch.tensor([[IGNORED, 2, 3]]), torch.zeros(2, 3, 4))
 
 
 def test_a_first_space_of_its_own(edit):

@@ -27,6 +27,8 @@ FUNCTIONS = {
 }
 """The functions whose call attention can be read at, by kind, best first."""
 
+_SOFTMAX = re.compile(r"\bsoftmax\(")
+
 
 def attention_module(layer: nn.Module) -> nn.Module | None:
     """The one module inside ``layer`` that computes attention, None if that cannot be told.
@@ -45,7 +47,7 @@ def attention_module(layer: nn.Module) -> nn.Module | None:
 @cache
 def _kinds(module_class: type) -> frozenset[str]:
     """The kinds of call that attention can be read at in a class's ``forward``."""
-    source = _source(module_class, "forward")
+    source = method_source(module_class, "forward")
     kinds = {kind for kind in FUNCTIONS if calls(kind, source)}
     if "kernel" in kinds and not _is_torchs_kernel(module_class, source):
         kinds.remove("kernel")
@@ -72,13 +74,13 @@ def calls(kind: str, source: str) -> bool:
 
 def softmax_methods(module_class: type) -> list[str]:
     """The methods of its own that a class's ``forward`` calls and that call one softmax."""
-    called = dict.fromkeys(re.findall(r"\bself\.(\w+)\(", _source(module_class, "forward")))
-    return [
-        name for name in called if len(re.findall(r"\bsoftmax\(", _source(module_class, name))) == 1
-    ]
+    called = re.findall(r"\bself\.(\w+)\(", method_source(module_class, "forward"))
+    sources = {name: method_source(module_class, name) for name in called}
+    return [name for name, source in sources.items() if len(_SOFTMAX.findall(source)) == 1]
 
 
-def _source(module_class: type, method: str) -> str:
+def method_source(module_class: type, method: str) -> str:
+    """The source of a class's method; empty if there is none."""
     try:
         return inspect.getsource(getattr(module_class, method))
     except (AttributeError, OSError, TypeError):

@@ -13,14 +13,13 @@ from pluggy import HookRelay
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
-from ..attention._layers import layer_modules
 from ..attention._rows import rows_of
 from ..attention._tracer import tracer_for
 from ..config import SadrConfig
 from ..errors import PenaltyError, PositionError, UnsupportedModelError
 from ..events import Report, Step
 from ..patching._forward import ForwardSlot, signature_of
-from ..reuse._reuse import Reuse
+from ..reuse._reuse import reuse_for
 from ._batch import LoopBatch
 from ._log import log_end, log_start
 from ._measure import DriftProbe, penalise, stack_layers, watch_of
@@ -67,7 +66,7 @@ class DriftSession:
         if config.stop_at is not None:
             check_target(point, edit)
         self._tracer = tracer_for(watch_of(edit, config), hooks)
-        self._reuse = _reuse_for(edit, hooks) if config.reuse else None
+        self._reuse = reuse_for(watch_of(edit, config), hooks) if config.reuse else None
         self._forward = ForwardSlot(edit.model)
         self._signature = signature_of(edit.model.forward)
         self._positions: Positions | None = None
@@ -278,14 +277,3 @@ class DriftSession:
         self._positions = positions
         self._logits = getattr(output, "logits", None)
         return output
-
-
-def _reuse_for(edit: Edit, hooks: HookRelay) -> Reuse:
-    layers = layer_modules(edit.model, edit.layer_template)
-    attending = {
-        index: module
-        for index in range(edit.layer + 1, len(layers))
-        if (module := hooks.sadr_attention_module(model=edit.model, layer=layers[index]))
-        is not None
-    }
-    return Reuse(edit.model, layers, edit.layer, attending)

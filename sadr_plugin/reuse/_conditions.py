@@ -47,49 +47,57 @@ class Inputs:
         return torch.ones(rows, tokens, dtype=torch.bool, device=device)
 
 
-def objection(
-    model: nn.Module, below: Sequence[nn.Module], inputs: Mapping[str, Any]
-) -> str | None:
-    """Why no part of a forward may be left out, in words; None if it may.
+class Conditions:
+    """What has to hold for a forward to be run in part; asked before each.
 
     Args:
         model: the model that is edited.
         below: the layers that would be left out.
-        inputs: the arguments of its forward, by name.
     """
-    config = getattr(model, "config", None)
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        return "its parameters require gradients"
-    if inputs.get("past_key_values") is not None:
-        return "it is given keys and values of earlier tokens"
-    if inputs.get("output_attentions") or getattr(config, "output_attentions", False):
-        return "it is asked for its attention weights"
-    if getattr(_text_config(config), "num_kv_shared_layers", 0):
-        return "some of its layers take the keys of others"
-    drawing = _draws(model)
-    if drawing is not None:
-        return drawing
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        return "a hook is on every module of the process"
-    embeddings: Any = getattr(model, "get_input_embeddings", lambda: None)()
-    for part in (*below, embeddings):
-        if isinstance(part, nn.Module) and any(map(is_hooked, part.modules())):
-            return f"a hook is on or in a {type(part).__name__} below the edited layer"
-    return None
+
+    def __init__(self, model: nn.Module, below: Sequence[nn.Module]) -> None:
+        embeddings: Any = getattr(model, "get_input_embeddings", lambda: None)()
+        left_out = [part for part in (*below, embeddings) if isinstance(part, nn.Module)]
+        self._config = getattr(model, "config", None)
+        # Walking through a model takes longer than what is asked of its parts.
+        self._parameters = list(model.parameters())
+        self._modules = list(model.modules())
+        self._left_out = [(part, list(part.modules())) for part in left_out]
+
+    def objection(self, inputs: Mapping[str, Any]) -> str | None:
+        """Why no part of a forward may be left out, in words; None if it may.
+
+        Args:
+            inputs: the arguments of the model's forward, by name.
+        """
+        if any(parameter.requires_grad for parameter in self._parameters):
+            return "its parameters require gradients"
+        if inputs.get("past_key_values") is not None:
+            return "it is given keys and values of earlier tokens"
+        if inputs.get("output_attentions") or getattr(self._config, "output_attentions", False):
+            return "it is asked for its attention weights"
+        if getattr(_text_config(self._config), "num_kv_shared_layers", 0):
+            return "some of its layers take the keys of others"
+        if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+            return "a hook is on every module of the process"
+        for part, modules in self._left_out:
+            if any(map(is_hooked, modules)):
+                return f"a hook is on or in a {type(part).__name__} below the edited layer"
+        return next(filter(None, map(_draws, self._modules)), None)
 
 
-def _draws(model: nn.Module) -> str | None:
+def _draws(module: nn.Module) -> str | None:
     """What makes two forwards of one input differ, or run twice; None if nothing does."""
-    for module in model.modules():
-        if not module.training:
-            continue
-        if getattr(module, "gradient_checkpointing", False):
-            return "it recomputes its forward for gradients (gradient checkpointing)"
-        values = {**vars(module), **vars(getattr(module, "config", None) or nn.Identity())}
-        if isinstance(module, nn.Dropout):
-            values["dropout"] = module.p
-        if any("drop" in name and _is_positive(value) for name, value in values.items()):
-            return "it is in training mode and draws dropout; model.eval() ends that"
+    if not module.training:
+        return None
+    if getattr(module, "gradient_checkpointing", False):
+        return "it recomputes its forward for gradients (gradient checkpointing)"
+    config = getattr(module, "config", None)
+    values = {**vars(module), **(vars(config) if hasattr(config, "__dict__") else {})}
+    if isinstance(module, nn.Dropout):
+        values["dropout"] = module.p
+    if any("drop" in name and _is_positive(value) for name, value in values.items()):
+        return "it is in training mode and draws dropout; model.eval() ends that"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attention._modules import method_source
 from ..patching._forward import signature_of
 from ._window import Window, is_of_tokens
 
-CACHE_ARGUMENTS = ("past_key_values", "past_key_value")
-"""The argument by which transformers hands a layer its cache, from release 5 on and before."""
+CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past")
+"""The argument by which transformers hands a layer its cache: from release 5 on, before, and in
+models of the GPT family."""
+
+_UPDATE = re.compile(rf"({'|'.join(CACHE_ARGUMENTS)})\.update\(")
 
 CUTTABLE = (None, "sdpa", "eager")
 """The attention implementations whose mask has a row for each query."""
@@ -83,28 +88,31 @@ class WindowedLayer:
 
     Args:
         module: the layer or the head.
-        attends: whether it has an attention module.
+        attention: the layer's attention module, None if it has none.
         is_head: whether it is the output head.
     """
 
-    def __init__(self, module: nn.Module, attends: bool, is_head: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, attention: nn.Module | None, is_head: bool = False
+    ) -> None:
         self.module = module
         self.refusal: str | None = None
         """Why the layer runs in full; None if it does not."""
         signature = signature_of(module.forward)
         self._names = tuple(signature.parameters)
         self._cache = next((name for name in CACHE_ARGUMENTS if name in self._names), None)
-        self._attends = attends
+        self._attends = attention is not None
         self._masked = "attention_mask" in self._names
         self._inner = tuple(inner for inner in module.modules() if inner is not module)
+        self._gives_more = False
         self._arguments: _Arguments | None = None
         self._output: Tensor | None = None
         self._keys: tuple[Tensor, Tensor] | None = None
-        if not attends and not is_head:
-            self.refusal = "is no attention, and may run over all its tokens"
-        elif attends and self._cache is None:
+        if attention is None and not is_head:
+            self.refusal = "has no attention, and may run over all its tokens"
+        elif attention is not None and (self._cache is None or not _updates_cache(attention)):
             self.refusal = "has no cache that keys could be put into"
-        elif attends and _implementation(module) not in CUTTABLE:
+        elif attention is not None and _implementation(module) not in CUTTABLE:
             self.refusal = f"attends by {_implementation(module)}, whose mask cannot be cut"
 
     def kept(self) -> list[Tensor]:
@@ -131,8 +139,8 @@ class WindowedLayer:
         others = output[1:] if isinstance(output, tuple) else ()
         if not isinstance(hidden, Tensor) or not isinstance(first, Tensor) or hidden.dim() != 3:
             self.refusal = "does not take and give hidden states [rows, tokens, size]"
-        elif first.shape[:2] != hidden.shape[:2] or any(isinstance(o, Tensor) for o in others):
-            self.refusal = "gives more than hidden states [rows, tokens, size]"
+        elif first.shape[:2] != hidden.shape[:2]:
+            self.refusal = "does not give hidden states for each token"
         elif self._attends and self._keys is None:
             self.refusal = "asks its cache for nothing"
         elif self._keys is not None and not all(
@@ -141,6 +149,7 @@ class WindowedLayer:
         ):
             self.refusal = "keeps keys of another form than [rows, heads, tokens, size]"
         else:
+            self._gives_more = any(isinstance(other, Tensor) for other in others)
             self._arguments, self._output = arguments.map(_detached), first.detach()
             return
         self._keys = None
@@ -185,8 +194,12 @@ class WindowedLayer:
             self._keys = (self._keys[0].contiguous(), self._keys[1].contiguous())
 
     def runs_on_window(self) -> bool:
-        """Whether it does now: hooks inside it would see a part of the tokens."""
-        return self.refusal is None and not any(map(is_hooked, self._inner))
+        """Whether it does now: hooks are not to see a part of the tokens.
+
+        A hook on the layer itself sees whole hidden states, but attention weights in part.
+        """
+        watched = (*self._inner, self.module) if self._gives_more else self._inner
+        return self.refusal is None and not any(map(is_hooked, watched))
 
     def run(
         self,
@@ -259,6 +272,14 @@ class WindowedLayer:
             )
 
         return update
+
+
+def _updates_cache(attention: nn.Module) -> bool:
+    """Whether an attention module hands its keys to a cache object, by its source.
+
+    Others take tuples of tensors apart, and would fail on an object.
+    """
+    return _UPDATE.search(method_source(type(attention), "forward")) is not None
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -20,10 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from pluggy import HookRelay
 from torch import Tensor, nn
 
+from ..attention._layers import Watch, layer_modules
 from ..patching._forward import ForwardSlot
-from ._conditions import Inputs, objection
+from ._conditions import Conditions, Inputs
 from ._layer import WindowedLayer
 from ._window import Window
 
@@ -31,6 +33,9 @@ LOGGER = logging.getLogger("sadr_plugin")
 
 TRIES = 3
 """Forwards to wait for a row in which nothing changes; then it is taken for one without vector."""
+
+PROOF = 4
+"""The size of the window that a layer is tried on."""
 
 Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -56,9 +61,8 @@ class Reuse:
         """Why every forward runs in full; None if it does not."""
         self.strayed: Tensor | None = None
         """Whether the last forward's vector was at a token outside the window, a scalar."""
-        self._model = model
+        self._conditions = Conditions(model, layers[:edited])
         self._edited = edited
-        self._below = list(layers[:edited])
         self._attending = attending
         head = _output_head(model)
         parts = [*layers] if head is None else [*layers, head]
@@ -106,8 +110,9 @@ class Reuse:
             return
         for index, part in enumerate(self._parts):
             if index > self._edited:
-                attends = index in self._attending
-                self._above[index] = WindowedLayer(part, attends, is_head=index == self._total)
+                attention = self._attending.get(index)
+                is_head = index == self._total
+                self._above[index] = WindowedLayer(part, attention, is_head)
             slot = ForwardSlot(part)
             slot.fill(functools.partial(self._call, index))
             self._slots.append(slot)
@@ -150,7 +155,7 @@ class Reuse:
             self._memo.clear()
 
     def _look_for_objections(self, inputs: Mapping[str, Any]) -> None:
-        found = objection(self._model, self._below, inputs)
+        found = self._conditions.objection(inputs)
         if found is None and self._inputs is not None:
             if not self._inputs.are(inputs):
                 found = "its input changes from step to step"
@@ -230,8 +235,8 @@ class Reuse:
         assert self._inputs is not None
         rows, tokens, _ = self._entry.shape
         able = {i: layer for i, layer in self._above.items() if layer.refusal is None}
-        size = max(2, tokens // 2)
-        if size < tokens:
+        size = min(PROOF, tokens - 1)
+        if size > 1:
             # Windows that lie differently in each row show a layer that does not look where.
             window = Window(
                 [(3 * row + 1) % (tokens - size + 1) for row in range(rows)], size, tokens
@@ -250,19 +255,19 @@ class Reuse:
             items = output if isinstance(output, tuple) else (output,)
             kept += [item for item in items if isinstance(item, Tensor)]
         self._versions = [(tensor, tensor._version) for tensor in kept]
-        self._log_layers_in_full()
+        if self.remark():
+            LOGGER.info("SADR: some layers run in full in every forward: %s", self.remark())
 
-    def _log_layers_in_full(self) -> None:
+    def remark(self) -> str:
+        """Why forwards, or which layers, run in full; empty if none do."""
+        if self.refusal is not None:
+            return self.refusal
         reasons: dict[str, list[str]] = {}
         for index, layer in self._above.items():
             if layer.refusal is not None:
-                name = str(index) if index < self._total else "output head"
+                name = str(index) if index < self._total else "the output head"
                 reasons.setdefault(layer.refusal, []).append(name)
-        if reasons:
-            LOGGER.info(
-                "SADR: these layers run in full in every forward of the edit: %s",
-                "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items()),
-            )
+        return "; ".join(f"{', '.join(names)} {reason}" for reason, names in reasons.items())
 
     # The others.
 
@@ -316,6 +321,21 @@ class Reuse:
         window = Window.around(spans, tokens)
         self._tries = TRIES + 1
         return window if window.size < tokens else None
+
+
+def reuse_for(watch: Watch, hooks: HookRelay) -> Reuse:
+    """What runs the forwards of an edit's loop.
+
+    Raises:
+        ConfigError: the model's layers are not where the adapter says.
+    """
+    layers = layer_modules(watch.model, watch.layer_template)
+    attending = {}
+    for index in range(watch.edited + 1, len(layers)):
+        module = hooks.sadr_attention_module(model=watch.model, layer=layers[index])
+        if module is not None:
+            attending[index] = module
+    return Reuse(watch.model, layers, watch.edited, attending)
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:
