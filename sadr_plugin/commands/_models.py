@@ -9,13 +9,14 @@ import typer
 
 from ..models._architectures import ARCHITECTURES, Architecture
 from ..models._check import Trial, check, is_sound
+from ..models._reuse_check import worst
 from ..models.notices import quiet_transformers
 
 
 def models(
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
 ) -> None:
-    """Try SADR's reading of attention on every known architecture.
+    """Try SADR's reading of attention, and reuse, on every known architecture.
 
     Ends with status 1 if one differs.
     """
@@ -32,8 +33,11 @@ def models(
             warnings.simplefilter("ignore")  # of small random models, whose sizes are odd
             rows.append((architecture, [check(architecture, i) for i in implementations]))
     title = f"transformers {transformers.__version__}, torch {torch.__version__}"
-    header = ["architecture", *implementations, "remarks"]
-    cells = [[tried.name, *map(_cell, found), _remarks(found)] for tried, found in rows]
+    header = ["architecture", *implementations, "reuse", "left out", "remarks"]
+    cells = [
+        [tried.name, *map(_cell, found), *_reuse_cells(found), _remarks(found)]
+        for tried, found in rows
+    ]
     if markdown:
         lines = [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
         print("\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells), ""]))
@@ -47,7 +51,15 @@ def models(
 
 
 def _remarks(found: list[Trial]) -> str:
-    return "; ".join(dict.fromkeys(f.remark for f in found if f.remark))
+    remarks = [f.remark for f in found] + [f.reuse.remark for f in found if f.reuse is not None]
+    return "; ".join(dict.fromkeys(filter(None, remarks)))
+
+
+def _reuse_cells(found: list[Trial]) -> list[str]:
+    trials = [finding.reuse for finding in found if finding.reuse is not None]
+    if not trials:
+        return ["–", "–"]
+    return [f"{worst(trials).difference:.1e}", f"{worst(trials).left_out:.0%}"]
 
 
 def _cell(found: Trial) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 from ..errors import UnsupportedModelError
 from ._architectures import Architecture, build
+from ._reuse_check import TOLERANCE as REUSE_TOLERANCE
+from ._reuse_check import ReuseTrial, try_reuse, worst
 
 TOLERANCE = 1e-5
 """Largest difference between a row and the model's own weights, in probability, float32."""
@@ -26,12 +28,15 @@ class Trial:
         difference: the largest difference between SADR's rows and the model's own weights, over
             all layers, heads and both padding sides; None where there are no rows.
         remark: why there are none, or which layers have no attention.
+        reuse: what reuse does to a small edit, over both padding sides; None where there are no
+            rows.
     """
 
     architecture: Architecture
     implementation: str
     difference: float | None
     remark: str = ""
+    reuse: ReuseTrial | None = None
 
 
 def check(architecture: Architecture, implementation: str) -> Trial:
@@ -59,7 +64,8 @@ def check(architecture: Architecture, implementation: str) -> Trial:
             raise
         return Trial(architecture, implementation, None, f"refused: {error}")
     remark = f"layers without attention: {', '.join(map(str, left_out))}" if left_out else ""
-    return Trial(architecture, implementation, difference, remark)
+    reuse = worst([try_reuse(architecture, implementation, side) for side in ("left", "right")])
+    return Trial(architecture, implementation, difference, remark, reuse)
 
 
 def _agree(model: Any, eager: Any) -> bool:
@@ -118,8 +124,8 @@ def _padding(side: str) -> tuple[Any, Any]:
 
 def is_sound(tried: Architecture, found: Trial) -> bool:
     """Whether a trial came out as it should."""
-    if found.difference is not None:
-        return found.difference <= TOLERANCE
+    if found.difference is not None and found.reuse is not None:
+        return found.difference <= TOLERANCE and found.reuse.difference <= REUSE_TOLERANCE
     # No figure is in order only where transformers has no such model or kernel, or SADR refuses.
     absent = found.remark.startswith("not in") or found.implementation != "eager"
     return absent or not tried.supported

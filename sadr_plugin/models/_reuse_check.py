@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ from ._architectures import Architecture, build
 TOLERANCE = 1e-6
 """Largest relative difference between the two vectors, float32."""
 
-STEPS = 4
+STEPS = 3
+
+LENGTH = 0.3
+"""How far the vector goes in each step."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,13 @@ class ReuseTrial:
     difference: float
     left_out: float
     remark: str
+
+
+def worst(trials: Sequence[ReuseTrial]) -> ReuseTrial:
+    """The largest difference, with the smallest share left out and every remark."""
+    remarks = dict.fromkeys(trial.remark for trial in trials if trial.remark)
+    difference = max(trial.difference for trial in trials)
+    return ReuseTrial(difference, min(trial.left_out for trial in trials), "; ".join(remarks))
 
 
 def try_reuse(
@@ -90,7 +101,7 @@ def _edited(
                 loss = 3 * found.mean() - logits.log_softmax(-1)[:, 5].mean()
                 (gradient,) = torch.autograd.grad(loss, vector)
                 with torch.no_grad():
-                    vector -= gradient / gradient.norm()
+                    vector -= LENGTH * gradient / gradient.norm()
             left_out, remark = reusing.left_out(), reusing.remark()
     finally:
         reusing.restore()

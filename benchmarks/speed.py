@@ -1,0 +1,134 @@
+"""How long an edit takes, and how much memory, without SADR, with it, and the official way.
+
+    python benchmarks/speed.py                      # the short form, some five minutes
+    python benchmarks/speed.py --table --rounds 5   # the table of docs/performance.md
+    python benchmarks/speed.py --growth             # how it grows with tokens and contexts
+    python benchmarks/speed.py --memory             # peaks, each arm in a process of its own
+
+Times EasyEdit's own loops, the arms in turns in one process, so that whatever else the machine
+does falls on all of them. MEMIT and PMET need EasyEdit's main branch (EASYEDIT_HOME on PYTHONPATH).
+Each finding is a line of JSON on standard output as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from loops import ARMS, Case, Loop, load_model, operations
+from rich.console import Console
+from rich.progress import track
+
+LLAMA = "random Llama, 580 M"
+SHORT = [Case(layer=9)]
+TABLE = [
+    Case(layer=9),
+    Case(layer=5),
+    Case("MEMIT", layer=9),
+    Case("PMET", layer=5),
+    Case(model=LLAMA, layer=4),
+]
+GROWTH = [
+    *(Case(contexts=8, tokens=tokens) for tokens in (16, 32, 64, 128, 256, 512)),
+    *(Case(contexts=contexts, tokens=32) for contexts in (1, 2, 4, 8, 16, 32)),
+]
+MEMORY = [Case(contexts=8, tokens=tokens) for tokens in (32, 256)]
+
+
+def compare(case: Case, arms: Sequence[str], rounds: int, steps: int) -> dict[str, Any]:
+    """Time the arms in turns, and count their operations."""
+    model, tokenizer = load_model(case.model)
+    loop = Loop(case, model, tokenizer, steps)
+    short = Loop(case, model, tokenizer, 2)
+    for arm in arms:
+        short.run(arm)  # imports and caches
+    taken: dict[str, list[float]] = {arm: [] for arm in arms}
+    for number in track(range(rounds), str(case), console=Console(stderr=True), transient=True):
+        for arm in arms if number % 2 == 0 else reversed(arms):
+            taken[arm].append(loop.run(arm))
+    found: dict[str, Any] = {}
+    for arm in arms:
+        ratios = [a / b for a, b in zip(taken[arm], taken["plain"], strict=True)]
+        found[arm] = {
+            "seconds": statistics.median(taken[arm]),
+            "ratio": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+            "operations": operations(case, model, tokenizer, arm, steps),
+        }
+    plain = found["plain"]["operations"]
+    for arm in arms:
+        found[arm]["counted"] = found[arm]["operations"] / plain
+    return found
+
+
+def peak(case: Case, arm: str) -> float:
+    """The most memory an edit of three steps takes beyond the model's, in MiB."""
+    model, tokenizer = load_model(case.model)
+    Loop(Case(contexts=1, tokens=12), model, tokenizer, 2).run(arm)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Loop(case, model, tokenizer, 3).run(arm)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def peaks(case: Case) -> dict[str, Any]:
+    found = {}
+    for arm in ARMS:
+        command = [sys.executable, __file__, "--peak", json.dumps(asdict(case)), arm]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[arm] = {"MiB": float(done.stdout.splitlines()[-1])}
+    for arm in ARMS:
+        found[arm]["ratio"] = found[arm]["MiB"] / found["plain"]["MiB"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--only", help="only cases whose name holds this")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--peak", nargs=2, metavar=("CASE", "ARM"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        print(peak(Case(**json.loads(options.peak[0])), options.peak[1]))
+        return
+    cases = SHORT
+    for chosen, of in ((options.table, TABLE), (options.growth, GROWTH), (options.memory, MEMORY)):
+        cases = of if chosen else cases
+    for case in cases:
+        if options.only and options.only not in str(case):
+            continue
+        if options.memory:
+            found = peaks(case)
+        else:
+            # ROME's loop stands for all in what the official way costs.
+            arms = ARMS if options.table and case.editor == "ROME" else ARMS[:3]
+            found = compare(case, arms, options.rounds, options.steps)
+        print(json.dumps({"case": asdict(case), "threads": torch.get_num_threads(), **found}))
+        sys.stdout.flush()
+        show(case, found)
+
+
+def show(case: Case, found: dict[str, Any]) -> None:
+    console = Console(stderr=True)
+    console.print(str(case))
+    for arm, values in found.items():
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        console.print(f"  {arm:20} {figures}")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()
