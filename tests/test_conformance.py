@@ -32,6 +32,11 @@ class TestSmall(Small):
     adapter = SmallAdapter()
 
 
+class TestSmallInFull(Small):
+    adapter = SmallAdapter()
+    reuse = False
+
+
 class Adapter:
     """The small toolkit's adapter, with another declaration and perhaps another penalty."""
 
@@ -56,6 +61,15 @@ class NeverOn(Small):
     def run(self, model, hparams):
         hparams.sadr = None
         return super().run(model, hparams)
+
+
+class Coarse(Small):
+    """What it finds depends on more than the last bits of what it is given."""
+
+    def run(self, model, hparams):
+        vector, _ = super().run(model, hparams)
+        part = isinstance(hparams.sadr, dict) and hparams.sadr.get("reuse", True)
+        return vector + 1e-3 * bool(part)
 
 
 def meddling(arguments):
@@ -109,6 +123,7 @@ BROKEN = {
         lambda: Adapter(read=meddling),
         "gamma 0 changes the result",
     ),
+    "test_reuse_changes_nothing": (Coarse, SmallAdapter, "reuse changes the result"),
     "test_term_is_in_value_and_gradient": (
         Small,
         lambda: Adapter(penalty=without_gradient),
@@ -157,7 +172,7 @@ def test_each_check_fails_on_what_it_guards(check):
     editor, adapter, reason = BROKEN[check]
     broken = adapter()
     kit = editor()
-    kit.point, kit.adapter = broken.point, broken
+    kit.point, kit.adapter = getattr(broken, "point", SMALL), broken
     kit.setup_method()
     try:
         with pytest.raises(AssertionError) as failed:

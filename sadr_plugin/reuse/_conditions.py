@@ -74,8 +74,9 @@ class Conditions:
             return "its parameters require gradients"
         if inputs.get("past_key_values") is not None:
             return "it is given keys and values of earlier tokens"
-        if inputs.get("output_attentions") or getattr(self._config, "output_attentions", False):
-            return "it is asked for its attention weights"
+        for name in ("output_attentions", "output_router_logits"):
+            if inputs.get(name) or getattr(self._config, name, False):
+                return f"it is asked for more than its logits ({name})"
         if getattr(_text_config(self._config), "num_kv_shared_layers", 0):
             return "some of its layers take the keys of others"
         if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:

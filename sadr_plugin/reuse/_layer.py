@@ -18,6 +18,10 @@ CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past")
 """The argument by which transformers hands a layer its cache: from release 5 on, before, and in
 models of the GPT family."""
 
+CAPTURING = "transformers.utils.output_capturing"
+"""Where transformers 5 has the hooks that it leaves on a model once it was asked for its attention
+weights; they do nothing until it is asked again."""
+
 _UPDATE = re.compile(rf"({'|'.join(CACHE_ARGUMENTS)})\.update\(")
 
 CUTTABLE = (None, "sdpa", "eager")
@@ -180,7 +184,7 @@ class WindowedLayer:
         # Rounding in the sum of what came in and what is added, and within what is added.
         allowed = 4 * epsilon * expected.float().norm(dim=-1)
         allowed = allowed + max(1e-3, 16 * epsilon) * change.norm(dim=-1)
-        holds: Tensor = (gap <= allowed)[window.cut(real.to(device))].all()
+        holds: Tensor = ((gap <= allowed) | ~window.cut(real.to(device))).all()
         return holds
 
     def settle(self) -> None:
@@ -194,12 +198,18 @@ class WindowedLayer:
             self._keys = (self._keys[0].contiguous(), self._keys[1].contiguous())
 
     def runs_on_window(self) -> bool:
-        """Whether it does now: hooks are not to see a part of the tokens.
+        """Whether it does now: hooks are not to see a part of the tokens."""
+        return self.refusal is None and not self._is_hooked()
 
-        A hook on the layer itself sees whole hidden states, but attention weights in part.
-        """
+    def refuse_if_hooked(self) -> None:
+        """Run in full from now on if a hook would see a part of the tokens."""
+        if self.refusal is None and self._is_hooked():
+            self.refusal = "is watched by a hook"
+
+    def _is_hooked(self) -> bool:
+        # A hook on the layer itself sees whole hidden states, but attention weights in part.
         watched = (*self._inner, self.module) if self._gives_more else self._inner
-        return self.refusal is None and not any(map(is_hooked, watched))
+        return any(map(is_hooked, watched))
 
     def run(
         self,
@@ -284,11 +294,16 @@ def _updates_cache(attention: nn.Module) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether someone watches or changes what goes through a module."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+    registered = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(
+        getattr(hook, "__module__", None) != CAPTURING
+        for hooks in registered
+        for hook in hooks.values()
     )
 
 

@@ -80,6 +80,7 @@ class Reuse:
         self._tries = 0
         self._memo: dict[int, tuple[Any, Any]] = {}
         self._calls: list[int] = []
+        self._carries = False
 
     @property
     def start(self) -> Tensor | None:
@@ -184,7 +185,7 @@ class Reuse:
     # The first forward.
 
     def _run_first(self, forward: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
-        self._calls = []
+        self._calls, self._carries = [], False
         self._way = self._keep
         try:
             output = forward()
@@ -193,6 +194,8 @@ class Reuse:
         called = [index for index in self._calls if index < self._total]
         if called != list(range(self._total)):
             self.refuse("its layers do not run once each, in their order")
+        elif self._carries:
+            self.refuse("the vector reaches a layer below the edited one")
         elif self._entry is None:
             self.refuse("its layers do not take and give hidden states [rows, tokens, size]")
         else:
@@ -208,6 +211,7 @@ class Reuse:
             output = forward(*args, **kwargs)
             if index < self._edited:
                 self._first[index] = output
+                self._carries |= any(tensor.requires_grad for tensor in _tensors(output))
             return output
         output = self._above[index].keep(forward, args, kwargs)
         if index == self._edited + 1:
@@ -234,6 +238,8 @@ class Reuse:
         assert self._entry is not None
         assert self._inputs is not None
         rows, tokens, _ = self._entry.shape
+        for layer in self._above.values():
+            layer.refuse_if_hooked()
         able = {i: layer for i, layer in self._above.items() if layer.refusal is None}
         size = min(PROOF, tokens - 1)
         if size > 1:
@@ -252,8 +258,7 @@ class Reuse:
             layer.settle()
         kept = [self._entry, *(t for layer in self._above.values() for t in layer.kept())]
         for output in self._first.values():
-            items = output if isinstance(output, tuple) else (output,)
-            kept += [item for item in items if isinstance(item, Tensor)]
+            kept += _tensors(output)
         self._versions = [(tensor, tensor._version) for tensor in kept]
         if self.remark():
             LOGGER.info("SADR: some layers run in full in every forward: %s", self.remark())
@@ -336,6 +341,11 @@ def reuse_for(watch: Watch, hooks: HookRelay) -> Reuse:
         if module is not None:
             attending[index] = module
     return Reuse(watch.model, layers, watch.edited, attending)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    items = output if isinstance(output, tuple) else (output,)
+    return [item for item in items if isinstance(item, Tensor)]
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:

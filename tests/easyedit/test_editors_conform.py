@@ -55,10 +55,12 @@ class Kit(EditorConformance):
 
 for _point in EDIT_POINTS:
     if _point.editor != "EAMET":  # the same loop with more arguments; see test_editors.py
-        _name = f"Test{_point.editor.replace('-', '')}_{_point.function.rpartition(':')[2]}"
-        _class = type(_name, (Kit,), {"point": _point})
-        _class = pytest.mark.skipif(
-            not MAIN_BRANCH and _point.editor not in ("ROME", "MEMIT"),
-            reason=f"EasyEdit's PyPI release has no {_point.editor}",
-        )(_class)
-        globals()[_name] = _class
+        for _reuse in (True, False):
+            _function = _point.function.rpartition(":")[2] + ("" if _reuse else "_in_full")
+            _name = f"Test{_point.editor.replace('-', '')}_{_function}"
+            _class = type(_name, (Kit,), {"point": _point, "reuse": _reuse})
+            _class = pytest.mark.skipif(
+                not MAIN_BRANCH and _point.editor not in ("ROME", "MEMIT"),
+                reason=f"EasyEdit's PyPI release has no {_point.editor}",
+            )(_class)
+            globals()[_name] = _class
