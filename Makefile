@@ -8,7 +8,7 @@ BIN5 := $(VENV5)/bin
 READY := $(VENV)/.ready
 READY5 := $(VENV5)/.ready
 
-.PHONY: demo test models clean
+.PHONY: demo test models bench clean
 
 demo: $(READY)
 	$(BIN)/sadr demo
@@ -19,6 +19,10 @@ test: $(READY) $(READY5)
 	$(BIN)/mypy
 	$(BIN)/pytest
 	$(BIN5)/pytest
+
+# How long an edit takes without SADR, with it, and without reuse: the short form.
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py
 
 # The tables of tested models, below the mark in docs/models.md, on both releases of transformers.
 models: $(READY) $(READY5)

@@ -82,7 +82,15 @@ class Case:
         )
 
 
-LLAMAS = {
+LLAMAS: dict[str, dict[str, Any]] = {
+    "random Llama, small": {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
     # 579 million parameters.
     "random Llama, 580 M": {
         "hidden_size": 1536,

@@ -186,7 +186,8 @@ def run(
             editor = EasyEditEditor(model, tokenizer, hparams, settings.seed)
             probe = DriftProbe(editor.edit(record))
             _ask(rows, "before", model, tokenizer)
-            for arm in (Arm("plain", None), Arm("sadr", {"gamma": settings.gamma})):
+            # γ = 0 restricts nothing, and leaves out of each forward what cannot change.
+            for arm in (Arm("plain", {"gamma": 0}), Arm("sadr", {"gamma": settings.gamma})):
                 task = progress.add_task(f"ROME, {arm.name}", total=settings.steps)
                 watch = counted_steps(model, partial(_advance, progress, task))
                 started = time.perf_counter()

@@ -1,0 +1,90 @@
+"""An edit of a model of Llama 3 8B's shape, in bfloat16, on a CUDA machine: time and memory.
+
+    python benchmarks/gpu.py [--steps 20] [--rounds 5]
+
+First checks on a small model in float32 that CUDA and CPU find the same vector. Then times ROME's
+loop on the large one, which is random, without SADR, with it, and with it and ``reuse: false``, in
+turns in one process. Each finding is a line of JSON on standard output.
+
+    python benchmarks/gpu.py --device cpu --model "random Llama, small" --dtype float32
+
+runs the same on a machine without CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from typing import Any
+
+import torch
+from loops import ARMS, LLAMAS, Case, Loop, load_model
+
+SMALL = "random Llama, small"
+LARGE = "random Llama, Llama 3 8B's shape"
+
+
+def agreement(device: str) -> dict[str, Any]:
+    """How far the vectors of CPU and device are apart, relative, float32."""
+    case = Case(model=SMALL, layer=1, contexts=4)
+    found = {}
+    for place in ("cpu", device):
+        model, tokenizer = load_model(SMALL, place)
+        for arm in ("plain", "SADR", "SADR, reuse: false"):
+            loop = Loop(case, model, tokenizer, steps=10)
+            loop.run(arm)
+            found[place, arm] = loop.found.cpu().double()
+    return {
+        arm: ((found[device, arm] - found["cpu", arm]).norm() / found["cpu", arm].norm()).item()
+        for arm in ("plain", "SADR", "SADR, reuse: false")
+    }
+
+
+def compare(model_name: str, device: str, dtype: torch.dtype, steps: int, rounds: int) -> Any:
+    """Seconds and peak memory of each arm."""
+    layers: int = LLAMAS[model_name]["num_hidden_layers"]
+    model, tokenizer = load_model(model_name, device, dtype)
+    loop = Loop(Case(model=model_name, layer=layers // 6), model, tokenizer, steps)
+    arms = ARMS[:3]
+    for arm in arms:
+        loop.run(arm)
+    taken: dict[str, list[float]] = {arm: [] for arm in arms}
+    peaks = dict.fromkeys(arms, 0.0)
+    for number in range(rounds):
+        for arm in arms if number % 2 == 0 else reversed(arms):
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            taken[arm].append(loop.run(arm))
+            if torch.cuda.is_available():
+                peaks[arm] = torch.cuda.max_memory_allocated() / 2**20
+    ratios = {
+        arm: statistics.median(a / b for a, b in zip(taken[arm], taken["plain"], strict=True))
+        for arm in arms
+    }
+    return {
+        arm: {"seconds": statistics.median(taken[arm]), "ratio": ratios[arm], "MiB": peaks[arm]}
+        for arm in arms
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", default=LARGE, choices=list(LLAMAS))
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("there is no CUDA device here; --device cpu runs the same without one")
+    print(json.dumps({"agreement with the CPU": agreement(options.device)}), flush=True)
+    dtype = getattr(torch, options.dtype)
+    found = compare(options.model, options.device, dtype, options.steps, options.rounds)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(json.dumps({"device": name, "model": options.model, "dtype": options.dtype, **found}))
+
+
+if __name__ == "__main__":
+    main()
