@@ -71,6 +71,21 @@ def compare(case: Case, arms: Sequence[str], rounds: int, steps: int) -> dict[st
     return found
 
 
+def extrapolated(case: Case, arms: Sequence[str], steps: int) -> dict[str, Any]:
+    """Seconds of an edit, by its first steps: all but the first two take the same time."""
+    model, tokenizer = load_model(case.model)
+    few, more = (Loop(case, model, tokenizer, count) for count in (2, 5))
+    found: dict[str, Any] = {}
+    for arm in arms:
+        few.run(arm)
+        first = few.run(arm)
+        step = (more.run(arm) - first) / 3
+        found[arm] = {"seconds": first + (steps - 2) * step}
+    for arm in arms:
+        found[arm]["ratio"] = found[arm]["seconds"] / found["plain"]["seconds"]
+    return found
+
+
 def peak(case: Case, arm: str) -> float:
     """The most memory an edit of three steps takes beyond the model's, in MiB."""
     model, tokenizer = load_model(case.model)
@@ -112,6 +127,10 @@ def main() -> None:
             continue
         if options.memory:
             found = peaks(case)
+        elif options.growth:
+            # All weights of every layer at 512 tokens are more than a small machine has.
+            arms = ["plain", "SADR"] + ["official way"] * (case.tokens <= 256)
+            found = extrapolated(case, arms, options.steps)
         else:
             # One loop on each model shows what the official way costs.
             arms = ARMS if options.table and case in (TABLE[0], TABLE[-1]) else ARMS[:3]

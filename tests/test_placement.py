@@ -53,6 +53,7 @@ def test_offloaded(kind, small, small_adapter, word_tokenizer, request_, plain, 
     assert_same(edit(small, model, word_tokenizer, request_), plain)
     assert attributes(model) == before
     assert small_adapter.reports[-1].steps[-1].penalty > 0
+    assert small_adapter.reports[-1].reused > 0.4
 
 
 def test_gradient_checkpointing(small, word_tokenizer, request_, plain):

@@ -61,7 +61,9 @@ class Reuse:
         """Why every forward runs in full; None if it does not."""
         self.strayed: Tensor | None = None
         """Whether the last forward's vector was at a token outside the window, a scalar."""
-        self._conditions = Conditions(model, layers[:edited])
+        self._model = model
+        self._below = list(layers[:edited])
+        self._conditions: Conditions | None = None
         self._edited = edited
         self._attending = attending
         head = _output_head(model)
@@ -156,6 +158,9 @@ class Reuse:
             self._memo.clear()
 
     def _look_for_objections(self, inputs: Mapping[str, Any]) -> None:
+        if self._conditions is None:
+            # Not earlier: accelerate has other parameters after a forward than before it.
+            self._conditions = Conditions(self._model, self._below)
         found = self._conditions.objection(inputs)
         if found is None and self._inputs is not None:
             if not self._inputs.are(inputs):
