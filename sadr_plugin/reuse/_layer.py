@@ -192,6 +192,10 @@ class WindowedLayer:
         self._arguments = None
         if self.refusal is not None:
             self._output = self._keys = None
+
+    def straighten(self) -> None:
+        """Have what is kept lie in one piece each. Not before the first forward's graph is gone:
+        the copies would be memory on top of it."""
         if self._output is not None:
             self._output = self._output.contiguous()
         if self._keys is not None:
@@ -201,10 +205,12 @@ class WindowedLayer:
         """Whether it does now: hooks are not to see a part of the tokens."""
         return self.refusal is None and not self._is_hooked()
 
-    def refuse_if_hooked(self) -> None:
-        """Run in full from now on if a hook would see a part of the tokens."""
+    def refuse_if_unfit(self) -> None:
+        """Run in full from now on if a hook would see a part of the tokens, or nothing was kept."""
         if self.refusal is None and self._is_hooked():
             self.refusal = "is watched by a hook"
+        elif self.refusal is None and self._output is None:
+            self.refusal = "did not run in the first forward"
 
     def _is_hooked(self) -> bool:
         # A hook on the layer itself sees whole hidden states, but attention weights in part.

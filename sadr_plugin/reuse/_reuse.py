@@ -47,7 +47,7 @@ class Reuse:
         model: the model that is edited.
         layers: its layers, in order.
         edited: the index of the edited one.
-        attending: the indices of the layers above that have an attention module.
+        attending: the attention modules of the layers above, by index; some may have none.
     """
 
     def __init__(
@@ -150,6 +150,10 @@ class Reuse:
             return forward()
         if self._inputs is None:
             return self._run_first(forward, inputs)
+        if self._tries == 0:
+            for layer in self._above.values():
+                layer.straighten()
+            self._note_versions()
         self._way = self._anew
         try:
             return forward()
@@ -204,8 +208,9 @@ class Reuse:
         elif self._entry is None:
             self.refuse("its layers do not take and give hidden states [rows, tokens, size]")
         else:
-            self._inputs = Inputs(inputs)
-            self._prove()
+            known = Inputs(inputs)
+            self._prove(known)
+            self._inputs = known
         return output
 
     def _keep(
@@ -215,7 +220,7 @@ class Reuse:
         if index <= self._edited:
             output = forward(*args, **kwargs)
             if index < self._edited:
-                self._first[index] = output
+                self._first[index] = _without_objects(output)
                 self._carries |= any(tensor.requires_grad for tensor in _tensors(output))
             return output
         output = self._above[index].keep(forward, args, kwargs)
@@ -232,19 +237,19 @@ class Reuse:
         self._entry = hidden.detach()
 
         def note(gradient: Tensor) -> None:
-            self._read = (gradient != 0).any(-1)
+            read = (gradient != 0).any(-1)
+            self._read = read if self._read is None else self._read | read
 
         if isinstance(given, Tensor) and given.requires_grad and given.dim() == 3:
             given.register_hook(note)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def _prove(self) -> None:
+    def _prove(self, inputs: Inputs) -> None:
         """Have each layer above show that on a window it gives the same."""
         assert self._entry is not None
-        assert self._inputs is not None
         rows, tokens, _ = self._entry.shape
         for layer in self._above.values():
-            layer.refuse_if_hooked()
+            layer.refuse_if_unfit()
         able = {i: layer for i, layer in self._above.items() if layer.refusal is None}
         size = min(PROOF, tokens - 1)
         if size > 1:
@@ -252,7 +257,7 @@ class Reuse:
             window = Window(
                 [(3 * row + 1) % (tokens - size + 1) for row in range(rows)], size, tokens
             )
-            real = self._inputs.real(rows, tokens, self._entry.device)
+            real = inputs.real(rows, tokens, self._entry.device)
             proofs = [layer.prove(window, real) for layer in able.values()]
             device = self._entry.device
             held = torch.stack([proof.to(device) for proof in proofs]).tolist() if proofs else []
@@ -261,12 +266,16 @@ class Reuse:
                     layer.refusal = "does not give the same on a part of its tokens"
         for layer in self._above.values():
             layer.settle()
+        self._note_versions()
+        if self.remark():
+            LOGGER.info("SADR: some layers run in full in every forward: %s", self.remark())
+
+    def _note_versions(self) -> None:
+        assert self._entry is not None
         kept = [self._entry, *(t for layer in self._above.values() for t in layer.kept())]
         for output in self._first.values():
             kept += _tensors(output)
         self._versions = [(tensor, tensor._version) for tensor in kept]
-        if self.remark():
-            LOGGER.info("SADR: some layers run in full in every forward: %s", self.remark())
 
     def remark(self) -> str:
         """Why forwards, or which layers, run in full; empty if none do."""
@@ -346,6 +355,13 @@ def reuse_for(watch: Watch, hooks: HookRelay) -> Reuse:
         if module is not None:
             attending[index] = module
     return Reuse(watch.model, layers, watch.edited, attending)
+
+
+def _without_objects(output: Any) -> Any:
+    """What a layer gave, but for a cache that it handed on: it holds the keys of all layers."""
+    if not isinstance(output, tuple):
+        return output
+    return tuple(item if isinstance(item, Tensor) else None for item in output)
 
 
 def _tensors(output: Any) -> list[Tensor]:
