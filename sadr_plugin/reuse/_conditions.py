@@ -9,7 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from ._layer import is_hooked
+CAPTURING = "transformers.utils.output_capturing"
+"""Where transformers 5 has the hooks that it leaves on a model once it was asked for its attention
+weights; they do nothing until it is asked again."""
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether someone watches or changes what goes through a module."""
+    registered = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(
+        getattr(hook, "__module__", None) != CAPTURING
+        for hooks in registered
+        for hook in hooks.values()
+    )
 
 
 class Inputs:

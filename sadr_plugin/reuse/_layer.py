@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,15 +11,13 @@ from torch import Tensor, nn
 
 from ..attention._modules import method_source
 from ..patching._forward import signature_of
-from ._window import Window, is_of_tokens
+from ._arguments import Arguments, LayerCache, cut_value, detached
+from ._conditions import is_hooked
+from ._window import Window
 
 CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past")
 """The argument by which transformers hands a layer its cache: from release 5 on, before, and in
 models of the GPT family."""
-
-CAPTURING = "transformers.utils.output_capturing"
-"""Where transformers 5 has the hooks that it leaves on a model once it was asked for its attention
-weights; they do nothing until it is asked again."""
 
 _UPDATE = re.compile(rf"({'|'.join(CACHE_ARGUMENTS)})\.update\(")
 
@@ -28,59 +25,6 @@ CUTTABLE = (None, "sdpa", "eager")
 """The attention implementations whose mask has a row for each query."""
 
 Forward = Callable[..., Any]
-
-
-class _Cache:
-    """A layer's cache for one forward, which only the layer's attention asks.
-
-    Args:
-        update: given new keys and values, answers with those to attend to.
-        original: the cache that the model handed down, if any; answers everything else.
-    """
-
-    def __init__(self, update: Callable[..., tuple[Tensor, Tensor]], original: Any) -> None:
-        self.update = update
-        self._original = original
-
-    def get_seq_length(self, *_: Any) -> int:
-        """How many tokens precede the forward's."""
-        return 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_original"], name)
-
-
-@dataclass(frozen=True)
-class _Arguments:
-    """What a layer was called with."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    names: tuple[str, ...]
-
-    def get(self, name: str) -> Any:
-        """The argument of that name; None if it was not given."""
-        if name in self.names[: len(self.args)]:
-            return self.args[self.names.index(name)]
-        return self.kwargs.get(name)
-
-    def with_(self, name: str, value: Any) -> _Arguments:
-        """The same with another value."""
-        if name in self.names[: len(self.args)]:
-            place = self.names.index(name)
-            args = (*self.args[:place], value, *self.args[place + 1 :])
-            return _Arguments(args, self.kwargs, self.names)
-        return _Arguments(self.args, {**self.kwargs, name: value}, self.names)
-
-    def map(self, change: Callable[[Any], Any]) -> _Arguments:
-        """The same with each value changed."""
-        kwargs = {name: change(value) for name, value in self.kwargs.items()}
-        return _Arguments(tuple(map(change, self.args)), kwargs, self.names)
-
-    @property
-    def hidden(self) -> Any:
-        """The hidden states."""
-        return self.args[0] if self.args else self.kwargs.get("hidden_states")
 
 
 class WindowedLayer:
@@ -109,7 +53,7 @@ class WindowedLayer:
         self._masked = "attention_mask" in self._names
         self._inner = tuple(inner for inner in module.modules() if inner is not module)
         self._gives_more = False
-        self._arguments: _Arguments | None = None
+        self._arguments: Arguments | None = None
         self._output: Tensor | None = None
         self._keys: tuple[Tensor, Tensor] | None = None
         if attention is None and not is_head:
@@ -125,20 +69,20 @@ class WindowedLayer:
 
     def keep(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the layer as it is, and keep what a window of it will need."""
-        arguments = _Arguments(args, kwargs, self._names)
+        arguments = Arguments(args, kwargs, self._names)
         if self.refusal is not None:
             return forward(*args, **kwargs)
         given = arguments
         if self._attends:
             assert self._cache is not None
-            cache = _Cache(self._record(arguments.get(self._cache)), arguments.get(self._cache))
-            given = arguments.with_(self._cache, cache)
+            cache = LayerCache(self._record(arguments.get(self._cache)), arguments.get(self._cache))
+            given = arguments.replaced(self._cache, cache)
         output = forward(*given.args, **given.kwargs)
         output = self._without_cache(output, arguments)
         self._judge(arguments, output)
         return output
 
-    def _judge(self, arguments: _Arguments, output: Any) -> None:
+    def _judge(self, arguments: Arguments, output: Any) -> None:
         hidden, first = arguments.hidden, _first(output)
         others = output[1:] if isinstance(output, tuple) else ()
         if not isinstance(hidden, Tensor) or not isinstance(first, Tensor) or hidden.dim() != 3:
@@ -154,7 +98,7 @@ class WindowedLayer:
             self.refusal = "keeps keys of another form than [rows, heads, tokens, size]"
         else:
             self._gives_more = any(isinstance(other, Tensor) for other in others)
-            self._arguments, self._output = arguments.map(_detached), first.detach()
+            self._arguments, self._output = arguments.map(detached), first.detach()
             return
         self._keys = None
 
@@ -231,14 +175,14 @@ class WindowedLayer:
             memo: what was cut of the same forward's tensors by other layers.
         """
         assert self._output is not None
-        output = self._run(forward, _Arguments(args, kwargs, self._names), window, memo)
+        output = self._run(forward, Arguments(args, kwargs, self._names), window, memo)
         whole = window.paste(_first(output), self._output)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
     def _run(
         self,
         forward: Forward,
-        arguments: _Arguments,
+        arguments: Arguments,
         window: Window,
         memo: dict[int, tuple[Any, Any]],
     ) -> Any:
@@ -246,27 +190,27 @@ class WindowedLayer:
 
         def cut(value: Any) -> Any:
             if id(value) not in memo:
-                memo[id(value)] = (value, _cut(value, window, rows, tokens))
+                memo[id(value)] = (value, cut_value(value, window, rows, tokens))
             return memo[id(value)][1]
 
         given = arguments.map(cut)
         if self._attends:
             assert self._cache is not None
             original = arguments.get(self._cache)
-            given = given.with_(self._cache, _Cache(self._whole(window), original))
+            given = given.replaced(self._cache, LayerCache(self._whole(window), original))
             if self._masked and arguments.get("attention_mask") is None:
                 eager = _implementation(self.module) != "sdpa"
                 mask = window.causal_mask(arguments.hidden, additive=eager)
-                given = given.with_("attention_mask", mask)
+                given = given.replaced("attention_mask", mask)
         output = forward(*given.args, **given.kwargs)
         return self._without_cache(output, arguments)
 
-    def _without_cache(self, output: Any, arguments: _Arguments) -> Any:
+    def _without_cache(self, output: Any, arguments: Arguments) -> Any:
         """``output`` with the model's own cache where the layer hands on the one it was given."""
         if not isinstance(output, tuple) or self._cache is None:
             return output
         original = arguments.get(self._cache)
-        return tuple(original if isinstance(item, _Cache) else item for item in output)
+        return tuple(original if isinstance(item, LayerCache) else item for item in output)
 
     def _record(self, original: Any) -> Callable[..., tuple[Tensor, Tensor]]:
         def update(key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -296,40 +240,6 @@ def _updates_cache(attention: nn.Module) -> bool:
     Others take tuples of tensors apart, and would fail on an object.
     """
     return _UPDATE.search(method_source(type(attention), "forward")) is not None
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether someone watches or changes what goes through a module."""
-    registered = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return any(
-        getattr(hook, "__module__", None) != CAPTURING
-        for hooks in registered
-        for hook in hooks.values()
-    )
-
-
-def _cut(value: Any, window: Window, rows: int, tokens: int) -> Any:
-    """Of an argument of a layer the window's part, if it has one for each token."""
-    if isinstance(value, tuple):
-        return tuple(_cut(item, window, rows, tokens) for item in value)
-    if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2:] == (tokens, tokens):
-        return window.cut_queries(value)
-    if is_of_tokens(value, rows, tokens):
-        return window.cut(value)
-    if isinstance(value, Tensor) and value.shape == (tokens,):  # the positions of a cache
-        return value[window.inside(value.device)[0]]
-    return value
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_detached, value))
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _first(output: Any) -> Any:
