@@ -38,8 +38,8 @@ TABLE = [
     Case(model=LLAMA, layer=4),
 ]
 GROWTH = [
-    *(Case(contexts=8, tokens=tokens) for tokens in (16, 32, 64, 128, 256, 512)),
     *(Case(contexts=contexts, tokens=32) for contexts in (1, 2, 4, 8, 16, 32)),
+    *(Case(contexts=8, tokens=tokens) for tokens in (16, 64, 128, 256, 512)),
 ]
 MEMORY = [Case(contexts=8, tokens=tokens) for tokens in (32, 256)]
 

@@ -65,6 +65,7 @@ def test_which_layers_run_in_full():
     }
     assert remarks == {
         "gpt_neo (local windows)": "3 does not give the same on a part of its tokens",
+        "mpt (ALiBi)": "2 asks its cache for more than keys (get_seq_length)",
         "qwen3_next (hybrid)": "2 has no attention, and may run over all its tokens",
     }
 

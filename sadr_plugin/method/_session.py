@@ -258,8 +258,7 @@ class DriftSession:
         )
 
     def _watched_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        given = self._signature.bind_partial(*args, **kwargs).arguments
-        given = {**given, **given.pop("kwargs", {})}
+        given = self._by_name(args, kwargs)
         positions = None
         if torch.is_grad_enabled() and isinstance(given.get("input_ids"), Tensor):
             positions = self._batch.positions(given["input_ids"], given.get("attention_mask"))
@@ -270,10 +269,18 @@ class DriftSession:
             output, seen = self._tracer.run(run)
             start = None
         else:
-            left_out = functools.partial(self._reuse.without_keys, run)
-            output, seen = self._reuse.run(functools.partial(self._tracer.run, left_out), given)
-            start = self._reuse.start
+            within = functools.partial(self._tracer.run, functools.partial(self._reuse.within, run))
+            output, seen = self._reuse.run(within, given, positions.prediction)
+            start = self._reuse.start(positions.prediction.device)
         self._current = rows_of(seen, positions.prediction, start)
         self._positions = positions
         self._logits = getattr(output, "logits", None)
         return output
+
+    def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the model's forward."""
+        given = dict(self._signature.bind_partial(*args, **kwargs).arguments)
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given.update(given.pop(name, {}))
+        return given

@@ -36,7 +36,8 @@ class ReuseTrial:
 def worst(trials: Sequence[ReuseTrial]) -> ReuseTrial:
     """The largest difference, with the smallest share left out and every remark."""
     remarks = dict.fromkeys(trial.remark for trial in trials if trial.remark)
-    difference = max(trial.difference for trial in trials)
+    # One that is not a number is larger than any.
+    difference = max((trial.difference for trial in trials), key=lambda d: (d != d, d))
     return ReuseTrial(difference, min(trial.left_out for trial in trials), "; ".join(remarks))
 
 
@@ -93,10 +94,12 @@ def _edited(
             hook = layers[1].register_forward_hook(add)
             if reuse:
                 reusing.fill()
-            run = functools.partial(tracer.run, forward)
+            run = functools.partial(tracer.run, functools.partial(reusing.within, forward))
             for _ in range(STEPS):
-                output, seen = reusing.run(run, inputs) if reuse else run()
-                found = torch.stack([r.amax(-1) for r in rows_of(seen, last, reusing.start)])
+                output, seen = reusing.run(run, inputs, last) if reuse else run()
+                found = torch.stack(
+                    [r.amax(-1) for r in rows_of(seen, last, reusing.start(last.device))]
+                )
                 logits = output.logits[rows, last].float()
                 loss = 3 * found.mean() - logits.log_softmax(-1)[:, 5].mean()
                 (gradient,) = torch.autograd.grad(loss, vector)

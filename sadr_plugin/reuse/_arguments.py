@@ -12,7 +12,7 @@ from ._window import Window, is_of_tokens
 
 
 class LayerCache:
-    """A layer's cache for one forward, which only the layer's attention asks.
+    """A layer's cache for one forward.
 
     Args:
         update: given new keys and values, answers with those to attend to.
@@ -21,14 +21,20 @@ class LayerCache:
 
     def __init__(self, update: Callable[..., tuple[Tensor, Tensor]], original: Any) -> None:
         self.update = update
+        self.asked: list[str] = []
+        """What the layer asked of it besides, which a window could not answer."""
         self._original = original
 
-    def get_seq_length(self, *_: Any) -> int:
-        """How many tokens precede the forward's."""
-        return 0
-
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_original"], name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self._original is None:
+            from transformers import DynamicCache
+
+            self._original = DynamicCache()
+        found = getattr(self._original, name)
+        self.asked.append(name)
+        return found
 
 
 @dataclass(frozen=True)

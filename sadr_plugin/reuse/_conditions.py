@@ -51,7 +51,9 @@ class Inputs:
     def _is(self, name: str, value: Any) -> bool:
         known = self._given[name]
         if not isinstance(known, Tensor) or not isinstance(value, Tensor):
-            return value is known or (type(value) is type(known) and bool(value == known))
+            # Of other objects, equality may be anything.
+            plain = isinstance(value, (bool, int, float, str, type(None)))
+            return value is known or (plain and type(value) is type(known) and value == known)
         if known._version != self._versions[name]:
             return False  # written into since: what it was is not known any more
         return value is known or (value.shape == known.shape and torch.equal(value, known))
@@ -77,7 +79,7 @@ class Conditions:
         left_out = [part for part in (*below, embeddings) if isinstance(part, nn.Module)]
         self._config = getattr(model, "config", None)
         # Walking through a model takes longer than what is asked of its parts.
-        self._parameters = list(model.parameters())
+        self._parameters = [(p, p._version) for p in model.parameters()]
         self._modules = list(model.modules())
         self._left_out = [(part, list(part.modules())) for part in left_out]
 
@@ -87,8 +89,10 @@ class Conditions:
         Args:
             inputs: the arguments of the model's forward, by name.
         """
-        if any(parameter.requires_grad for parameter in self._parameters):
+        if any(parameter.requires_grad for parameter, _ in self._parameters):
             return "its parameters require gradients"
+        if any(parameter._version != version for parameter, version in self._parameters):
+            return "its weights change from step to step"
         if inputs.get("past_key_values") is not None:
             return "it is given keys and values of earlier tokens"
         for name in ("output_attentions", "output_router_logits"):
@@ -101,26 +105,17 @@ class Conditions:
         for part, modules in self._left_out:
             if any(map(is_hooked, modules)):
                 return f"a hook is on or in a {type(part).__name__} below the edited layer"
-        return next(filter(None, map(_draws, self._modules)), None)
-
-
-def _draws(module: nn.Module) -> str | None:
-    """What makes two forwards of one input differ, or run twice; None if nothing does."""
-    if not module.training:
+        if any(m.training and getattr(m, "gradient_checkpointing", False) for m in self._modules):
+            return "it recomputes its forward for gradients (gradient checkpointing)"
         return None
-    if getattr(module, "gradient_checkpointing", False):
-        return "it recomputes its forward for gradients (gradient checkpointing)"
-    config = getattr(module, "config", None)
-    values = {**vars(module), **(vars(config) if hasattr(config, "__dict__") else {})}
-    if isinstance(module, nn.Dropout):
-        values["dropout"] = module.p
-    if any("drop" in name and _is_positive(value) for name, value in values.items()):
-        return "it is in training mode and draws dropout; model.eval() ends that"
-    return None
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, float) and value > 0
+def random_state() -> list[Tensor]:
+    """The state of torch's random generators; a forward that draws leaves another behind."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states += torch.cuda.get_rng_state_all()
+    return states
 
 
 def _text_config(config: Any) -> Any:

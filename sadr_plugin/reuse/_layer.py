@@ -58,6 +58,8 @@ class WindowedLayer:
         self._keys: tuple[Tensor, Tensor] | None = None
         if attention is None and not is_head:
             self.refusal = "has no attention, and may run over all its tokens"
+        elif attention is not None and _keeps_another_state(module, attention):
+            self.refusal = "has a part beside its attention that keeps a state"
         elif attention is not None and (self._cache is None or not _updates_cache(attention)):
             self.refusal = "has no cache that keys could be put into"
         elif attention is not None and _implementation(module) not in CUTTABLE:
@@ -72,23 +74,26 @@ class WindowedLayer:
         arguments = Arguments(args, kwargs, self._names)
         if self.refusal is not None:
             return forward(*args, **kwargs)
-        given = arguments
+        given, cache = arguments, None
         if self._attends:
             assert self._cache is not None
-            cache = LayerCache(self._record(arguments.get(self._cache)), arguments.get(self._cache))
+            original = arguments.get(self._cache)
+            cache = LayerCache(self._record(original), original)
             given = arguments.replaced(self._cache, cache)
         output = forward(*given.args, **given.kwargs)
         output = self._without_cache(output, arguments)
-        self._judge(arguments, output)
+        self._judge(arguments, output, [] if cache is None else cache.asked)
         return output
 
-    def _judge(self, arguments: Arguments, output: Any) -> None:
+    def _judge(self, arguments: Arguments, output: Any, asked: list[str]) -> None:
         hidden, first = arguments.hidden, _first(output)
         others = output[1:] if isinstance(output, tuple) else ()
         if not isinstance(hidden, Tensor) or not isinstance(first, Tensor) or hidden.dim() != 3:
             self.refusal = "does not take and give hidden states [rows, tokens, size]"
         elif first.shape[:2] != hidden.shape[:2]:
             self.refusal = "does not give hidden states for each token"
+        elif asked:
+            self.refusal = f"asks its cache for more than keys ({asked[0]})"
         elif self._attends and self._keys is None:
             self.refusal = "asks its cache for nothing"
         elif self._keys is not None and not all(
@@ -126,10 +131,23 @@ class WindowedLayer:
             change = change - hidden.float()
         epsilon = torch.finfo(part.dtype).eps
         # Rounding in the sum of what came in and what is added, and within what is added.
-        allowed = 4 * epsilon * expected.float().norm(dim=-1)
-        allowed = allowed + max(1e-3, 16 * epsilon) * change.norm(dim=-1)
+        allowed = epsilon * expected.float().norm(dim=-1)
+        allowed = allowed + max(1e-3, 4 * epsilon) * change.norm(dim=-1)
         holds: Tensor = ((gap <= allowed) | ~window.cut(real.to(device))).all()
         return holds
+
+    def looks_ahead(self, real: Tensor) -> Tensor | None:
+        """Whether the mask of the kept forward shows a token later ones, a boolean scalar.
+
+        None if there is no mask [rows, heads, tokens, tokens] to tell.
+        """
+        mask = None if self._arguments is None else self._arguments.get("attention_mask")
+        tokens = real.shape[1]
+        if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[2:] != (tokens, tokens):
+            return None
+        seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        later = seen.triu(1).any(-1).any(1)  # by row and query, of which padding sees anything
+        return (later & real.to(mask.device)).any()
 
     def settle(self) -> None:
         """Let go of what only the proof needed, or of all if the layer runs in full."""
@@ -145,16 +163,21 @@ class WindowedLayer:
         if self._keys is not None:
             self._keys = (self._keys[0].contiguous(), self._keys[1].contiguous())
 
-    def runs_on_window(self) -> bool:
+    def runs_on_window(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether it does now: hooks are not to see a part of the tokens."""
-        return self.refusal is None and not self._is_hooked()
+        if self.refusal is not None or self._output is None or self._is_hooked():
+            return False
+        hidden = Arguments(args, kwargs, self._names).hidden
+        return isinstance(hidden, Tensor) and hidden.shape[:2] == self._output.shape[:2]
 
-    def refuse_if_unfit(self) -> None:
-        """Run in full from now on if a hook would see a part of the tokens, or nothing was kept."""
-        if self.refusal is None and self._is_hooked():
+    def refuse_if_unfit(self, rows: int, tokens: int) -> None:
+        """Run in full from now on if a window of the batch cannot stand for it."""
+        if self.refusal is not None:
+            return
+        if self._is_hooked():
             self.refusal = "is watched by a hook"
-        elif self.refusal is None and self._output is None:
-            self.refusal = "did not run in the first forward"
+        elif self._output is None or self._output.shape[:2] != (rows, tokens):
+            self.refusal = "did not run on every token"
 
     def _is_hooked(self) -> bool:
         # A hook on the layer itself sees whole hidden states, but attention weights in part.
@@ -199,11 +222,20 @@ class WindowedLayer:
             original = arguments.get(self._cache)
             given = given.replaced(self._cache, LayerCache(self._whole(window), original))
             if self._masked and arguments.get("attention_mask") is None:
-                eager = _implementation(self.module) != "sdpa"
-                mask = window.causal_mask(arguments.hidden, additive=eager)
-                given = given.replaced("attention_mask", mask)
+                given = given.replaced("attention_mask", self._causal_mask(arguments, window, memo))
         output = forward(*given.args, **given.kwargs)
         return self._without_cache(output, arguments)
+
+    def _causal_mask(
+        self, arguments: Arguments, window: Window, memo: dict[int, tuple[Any, Any]]
+    ) -> Tensor:
+        """The mask for a forward that has none; one for all layers, which tells they are alike."""
+        key = -1  # no object's
+        if key not in memo:
+            eager = _implementation(self.module) != "sdpa"
+            memo[key] = (None, window.causal_mask(arguments.hidden, additive=eager))
+        mask: Tensor = memo[key][1]
+        return mask.to(arguments.hidden.device)
 
     def _without_cache(self, output: Any, arguments: Arguments) -> Any:
         """``output`` with the model's own cache where the layer hands on the one it was given."""
@@ -232,6 +264,17 @@ class WindowedLayer:
             )
 
         return update
+
+
+def _keeps_another_state(layer: nn.Module, attention: nn.Module) -> bool:
+    """Whether a part of the layer that does not hold the attention takes a cache, too."""
+    for part in layer.modules():
+        if part is layer or attention in part.modules():
+            continue
+        takes = signature_of(part.forward).parameters
+        if any(name in takes for name in (*CACHE_ARGUMENTS, "cache_params")):
+            return True
+    return False
 
 
 def _updates_cache(attention: nn.Module) -> bool:

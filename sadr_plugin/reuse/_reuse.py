@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from ..attention._layers import Watch, layer_modules
 from ..patching._forward import ForwardSlot
-from ._conditions import Conditions, Inputs
+from ._conditions import Conditions, Inputs, random_state
 from ._layer import WindowedLayer
 from ._window import Window
 
@@ -83,13 +84,12 @@ class Reuse:
         self._memo: dict[int, tuple[Any, Any]] = {}
         self._calls: list[int] = []
         self._carries = False
+        self._watched: Tensor | None = None
+        self._thread = 0
 
-    @property
-    def start(self) -> Tensor | None:
+    def start(self, device: torch.device) -> Tensor | None:
         """The first token, in each row, that the layers above ran on; None if on all."""
-        if self._window is None or self._entry is None:
-            return None
-        return self._window.start(self._entry.device)
+        return None if self._window is None else self._window.start(device)
 
     def left_out(self) -> float:
         """The share of layers times tokens that the last forward left out, 0 to 1."""
@@ -117,8 +117,8 @@ class Reuse:
                 is_head = index == self._total
                 self._above[index] = WindowedLayer(part, attention, is_head)
             slot = ForwardSlot(part)
+            self._slots.append(slot)  # first: an interrupt may come at any time
             slot.fill(functools.partial(self._call, index))
-            self._slots.append(slot)
 
     def restore(self) -> None:
         """Give them back, and let go of what was kept. May be called more than once."""
@@ -127,23 +127,17 @@ class Reuse:
         self._slots = []
         self._forget()
 
-    def without_keys(self, forward: Callable[[], Any]) -> Any:
-        """A forward's output, without its cache if layers were left out: they put none in."""
-        output = forward()
-        if self._way != self._anew or getattr(output, "past_key_values", None) is None:
-            return output
-        if not isinstance(output, dict):
-            return output
-        return type(output)(**{k: v for k, v in output.items() if k != "past_key_values"})
-
-    def run(self, forward: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
+    def run(
+        self, forward: Callable[[], Any], inputs: Mapping[str, Any], watched: Tensor | None = None
+    ) -> Any:
         """Run a forward of the loop.
 
         Args:
-            forward: runs the model on ``inputs``.
+            forward: has `within` run the model on ``inputs``.
             inputs: the arguments of the model's forward, by name.
+            watched: a token of each of the first rows whose attention is to be seen, [prompts].
         """
-        self.strayed = None
+        self.strayed, self._watched = None, watched
         if self.refusal is None:
             self._look_for_objections(inputs)
         if self.refusal is not None:
@@ -161,9 +155,22 @@ class Reuse:
             self._way = None
             self._memo.clear()
 
+    def within(self, forward: Callable[[], Any]) -> Any:
+        """Run the model itself, in a forward given to `run`.
+
+        Its output comes without its cache if layers were left out: they put no keys in it.
+        """
+        self._thread = threading.get_ident()
+        output = forward()
+        if self._way != self._anew or getattr(output, "past_key_values", None) is None:
+            return output
+        if not isinstance(output, dict):
+            return output
+        return type(output)(**{k: v for k, v in output.items() if k != "past_key_values"})
+
     def _look_for_objections(self, inputs: Mapping[str, Any]) -> None:
         if self._conditions is None:
-            # Not earlier: accelerate has other parameters after a forward than before it.
+            # Not earlier: toolkits freeze the parameters first.
             self._conditions = Conditions(self._model, self._below)
         found = self._conditions.objection(inputs)
         if found is None and self._inputs is not None:
@@ -187,7 +194,7 @@ class Reuse:
         self._inputs = self._entry = self._read = self._window = None
 
     def _call(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._way is None:
+        if self._way is None or threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return self._way(index, forward, args, kwargs)
 
@@ -195,14 +202,19 @@ class Reuse:
 
     def _run_first(self, forward: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
         self._calls, self._carries = [], False
+        drawn = random_state()
         self._way = self._keep
         try:
             output = forward()
         finally:
             self._way = None
         called = [index for index in self._calls if index < self._total]
-        if called != list(range(self._total)):
+        if not all(map(torch.equal, drawn, random_state())):
+            self.refuse("it draws random numbers, as dropout does; model.eval() may end that")
+        elif called != list(range(self._total)):
             self.refuse("its layers do not run once each, in their order")
+        elif self._calls.count(self._total) > 1:
+            self.refuse("its output head runs more than once")
         elif self._carries:
             self.refuse("the vector reaches a layer below the edited one")
         elif self._entry is None:
@@ -210,7 +222,8 @@ class Reuse:
         else:
             known = Inputs(inputs)
             self._prove(known)
-            self._inputs = known
+            if self.refusal is None:
+                self._inputs = known
         return output
 
     def _keep(
@@ -220,7 +233,7 @@ class Reuse:
         if index <= self._edited:
             output = forward(*args, **kwargs)
             if index < self._edited:
-                self._first[index] = _without_objects(output)
+                self._first[index] = _without_cache(output)
                 self._carries |= any(tensor.requires_grad for tensor in _tensors(output))
             return output
         output = self._above[index].keep(forward, args, kwargs)
@@ -248,20 +261,26 @@ class Reuse:
         """Have each layer above show that on a window it gives the same."""
         assert self._entry is not None
         rows, tokens, _ = self._entry.shape
+        device = self._entry.device
+        real = inputs.real(rows, tokens, device)
         for layer in self._above.values():
-            layer.refuse_if_unfit()
-        able = {i: layer for i, layer in self._above.items() if layer.refusal is None}
+            layer.refuse_if_unfit(rows, tokens)
+        ahead = [layer.looks_ahead(real) for layer in self._above.values()]
+        if any(_fetched([scalar for scalar in ahead if scalar is not None], device)):
+            self.refuse("its tokens attend to later ones")
+            return
+        able = [layer for layer in self._above.values() if layer.refusal is None]
         size = min(PROOF, tokens - 1)
         if size > 1:
-            # Windows that lie differently in each row show a layer that does not look where.
-            window = Window(
-                [(3 * row + 1) % (tokens - size + 1) for row in range(rows)], size, tokens
-            )
-            real = inputs.real(rows, tokens, self._entry.device)
-            proofs = [layer.prove(window, real) for layer in able.values()]
-            device = self._entry.device
-            held = torch.stack([proof.to(device) for proof in proofs]).tolist() if proofs else []
-            for layer, holds in zip(able.values(), held, strict=True):
+            # Near the last real tokens, and differently in each row: that shows a layer that does
+            # not look where its window is.
+            ends = [
+                max((i for i, one in enumerate(row) if one), default=0) for row in real.tolist()
+            ]
+            starts = [max(0, end + 1 - size - (row + 1) % 3) for row, end in enumerate(ends)]
+            window = Window([min(start, tokens - size) for start in starts], size, tokens)
+            proofs = [layer.prove(window, real) for layer in able]
+            for layer, holds in zip(able, _fetched(proofs, device), strict=True):
                 if not holds and layer.refusal is None:
                     layer.refusal = "does not give the same on a part of its tokens"
         for layer in self._above.values():
@@ -300,7 +319,7 @@ class Reuse:
         if index == self._edited + 1:
             self._look_at_entry(args[0] if args else kwargs["hidden_states"])
         layer = self._above[index]
-        if self._window is None or not layer.runs_on_window():
+        if self._window is None or not layer.runs_on_window(args, kwargs):
             return forward(*args, **kwargs)
         return layer.run(forward, args, kwargs, self._window, self._memo)
 
@@ -328,14 +347,20 @@ class Reuse:
         changed = differs.any(-1)
         real = self._inputs.real(rows, tokens, changed.device)
         read = torch.zeros_like(changed) if self._read is None else self._read.to(changed.device)
-        table: list[Any] = torch.stack([changed, changed | real | read]).tolist()
+        watched = torch.zeros_like(changed)
+        if self._watched is not None:
+            position = self._watched.to(changed.device).unsqueeze(1)
+            watched[: len(position)].scatter_(1, position, True)
+        table: list[Any] = torch.stack(
+            [changed, changed | watched, changed | watched | real | read]
+        ).tolist()
         self._tries += 1
         if not all(map(any, table[0])) and self._tries < TRIES:
             return None
         spans = []
-        for changes, needed in zip(*table, strict=True):
-            first = changes.index(True) if any(changes) else tokens
-            end = max((i + 1 for i, one in enumerate(needed) if one), default=tokens)
+        for _, begins, needed in zip(*table, strict=True):
+            first = begins.index(True) if any(begins) else tokens
+            end = max(_indices(needed), default=tokens - 1) + 1
             spans.append((min(first, end), end))
         window = Window.around(spans, tokens)
         self._tries = TRIES + 1
@@ -357,11 +382,19 @@ def reuse_for(watch: Watch, hooks: HookRelay) -> Reuse:
     return Reuse(watch.model, layers, watch.edited, attending)
 
 
-def _without_objects(output: Any) -> Any:
+def _without_cache(output: Any) -> Any:
     """What a layer gave, but for a cache that it handed on: it holds the keys of all layers."""
-    if not isinstance(output, tuple):
+    if type(output) is not tuple:
         return output
-    return tuple(item if isinstance(item, Tensor) else None for item in output)
+    return tuple(None if hasattr(item, "update") else item for item in output)
+
+
+def _indices(row: Sequence[bool]) -> list[int]:
+    return [index for index, one in enumerate(row) if one]
+
+
+def _fetched(scalars: Sequence[Tensor], device: torch.device) -> list[Any]:
+    return torch.stack([s.to(device) for s in scalars]).tolist() if scalars else []
 
 
 def _tensors(output: Any) -> list[Tensor]:
