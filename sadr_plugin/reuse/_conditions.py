@@ -95,7 +95,7 @@ class Conditions:
             return "its weights change from step to step"
         if inputs.get("past_key_values") is not None:
             return "it is given keys and values of earlier tokens"
-        for name in ("output_attentions", "output_router_logits"):
+        for name in ("output_attentions", "output_hidden_states", "output_router_logits"):
             if inputs.get(name) or getattr(self._config, name, False):
                 return f"it is asked for more than its logits ({name})"
         if getattr(_text_config(self._config), "num_kv_shared_layers", 0):

@@ -3,7 +3,7 @@
 A vector that is added at one token of one layer changes nothing in the layers below, nothing at
 the tokens before, and nothing that is not computed from it. So
 
-- the layers below the edited one give what they gave in the first forward;
+- the layers below the edited one do not run; they hand on what the last of them gave at first;
 - the edited one runs in full, since toolkits add their vector in place there;
 - each layer above, and the output head, runs on a window of every row: from the first token that
   changed to the last real one.
@@ -75,7 +75,7 @@ class Reuse:
         self._above: dict[int, WindowedLayer] = {}
         self._way: Way | None = None
         self._inputs: Inputs | None = None
-        self._first: dict[int, Any] = {}
+        self._below_gave: Any = None
         self._entry: Tensor | None = None
         self._read: Tensor | None = None
         self._versions: list[tuple[Tensor, int]] = []
@@ -188,10 +188,9 @@ class Reuse:
         LOGGER.info("SADR: every forward of the edit runs in full: %s", reason)
 
     def _forget(self) -> None:
-        self._first.clear()
         self._above.clear()
         self._versions.clear()
-        self._inputs = self._entry = self._read = self._window = None
+        self._inputs = self._entry = self._read = self._window = self._below_gave = None
 
     def _call(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._way is None or threading.get_ident() != self._thread:
@@ -233,7 +232,8 @@ class Reuse:
         if index <= self._edited:
             output = forward(*args, **kwargs)
             if index < self._edited:
-                self._first[index] = _without_cache(output)
+                # The last of them counts; the others' outputs enter layers that do not run.
+                self._below_gave = _without_cache(output)
                 self._carries |= any(tensor.requires_grad for tensor in _tensors(output))
             return output
         output = self._above[index].keep(forward, args, kwargs)
@@ -292,8 +292,7 @@ class Reuse:
     def _note_versions(self) -> None:
         assert self._entry is not None
         kept = [self._entry, *(t for layer in self._above.values() for t in layer.kept())]
-        for output in self._first.values():
-            kept += _tensors(output)
+        kept += _tensors(self._below_gave)
         self._versions = [(tensor, tensor._version) for tensor in kept]
 
     def remark(self) -> str:
@@ -313,7 +312,7 @@ class Reuse:
         self, index: int, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if index < self._edited:
-            return self._first[index]
+            return self._below_gave
         if index == self._edited:
             return forward(*args, **kwargs)
         if index == self._edited + 1:
