@@ -14,7 +14,7 @@ COLOURS = {"plain": "grey", "SADR": "C0", "official way": "C1"}
 def main(source: str, target: str) -> None:
     found = [json.loads(line) for line in Path(source).read_text().splitlines()]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, sharey=True)
     panels = (
         (left, "tokens", "contexts", "tokens of the longest of 8 prompts"),
         (right, "contexts", "tokens", "prompts of up to 32 tokens"),
@@ -26,7 +26,8 @@ def main(source: str, target: str) -> None:
             points = sorted((row["case"][grows], row[arm]["seconds"]) for row in rows if arm in row)
             axes.plot(*zip(*points, strict=True), "o-", label=arm, color=colour, markersize=3)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter("{x:.0f}")
         axes.set_xticks(sorted({row["case"][grows] for row in rows}))
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_xlabel(label)
