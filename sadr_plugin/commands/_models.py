@@ -16,7 +16,7 @@ from ..models.notices import quiet_transformers
 def models(
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
 ) -> None:
-    """Try SADR's reading of attention, and reuse, on every known architecture.
+    """Try reading attention, and reuse, on every known architecture.
 
     Ends with status 1 if one differs.
     """
