@@ -20,7 +20,7 @@ import sys
 from typing import Any
 
 import torch
-from loops import ARMS, LLAMAS, Case, Loop, load_model
+from loops import ARMS, LLAMAS, Case, Loop, in_turns, load_model, ratios
 
 SMALL = "random Llama, small"
 LARGE = "random Llama, Llama 3 8B's shape"
@@ -50,21 +50,22 @@ def compare(model_name: str, device: str, dtype: torch.dtype, steps: int, rounds
     arms = ARMS[:3]
     for arm in arms:
         loop.run(arm)
-    taken: dict[str, list[float]] = {arm: [] for arm in arms}
     peaks = dict.fromkeys(arms, 0.0)
-    for number in range(rounds):
-        for arm in arms if number % 2 == 0 else reversed(arms):
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            taken[arm].append(loop.run(arm))
-            if torch.cuda.is_available():
-                peaks[arm] = torch.cuda.max_memory_allocated() / 2**20
-    ratios = {
-        arm: statistics.median(a / b for a, b in zip(taken[arm], taken["plain"], strict=True))
-        for arm in arms
-    }
+
+    def note_peak(arm: str) -> None:
+        if torch.cuda.is_available():
+            peaks[arm] = torch.cuda.max_memory_allocated() / 2**20
+            torch.cuda.reset_peak_memory_stats()
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    taken = in_turns(loop, arms, rounds, note_peak)
     return {
-        arm: {"seconds": statistics.median(taken[arm]), "ratio": ratios[arm], "MiB": peaks[arm]}
+        arm: {
+            "seconds": statistics.median(taken[arm]),
+            "ratio": statistics.median(ratios(taken, arm)),
+            "MiB": peaks[arm],
+        }
         for arm in arms
     }
 

@@ -14,6 +14,8 @@ from types import FunctionType
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -32,25 +34,8 @@ from sadr_plugin.patching._loop import with_loss_term
 HPARAMS = Path(__file__).parent / "hparams"
 GAMMA = 0.04
 REQUEST = {"prompt": "{} is located in the city of", "subject": "The Eiffel Tower"}
-FILLER = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "and",
-    "runs",
-    "away",
-    "from",
-    "it",
-    "into",
-    "the",
-    "wood",
-]
+FILLER = """the quick brown fox jumps over a lazy dog and runs away from it into the
+wood""".split()  # noqa: SIM905
 
 ARMS = ("plain", "SADR", "SADR, reuse: false", "official way")
 """The toolkit alone; the plugin as it is; without reuse; eager attention with every layer's weights
@@ -142,7 +127,7 @@ class Loop:
         self._hparams.v_num_grad_steps = steps
         self._hparams.v_lr = 0.02  # so that no arm is done before its last step
         self._hparams.device = model.device if model.device.type == "cuda" else "cpu"
-        if case.editor == "ROME" and not smollm2._takes_device_names():
+        if not smollm2._takes_device_names():
             self._hparams.device = 0
         self._contexts = contexts(tokenizer, case.contexts, case.tokens)
 
@@ -198,6 +183,27 @@ class Loop:
         )
         with KeptWeights(edit) as kept:
             return self._timed(with_loss_term(function, kept.add_penalty), False)
+
+
+def in_turns(
+    loop: Loop, arms: Sequence[str], rounds: int, after: Callable[[str], None] = lambda arm: None
+) -> dict[str, list[float]]:
+    """Seconds of each arm in each round, every other round in reverse order.
+
+    Args:
+        after: told the arm after each run.
+    """
+    taken: dict[str, list[float]] = {arm: [] for arm in arms}
+    for number in track(range(rounds), "rounds", console=Console(stderr=True), transient=True):
+        for arm in arms if number % 2 == 0 else reversed(arms):
+            taken[arm].append(loop.run(arm))
+            after(arm)
+    return taken
+
+
+def ratios(taken: dict[str, list[float]], arm: str) -> list[float]:
+    """Of an arm's seconds to the plain arm's, by round."""
+    return [a / b for a, b in zip(taken[arm], taken["plain"], strict=True)]
 
 
 class KeptWeights:

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loops import ARMS, Case, Loop, load_model, operations
+from loops import ARMS, Case, Loop, in_turns, load_model, operations, ratios
 from rich.console import Console
-from rich.progress import track
 
 LLAMA = "random Llama, 580 M"
 SHORT = [Case(layer=9)]
@@ -51,18 +50,14 @@ def compare(case: Case, arms: Sequence[str], rounds: int, steps: int) -> dict[st
     short = Loop(case, model, tokenizer, 2)
     for arm in arms:
         short.run(arm)  # imports and caches
-    taken: dict[str, list[float]] = {arm: [] for arm in arms}
-    for number in track(range(rounds), str(case), console=Console(stderr=True), transient=True):
-        for arm in arms if number % 2 == 0 else reversed(arms):
-            taken[arm].append(loop.run(arm))
+    taken = in_turns(loop, arms, rounds)
     found: dict[str, Any] = {}
     for arm in arms:
-        ratios = [a / b for a, b in zip(taken[arm], taken["plain"], strict=True)]
         found[arm] = {
             "seconds": statistics.median(taken[arm]),
-            "ratio": statistics.median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
+            "ratio": statistics.median(ratios(taken, arm)),
+            "least": min(ratios(taken, arm)),
+            "most": max(ratios(taken, arm)),
             "operations": operations(case, model, tokenizer, arm, steps),
         }
     plain = found["plain"]["operations"]

@@ -144,47 +144,52 @@ class AttentionCall:
         settings = (self.scaling, self.softcap, self.sliding_window, mask)
         return (self.query.shape, self.key.shape, self.query.device, settings)
 
-    def scores(self, position: Tensor, start: Tensor | None) -> Tensor:
-        """What the softmax is taken of, before softcap and mask: [prompts, heads, tokens]."""
-        count = len(position)
+    def scores(self, prompt: Tensor, index: Tensor) -> Tensor:
+        """What the softmax is taken of, before softcap and mask: [prompts, heads, tokens].
+
+        Args:
+            prompt: the index of each prompt in the batch, [prompts].
+            index: of the token that attends, among those of ``query``, [prompts].
+        """
+        count = len(prompt)
         key = self.key[:count].float()
-        prompt = torch.arange(count, device=key.device)
-        index = self._queries(position, start).to(key.device)
         query = self.query[prompt, :, index].float()
         heads, key_heads = query.shape[1], key.shape[1]
         query = query.view(count, key_heads, heads // key_heads, -1)
         scaling = self.scaling if self.scaling is not None else query.shape[-1] ** -0.5
         return (query @ key.transpose(-1, -2)).flatten(1, 2) * scaling
 
-    def probabilities(self, scores: Tensor, position: Tensor, start: Tensor | None) -> Tensor:
-        """The attention rows of ``scores``, which may be those of several layers."""
+    def probabilities(
+        self, scores: Tensor, prompt: Tensor, index: Tensor, position: Tensor
+    ) -> Tensor:
+        """The attention rows of ``scores``, which may be those of several layers.
+
+        Args:
+            scores: as `scores` gives them, in any number of leading dimensions.
+            prompt, index: as there.
+            position: of the token that attends, among all, [prompts].
+        """
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap
-        scores = self._masked(scores, position, start)
+        scores = self._masked(scores, prompt, index, position)
         if self.sinks is None:
             return scores.softmax(-1)
         sinks = self.sinks.float().view(-1, 1).expand(*scores.shape[:-1], 1)
         return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
 
-    def _queries(self, position: Tensor, start: Tensor | None) -> Tensor:
-        return _among_queries(position, start, self.query.shape[2], self.key.shape[2])
-
-    def _masked(self, scores: Tensor, position: Tensor, start: Tensor | None) -> Tensor:
+    def _masked(self, scores: Tensor, prompt: Tensor, index: Tensor, position: Tensor) -> Tensor:
         """``scores`` […, prompts, heads, tokens] with the tokens out of sight at −∞."""
         tokens = scores.shape[-1]
-        index = torch.arange(tokens, device=scores.device)
-        prompt = torch.arange(len(position), device=scores.device)
-        query = self._queries(position, start).to(scores.device)
-        position = position.to(scores.device)
+        token = torch.arange(tokens, device=scores.device)
         if self.visible is not None:
             head = torch.zeros_like(prompt)[:, None]
-            seen = self.visible(prompt[:, None], head, position[:, None], index[None])
+            seen = self.visible(prompt[:, None], head, position[:, None], token[None])
             return scores.masked_fill(~seen.unsqueeze(1), -torch.inf)
         mask = self.mask
         if mask is not None and mask.dim() == 4:
             # One row for each prompt; a dimension of 1 stands for all prompts, heads, positions.
             rows = prompt if mask.shape[0] > 1 else torch.zeros_like(prompt)
-            queries = query if mask.shape[2] > 1 else torch.zeros_like(query)
+            queries = index if mask.shape[2] > 1 else torch.zeros_like(index)
             row = mask[rows, :, queries, :tokens]
             if row.dtype == torch.bool:
                 scores = scores.masked_fill(~row, -torch.inf)
@@ -193,7 +198,7 @@ class AttentionCall:
             if mask.shape[2] > 1:
                 return scores
             mask = None  # a mask of padding alone, as GPT-2 has: causality comes on top
-        distance = position.unsqueeze(-1) - index
+        distance = position.unsqueeze(-1) - token
         visible = distance >= 0
         if self.sliding_window is not None:
             visible &= distance < self.sliding_window
@@ -223,8 +228,11 @@ def rows_of(
 def _rows_alike(
     calls: Sequence[AttentionCall], position: Tensor, start: Tensor | None
 ) -> Sequence[Tensor]:
-    scores = torch.stack([call.scores(position, start) for call in calls])
-    return calls[0].probabilities(scores, position, start).unbind()
+    query, key = calls[0].query, calls[0].key
+    prompt = torch.arange(len(position), device=key.device)
+    index = _among_queries(position, start, query.shape[2], key.shape[2]).to(key.device)
+    scores = torch.stack([call.scores(prompt, index) for call in calls])
+    return calls[0].probabilities(scores, prompt, index, position.to(key.device)).unbind()
 
 
 def _among_queries(position: Tensor, start: Tensor | None, queries: int, tokens: int) -> Tensor:

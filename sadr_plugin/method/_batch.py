@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..adapter import Edit, EditPoint
 from ..errors import SadrError, UnsupportedModelError
+from ..reuse._conditions import Inputs
 from ._positions import Positions, locate, prompt_tokens
 from ._stopping import Target, labels_behind
 
@@ -30,7 +31,8 @@ class LoopBatch:
         self._needs_target = needs_target
         # What can be known of the prompts before the loop runs is found out now.
         self._prompts = [] if callable(edit.prompts) else prompt_tokens(edit)
-        self._given: tuple[Tensor, Tensor | None, list[int]] | None = None
+        self._input_ids: Tensor | None = None
+        self._known: Inputs | None = None
         self._positions: Positions | None = None
         self._labels: Tensor | None = None
         self._target: Target | None = None
@@ -42,7 +44,8 @@ class LoopBatch:
         Returns:
             Positions on the device of ``input_ids``.
         """
-        if self._is_known(input_ids, attention_mask):
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._known is not None and self._known.are(given):
             return self._positions
         if not self._prompts:
             self._prompts = prompt_tokens(self._edit)
@@ -54,8 +57,7 @@ class LoopBatch:
             self._warn_of_padding(positions)
         device = input_ids.device
         self._positions = Positions(positions.prediction.to(device), positions.subject.to(device))
-        self._given = (input_ids, attention_mask, _versions(input_ids, attention_mask))
-        self._labels = None
+        self._input_ids, self._known, self._labels = input_ids, Inputs(given), None
         return self._positions
 
     def target(self, labels: Tensor | None, logits: Tensor | None) -> Tensor | None:
@@ -92,19 +94,13 @@ class LoopBatch:
             f"is in that prompt alone; the last batch began with {self._last_seen}"
         )
 
-    def _is_known(self, input_ids: Tensor, attention_mask: Tensor | None) -> bool:
-        if self._given is None:
-            return False
-        ids, mask, versions = self._given
-        same = input_ids is ids and attention_mask is mask
-        return same and versions == _versions(input_ids, attention_mask)
-
     def _labels_behind(self) -> Tensor:
         if self._labels is None:
-            assert self._given is not None
+            assert self._input_ids is not None
             assert self._positions is not None
-            input_ids, _, _ = self._given
-            self._labels = labels_behind(self._edit, self._prompts, input_ids, self._positions)
+            self._labels = labels_behind(
+                self._edit, self._prompts, self._input_ids, self._positions
+            )
         return self._labels
 
     def _warn_of_padding(self, positions: Positions) -> None:
@@ -116,7 +112,3 @@ class LoopBatch:
                 'positions; set tokenizer.padding_side = "right" to have both agree',
                 stacklevel=2,
             )
-
-
-def _versions(*tensors: Tensor | None) -> list[int]:
-    return [tensor._version for tensor in tensors if tensor is not None]

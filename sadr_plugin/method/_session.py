@@ -65,8 +65,9 @@ class DriftSession:
         self._batch = LoopBatch(point, edit, needs_target=config.stop_at is not None)
         if config.stop_at is not None:
             check_target(point, edit)
-        self._tracer = tracer_for(watch_of(edit, config), hooks)
-        self._reuse = reuse_for(watch_of(edit, config), hooks) if config.reuse else None
+        watch = watch_of(edit, config)
+        self._tracer = tracer_for(watch, hooks)
+        self._reuse = reuse_for(watch, hooks) if config.reuse else None
         self._forward = ForwardSlot(edit.model)
         self._signature = signature_of(edit.model.forward)
         self._positions: Positions | None = None

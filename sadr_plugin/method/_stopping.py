@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..adapter import Edit, EditPoint
 from ..errors import AttachmentError, ConfigError, PositionError
+from ..reuse._conditions import Inputs
 from ._positions import Positions, PromptTokens, shared_length
 
 IGNORED = -100
@@ -42,7 +43,7 @@ class Target:
     """
 
     def __init__(self, point: EditPoint, labels: Tensor, logits: Tensor) -> None:
-        self._labels = (labels, labels._version)
+        self._labels = Inputs({"labels": labels})
         shown = labels.cpu()
         fits = shown.dim() == 2 and shown.shape[1] == logits.shape[1] and len(shown) <= len(logits)
         if not fits or not (shown != IGNORED).any(1).all():
@@ -59,8 +60,7 @@ class Target:
 
     def is_of(self, labels: Tensor) -> bool:
         """Whether it was made of these labels."""
-        known, version = self._labels
-        return labels is known and labels._version == version
+        return self._labels.are({"labels": labels})
 
     def probability(self, logits: Tensor) -> Tensor:
         """How likely the target is after the rewriting prompts, a scalar, 0 to 1.

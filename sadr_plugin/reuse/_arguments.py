@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,17 @@ class Arguments:
     @property
     def hidden(self) -> Any:
         """The hidden states."""
-        return self.args[0] if self.args else self.kwargs.get("hidden_states")
+        return hidden_in(self.args, self.kwargs)
+
+
+def hidden_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The hidden states that a layer is called with; None if there are none."""
+    return args[0] if args else kwargs.get("hidden_states")
+
+
+def hidden_of(output: Any) -> Any:
+    """The hidden states among what a layer gives."""
+    return output[0] if isinstance(output, tuple) and output else output
 
 
 def cut_value(value: Any, window: Window, rows: int, tokens: int) -> Any:

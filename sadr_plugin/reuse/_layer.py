@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..attention._modules import method_source
 from ..patching._forward import signature_of
-from ._arguments import Arguments, LayerCache, cut_value, detached
+from ._arguments import Arguments, LayerCache, cut_value, detached, hidden_in, hidden_of
 from ._conditions import is_hooked
 from ._window import Window
 
@@ -86,7 +86,7 @@ class WindowedLayer:
         return output
 
     def _judge(self, arguments: Arguments, output: Any, asked: list[str]) -> None:
-        hidden, first = arguments.hidden, _first(output)
+        hidden, first = arguments.hidden, hidden_of(output)
         others = output[1:] if isinstance(output, tuple) else ()
         if not isinstance(hidden, Tensor) or not isinstance(first, Tensor) or hidden.dim() != 3:
             self.refusal = "does not take and give hidden states [rows, tokens, size]"
@@ -119,7 +119,7 @@ class WindowedLayer:
         arguments = self._arguments
         device = self._output.device
         try:
-            part = _first(self._run(self.module.forward, arguments, window, {}))
+            part = hidden_of(self._run(self.module.forward, arguments, window, {}))
             expected = window.cut(self._output)
             window.paste(part, self._output)  # takes no other precision
             gap = (part - expected).float().norm(dim=-1)
@@ -167,7 +167,7 @@ class WindowedLayer:
         """Whether it does now: hooks are not to see a part of the tokens."""
         if self.refusal is not None or self._output is None or self._is_hooked():
             return False
-        hidden = Arguments(args, kwargs, self._names).hidden
+        hidden = hidden_in(args, kwargs)
         return isinstance(hidden, Tensor) and hidden.shape[:2] == self._output.shape[:2]
 
     def refuse_if_unfit(self, rows: int, tokens: int) -> None:
@@ -199,7 +199,7 @@ class WindowedLayer:
         """
         assert self._output is not None
         output = self._run(forward, Arguments(args, kwargs, self._names), window, memo)
-        whole = window.paste(_first(output), self._output)
+        whole = window.paste(hidden_of(output), self._output)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
     def _run(
@@ -283,10 +283,6 @@ def _updates_cache(attention: nn.Module) -> bool:
     Others take tuples of tensors apart, and would fail on an object.
     """
     return _UPDATE.search(method_source(type(attention), "forward")) is not None
-
-
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) and output else output
 
 
 def _implementation(module: nn.Module) -> str | None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..attention._layers import Watch, layer_modules
 from ..patching._forward import ForwardSlot
+from ._arguments import hidden_in, hidden_of
 from ._conditions import Conditions, Inputs, random_state
 from ._layer import WindowedLayer
 from ._window import Window
@@ -243,8 +244,7 @@ class Reuse:
 
     def _note_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Keep what enters the layer above, and see which tokens the loss is read at."""
-        hidden = args[0] if args else kwargs.get("hidden_states")
-        given = output[0] if isinstance(output, tuple) else output
+        hidden, given = hidden_in(args, kwargs), hidden_of(output)
         if not isinstance(hidden, Tensor) or hidden.dim() != 3:
             return
         self._entry = hidden.detach()
@@ -274,11 +274,9 @@ class Reuse:
         if size > 1:
             # Near the last real tokens, and differently in each row: that shows a layer that does
             # not look where its window is.
-            ends = [
-                max((i for i, one in enumerate(row) if one), default=0) for row in real.tolist()
-            ]
-            starts = [max(0, end + 1 - size - (row + 1) % 3) for row, end in enumerate(ends)]
-            window = Window([min(start, tokens - size) for start in starts], size, tokens)
+            lasts = [max(_indices(row), default=0) for row in real.tolist()]
+            starts = [max(0, last + 1 - size - (row + 1) % 3) for row, last in enumerate(lasts)]
+            window = Window(starts, size, tokens)
             proofs = [layer.prove(window, real) for layer in able]
             for layer, holds in zip(able, _fetched(proofs, device), strict=True):
                 if not holds and layer.refusal is None:
@@ -316,7 +314,7 @@ class Reuse:
         if index == self._edited:
             return forward(*args, **kwargs)
         if index == self._edited + 1:
-            self._look_at_entry(args[0] if args else kwargs["hidden_states"])
+            self._look_at_entry(hidden_in(args, kwargs))
         layer = self._above[index]
         if self._window is None or not layer.runs_on_window(args, kwargs):
             return forward(*args, **kwargs)

@@ -60,9 +60,7 @@ class Window:
     def cut_queries(self, mask: Tensor) -> Tensor:
         """Of a mask [rows or 1, heads or 1, tokens, tokens] the window's queries."""
         inside = self.inside(mask.device)
-        rows = (
-            torch.arange(len(inside), device=mask.device) if len(mask) > 1 else inside.new_zeros(1)
-        )
+        rows = torch.arange(len(mask), device=mask.device)
         return mask[rows.unsqueeze(1), :, inside].transpose(1, 2)
 
     def causal_mask(self, like: Tensor, additive: bool) -> Tensor:
