@@ -14,9 +14,7 @@ hidden states that enter the layer above are compared with the first's.
 
 from __future__ import annotations
 
-import functools
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,9 +23,9 @@ from pluggy import HookRelay
 from torch import Tensor, nn
 
 from ..attention._layers import Watch, layer_modules
-from ..patching._forward import ForwardSlot
 from ._arguments import hidden_in, hidden_of
 from ._conditions import Conditions, Inputs, random_state
+from ._forwards import LayerForwards
 from ._layer import WindowedLayer
 from ._window import Window
 
@@ -39,8 +37,6 @@ TRIES = 3
 PROOF = 4
 """The size of the window that a layer is tried on."""
 
-Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-
 
 class Reuse:
     """Runs the forwards of one edit's loop.
@@ -50,6 +46,9 @@ class Reuse:
         layers: its layers, in order.
         edited: the index of the edited one.
         attending: the attention modules of the layers above, by index; some may have none.
+        forwards: the forwards of the layers and the output head, where another batch of the same
+            edit shares them.
+        with_head: whether the output head runs on the window, too.
     """
 
     def __init__(
@@ -58,6 +57,8 @@ class Reuse:
         layers: Sequence[nn.Module],
         edited: int,
         attending: Mapping[int, nn.Module],
+        forwards: LayerForwards | None = None,
+        with_head: bool = True,
     ) -> None:
         self.refusal: str | None = None
         """Why every forward runs in full; None if it does not."""
@@ -68,13 +69,12 @@ class Reuse:
         self._conditions: Conditions | None = None
         self._edited = edited
         self._attending = attending
-        head = _output_head(model)
-        parts = [*layers] if head is None else [*layers, head]
+        self._layers = layers
         self._total = len(layers)
-        self._parts = parts
-        self._slots: list[ForwardSlot] = []
+        self._forwards = LayerForwards(model, layers) if forwards is None else forwards
+        self._is_guest = forwards is not None
+        self._with_head = with_head
         self._above: dict[int, WindowedLayer] = {}
-        self._way: Way | None = None
         self._inputs: Inputs | None = None
         self._below_gave: Any = None
         self._entry: Tensor | None = None
@@ -86,7 +86,17 @@ class Reuse:
         self._calls: list[int] = []
         self._carries = False
         self._watched: Tensor | None = None
-        self._thread = 0
+
+    def for_other_prompts(self) -> Reuse:
+        """What runs another batch on the same layers, between the forwards of this one.
+
+        It lives no longer than this one. The output head is left to run on what it is given.
+        """
+        other = Reuse(
+            self._model, self._layers, self._edited, self._attending, self._forwards, False
+        )
+        other.fill()
+        return other
 
     def start(self, device: torch.device) -> Tensor | None:
         """The first token, in each row, that the layers above ran on; None if on all."""
@@ -106,26 +116,25 @@ class Reuse:
 
     def fill(self) -> None:
         """Take the layers' forwards."""
-        if len(set(map(id, self._parts))) < len(self._parts):
+        parts = self._forwards.parts
+        if len(set(map(id, parts))) < len(parts):
             self.refuse("one of its layers stands in several places")
         elif any(getattr(m, "is_causal", True) is False for m in self._attending.values()):
             self.refuse("its tokens attend to later ones")
         if self.refusal is not None:
             return
-        for index, part in enumerate(self._parts):
-            if index > self._edited:
+        for index in range(self._edited + 1, len(parts)):
+            is_head = index == self._total
+            if not is_head or self._with_head:
                 attention = self._attending.get(index)
-                is_head = index == self._total
-                self._above[index] = WindowedLayer(part, attention, is_head)
-            slot = ForwardSlot(part)
-            self._slots.append(slot)  # first: an interrupt may come at any time
-            slot.fill(functools.partial(self._call, index))
+                self._above[index] = WindowedLayer(parts[index], attention, is_head)
+        if not self._is_guest:
+            self._forwards.fill()
 
     def restore(self) -> None:
         """Give them back, and let go of what was kept. May be called more than once."""
-        for slot in self._slots:
-            slot.restore()
-        self._slots = []
+        if not self._is_guest:
+            self._forwards.restore()
         self._forget()
 
     def run(
@@ -149,11 +158,10 @@ class Reuse:
             for layer in self._above.values():
                 layer.straighten()
             self._note_versions()
-        self._way = self._anew
         try:
-            return forward()
+            with self._forwards.taken(self._anew):
+                return forward()
         finally:
-            self._way = None
             self._memo.clear()
 
     def within(self, forward: Callable[[], Any]) -> Any:
@@ -161,9 +169,9 @@ class Reuse:
 
         Its output comes without its cache if layers were left out: they put no keys in it.
         """
-        self._thread = threading.get_ident()
-        output = forward()
-        if self._way != self._anew or getattr(output, "past_key_values", None) is None:
+        output = self._forwards.run(forward)
+        runs_anew = self._forwards.way == self._anew
+        if not runs_anew or getattr(output, "past_key_values", None) is None:
             return output
         if not isinstance(output, dict):
             return output
@@ -193,21 +201,13 @@ class Reuse:
         self._versions.clear()
         self._inputs = self._entry = self._read = self._window = self._below_gave = None
 
-    def _call(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._way is None or threading.get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        return self._way(index, forward, args, kwargs)
-
     # The first forward.
 
     def _run_first(self, forward: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
         self._calls, self._carries = [], False
         drawn = random_state()
-        self._way = self._keep
-        try:
+        with self._forwards.taken(self._keep):
             output = forward()
-        finally:
-            self._way = None
         called = [index for index in self._calls if index < self._total]
         if not all(map(torch.equal, drawn, random_state())):
             self.refuse("it draws random numbers, as dropout does; model.eval() may end that")
@@ -237,6 +237,8 @@ class Reuse:
                 self._below_gave = _without_cache(output)
                 self._carries |= any(tensor.requires_grad for tensor in _tensors(output))
             return output
+        if index not in self._above:
+            return forward(*args, **kwargs)
         output = self._above[index].keep(forward, args, kwargs)
         if index == self._edited + 1:
             self._note_entry(args, kwargs, output)
@@ -315,8 +317,8 @@ class Reuse:
             return forward(*args, **kwargs)
         if index == self._edited + 1:
             self._look_at_entry(hidden_in(args, kwargs))
-        layer = self._above[index]
-        if self._window is None or not layer.runs_on_window(args, kwargs):
+        layer = self._above.get(index)
+        if layer is None or self._window is None or not layer.runs_on_window(args, kwargs):
             return forward(*args, **kwargs)
         return layer.run(forward, args, kwargs, self._window, self._memo)
 
@@ -397,11 +399,3 @@ def _fetched(scalars: Sequence[Tensor], device: torch.device) -> list[Any]:
 def _tensors(output: Any) -> list[Tensor]:
     items = output if isinstance(output, tuple) else (output,)
     return [item for item in items if isinstance(item, Tensor)]
-
-
-def _output_head(model: nn.Module) -> nn.Module | None:
-    try:
-        head = model.get_output_embeddings()  # type: ignore[operator]
-    except (AttributeError, NotImplementedError, TypeError):
-        return None
-    return head if isinstance(head, nn.Module) else None
