@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .events import Report, Step, last_report, reports
     from .hookspecs import hookimpl
     from .method._measure import DriftProbe
+    from .method._running import LossTerm, RunningEdit
     from .patching._attaching import attached, disable, enable, enabled
     from .plugins import plugin_manager
 
@@ -21,8 +22,10 @@ __all__ = [
     "Edit",
     "EditPoint",
     "HparamsSummary",
+    "LossTerm",
     "Prompt",
     "Report",
+    "RunningEdit",
     "SadrConfig",
     "SadrError",
     "Step",
@@ -41,8 +44,10 @@ _HOME = {
     "Edit": "adapter",
     "EditPoint": "adapter",
     "HparamsSummary": "adapter",
+    "LossTerm": "method._running",
     "Prompt": "adapter",
     "Report": "events",
+    "RunningEdit": "method._running",
     "SadrConfig": "config",
     "SadrError": "errors",
     "Step": "events",

@@ -69,7 +69,9 @@ class Edit:
             there were no padding; a batch padded on the left then earns a warning.
         target: what the edit makes the model say after each prompt, its leading space included.
             It serves ``stop_at`` where `EditPoint.labels` is None; without either, ``stop_at``
-            is refused.
+            is refused. ``keep`` states it before texts about other things.
+        old_target: what the model said before, where that is known; ``keep`` leaves out texts
+            that state it.
     """
 
     model: nn.Module
@@ -81,6 +83,7 @@ class Edit:
     zero_start: bool = True
     counts_from_left: bool = False
     target: str | None = None
+    old_target: str | None = None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,91 @@ def _layer_indices(value: Any) -> Any:
     return tuple(range(first, last + 1))
 
 
+def _at_least_0(value: Any) -> float:
+    number = _number(value)
+    if number < 0:
+        raise ValueError("expected a number of at least 0")
+    return number
+
+
+Weight = Annotated[float, BeforeValidator(_at_least_0)]
+
+OPENINGS = (
+    "{} was",
+    "{} is known for",
+    "{} is famous because",
+    "{} is located in",
+    "{} was born in",
+    "{} was founded in",
+    "{} was created by",
+    "{} works as",
+    "{} belongs to",
+    "The language of {} is",
+    "The country of {} is",
+    "The field of {} is",
+)
+"""What is asked of any subject: a person, a place, a work or an organisation."""
+
+
+def _openings(value: Any) -> Any:
+    """A list of texts with the subject's place in each."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError('expected a list of texts with "{}" in each')
+    for text in value:
+        if not isinstance(text, str) or text.count("{}") != 1:
+            raise ValueError(f'expected "{{}}" once in each text, {text!r} has it otherwise')
+    return tuple(value)
+
+
+class KeepConfig(BaseModel):
+    """What the edited model is to go on saying: of the subject, and of others after the edit.
+
+    Two terms of the loss, each KL(unedited ‖ edited) of next-token distributions, in nats,
+    averaged over tokens and then over texts. ``keep`` is over texts that begin with or hold the
+    subject: ``openings``, and what the model itself writes of it. ``keep_distracted`` is over what
+    the model writes of anything, after the edited statement.
+
+    In an hparams file: ``keep: true`` for the defaults, or a mapping with any of the fields below.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: Weight = 1.0
+    """Weight of the texts about the subject; 0 for none."""
+
+    openings: Annotated[tuple[str, ...], BeforeValidator(_openings)] = OPENINGS
+    """Texts about the subject, which stands at ``{}``. The last token's prediction counts most:
+    what comes next."""
+
+    texts: Annotated[StrictInt, Field(ge=0)] = 8
+    """How many texts the model writes about the subject. Those that state the new object or the
+    old are left out."""
+
+    others: Annotated[StrictInt, Field(ge=0)] = 8
+    """How many texts the model writes about anything, to stand after the edited statement."""
+
+    length: Annotated[StrictInt, Field(ge=1)] = 12
+    """How many tokens each text of the model's own has."""
+
+    parts: Annotated[StrictInt, Field(ge=1)] = 1
+    """In how many parts the texts take turns: each step runs one part, for as much less time."""
+
+    distracted: Weight = 1.0
+    """Weight of the texts after the edited statement; 0 for none."""
+
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    """What the model's texts are drawn from: an edit is the same each time."""
+
+
+def _keep(value: Any) -> Any:
+    """``true`` and ``false`` as settings; anything else is left to pydantic to judge."""
+    if isinstance(value, bool):
+        return KeepConfig() if value else None
+    if value is not None and not isinstance(value, (dict, KeepConfig)):
+        raise ValueError(f"expected true, false or a mapping of {_fields(KeepConfig)}")
+    return value
+
+
 class SadrConfig(BaseModel):
     """The settings of Selective Attention Drift Restriction for one edit.
 
@@ -95,6 +180,13 @@ class SadrConfig(BaseModel):
     edited one and the tokens before the edited one. The vector found is the same, rounding aside;
     where it would not be, all runs in full by itself. False runs every forward in full."""
 
+    keep: Annotated[KeepConfig | None, BeforeValidator(_keep)] = None
+    """Beyond SADR: keep what the model says of the subject, and of others after the edited
+    statement, by terms of the loss of their own; see `KeepConfig`. None for none."""
+
+    terms: dict[str, Any] = Field(default_factory=dict)
+    """Settings of loss terms that other plugins give, by the term's name; they judge them."""
+
     def weight(self, default: float) -> float:
         """The γ in force: this configuration's, or ``default``, the editor's own."""
         return default if self.gamma is None else self.gamma
@@ -122,7 +214,7 @@ class SadrConfig(BaseModel):
             raise ConfigError(_explain(error, cls)) from None
 
 
-def _fields(config: type[SadrConfig]) -> str:
+def _fields(config: type[BaseModel]) -> str:
     return ", ".join(config.model_fields)
 
 
@@ -132,13 +224,15 @@ def _explain(error: ValidationError, config: type[SadrConfig]) -> str:
     for finding in error.errors():
         key = str(finding["loc"][0]) if finding["loc"] else ""
         if finding["type"] == "extra_forbidden":
-            findings[key] = f"sadr.{key}: unknown key; known are {_fields(config)}"
+            inner = KeepConfig if len(finding["loc"]) > 1 else config
+            key = ".".join(map(str, finding["loc"]))
+            findings[key] = f"sadr.{key}: unknown key; known are {_fields(inner)}"
         else:
             message = finding["msg"].removeprefix("Value error, ")
-            where = _index(finding["loc"][1:])
+            where = _place(finding["loc"][1:])
             findings.setdefault(key, f"sadr.{key}{where}: {message}, got {finding['input']!r}")
     return "; ".join(findings.values())
 
 
-def _index(location: Sequence[int | str]) -> str:
-    return "".join(f"[{part}]" for part in location if isinstance(part, int))
+def _place(location: Sequence[int | str]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)

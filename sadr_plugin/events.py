@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Step:
     Attributes:
         index: steps are counted from 0; at 0 the vector is still zero and so is the penalty,
             but in an edit without `Edit.zero_start`.
-        loss: the toolkit's loss with the term in it.
-        penalty: the drift penalty before γ.
+        loss: the toolkit's loss with the terms in it.
+        terms: each term's value before its weight, by name: ``drift`` is SADR's.
         selected: share of (layer, prompt, head) triples that were restricted, 0 to 1.
         target: probability of the target, 0 to 1, averaged as for ``stop_at``; None if the
             adapter does not tell the target.
@@ -25,9 +25,14 @@ class Step:
 
     index: int
     loss: float
-    penalty: float
+    terms: Mapping[str, float]
     selected: float
     target: float | None = None
+
+    @property
+    def penalty(self) -> float:
+        """The drift penalty before γ."""
+        return self.terms["drift"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Report:
     Attributes:
         editor: the editor's name.
         layer: the edited layer.
-        gamma: the weight that was in force.
+        weights: the weight of each term of the loss, by name: that of ``drift`` is γ.
         steps: every step, in order.
         seconds: wall time of the loop, the plugin's own work included.
         reused: the share of layers times tokens that was left out of the last forward, 0 to 1;
@@ -46,10 +51,15 @@ class Report:
 
     editor: str
     layer: int
-    gamma: float
+    weights: Mapping[str, float]
     steps: tuple[Step, ...]
     seconds: float
     reused: float = 0.0
+
+    @property
+    def gamma(self) -> float:
+        """The weight γ of the drift penalty that was in force."""
+        return self.weights["drift"]
 
 
 class LastReport:

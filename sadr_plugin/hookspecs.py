@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .adapter import EditPoint, HparamsSummary
     from .config import SadrConfig
     from .events import Report, Step
+    from .method._running import LossTerm, RunningEdit
 
 PROJECT = "sadr_plugin"
 
@@ -76,6 +77,17 @@ def sadr_penalty(  # type: ignore[empty-body]
 
     Arguments as for `sadr_selected_heads`, whose answer is ``selected``. The first answer
     counts; the plugin's own is `sadr_plugin.method.penalty.drift_penalty`.
+    """
+
+
+@hookspec
+def sadr_loss_terms(running: RunningEdit, config: SadrConfig) -> list[LossTerm]:  # type: ignore[empty-body]
+    """Terms of an edit's loss; called once, before its first step.
+
+    A term has a ``name``, a ``weight`` and a method ``value()``, asked at each step; see
+    `sadr_plugin.LossTerm`. ``running`` tells the edit and the step, and runs other prompts with
+    the edit's vector in place. The plugin's own terms are SADR's, ``drift``, and those of
+    ``sadr.keep``: ``keep`` and ``keep_distracted``.
     """
 
 

@@ -143,7 +143,7 @@ def test_a_forward_of_the_models_own_is_given_back(small, tiny_llama, word_token
 
 def test_arguments_by_position_and_by_name(tiny_llama, word_tokenizer):
     from sadr_plugin import Edit, Prompt, SadrConfig
-    from sadr_plugin.method._session import DriftSession
+    from sadr_plugin.method._session import EditSession
     from support import SMALL
 
     prompt = Prompt.from_template("the {} is in", "tower")
@@ -151,21 +151,21 @@ def test_arguments_by_position_and_by_name(tiny_llama, word_tokenizer):
     hooks = sadr_plugin.plugin_manager().hook
     batch = word_tokenizer(["the tower is in"], return_tensors="pt")
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    with DriftSession(SMALL, edit_, SadrConfig(), hooks) as session:
+    with EditSession(SMALL, edit_, SadrConfig(), hooks) as session:
         tiny_llama(ids, mask, torch.arange(4)[None])
-        session.add_penalty(torch.zeros(()))
+        session.add_terms(torch.zeros(()))
         tiny_llama(attention_mask=mask, input_ids=ids)
-        session.add_penalty(torch.zeros(()))
+        session.add_terms(torch.zeros(()))
         tiny_llama(inputs_embeds=tiny_llama.get_input_embeddings()(ids))
         with pytest.raises(PositionError, match="no forward of the SMALL loop"):
-            session.add_penalty(torch.zeros(()))
+            session.add_terms(torch.zeros(()))
     assert len(session.steps) == 2
 
 
 def test_a_forward_that_gives_a_tuple(tiny_llama, word_tokenizer):
     """There is no probability of the target to see; only `stop_at` needs one."""
     from sadr_plugin import Edit, Prompt, SadrConfig
-    from sadr_plugin.method._session import DriftSession
+    from sadr_plugin.method._session import EditSession
     from support import SMALL
 
     prompt = Prompt.from_template("the {} is in", "tower")
@@ -173,14 +173,14 @@ def test_a_forward_that_gives_a_tuple(tiny_llama, word_tokenizer):
     hooks = sadr_plugin.plugin_manager().hook
     batch = word_tokenizer(["the tower is in"], return_tensors="pt")
     for config in (SadrConfig(), SadrConfig(stop_at=0.5)):
-        with DriftSession(SMALL, edit_, config, hooks) as session:
+        with EditSession(SMALL, edit_, config, hooks) as session:
             tiny_llama(**batch, return_dict=False)
             if config.stop_at is None:
-                session.add_penalty(torch.zeros(()))
+                session.add_terms(torch.zeros(()))
                 assert session.steps[0].target is None
             else:
                 with pytest.raises(UnsupportedModelError, match="returns no `logits`"):
-                    session.add_penalty(torch.zeros(()))
+                    session.add_terms(torch.zeros(()))
 
 
 class OddAttention(nn.Module):

@@ -193,7 +193,7 @@ def test_turned_off_nothing_waits(environment):
     [
         "import sadr_plugin; sadr_plugin.enable()",
         "from sadr_plugin import Edit, EditPoint, Prompt",
-        "import sadr_plugin.method._positions",
+        "import sadr_plugin.attention._positions",
         "import sadr_plugin.method._session",
         "import sadr_plugin.evaluation",
         "import sadr_plugin.patching._functions",

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from sadr_plugin import Prompt
+from sadr_plugin.attention._positions import locate, tokenize
 from sadr_plugin.errors import PositionError
-from sadr_plugin.method._positions import locate, tokenize
 
 SUBJECTS = [
     "The Eiffel Tower",

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import sadr_plugin
 from sadr_easyedit.hparams_files import sadr_read_hparams
 from sadr_plugin.adapter import EditedToken, HparamsSummary, Prompt
+from sadr_plugin.attention._positions import PromptTokens, locate, tokenize
 from sadr_plugin.config import SadrConfig
 from sadr_plugin.errors import ConfigError, PositionError, SadrError
-from sadr_plugin.method._positions import PromptTokens, locate, tokenize
 from smalledit import editor as small_editor
 from smalledit.hparams import SmallHparams
 from support import SmallAdapter, attributes, tiny_llama, word_tokenizer

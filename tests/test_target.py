@@ -8,8 +8,8 @@ import torch
 
 import smalledit.editor
 from sadr_plugin import Edit, Prompt
+from sadr_plugin.attention._positions import locate, prompt_tokens
 from sadr_plugin.errors import AttachmentError, ConfigError, PositionError
-from sadr_plugin.method._positions import locate, prompt_tokens
 from sadr_plugin.method._stopping import (
     IGNORED,
     Target,

@@ -64,12 +64,19 @@ def _edit(
         zero_start=zero_start,
         counts_from_left=True,
         target=_target(arguments["request"]),
+        old_target=_old_target(arguments["request"]),
     )
 
 
 def _target(request: Mapping[str, Any]) -> str:
     target = request["target_new"]
     return str(target["str"] if isinstance(target, dict) else target)  # EAMET takes both
+
+
+def _old_target(request: Mapping[str, Any]) -> str | None:
+    """What the user says was true; EasyEdit puts an end of text where nothing is said."""
+    told = request.get("ground_truth")
+    return told if isinstance(told, str) and told.strip("<|>") != "endoftext" else None
 
 
 def _takes_last_of_row(hparams: Any) -> bool:

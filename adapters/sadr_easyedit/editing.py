@@ -116,6 +116,7 @@ class EasyEditEditor:
             "prompt": record.template,
             "subject": record.subject,
             "target_new": space + record.target_new.strip(),
+            "ground_truth": record.target_true,
         }
 
     def _draw_contexts(self, seed: int) -> None:

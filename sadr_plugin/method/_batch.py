@@ -7,9 +7,9 @@ import warnings
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
+from ..attention._positions import Positions, locate, prompt_tokens
 from ..errors import SadrError, UnsupportedModelError
 from ..reuse._conditions import Inputs
-from ._positions import Positions, locate, prompt_tokens
 from ._stopping import Target, labels_behind
 
 
@@ -33,6 +33,7 @@ class LoopBatch:
         self._prompts = [] if callable(edit.prompts) else prompt_tokens(edit)
         self._input_ids: Tensor | None = None
         self._known: Inputs | None = None
+        self._edited = 0
         self._positions: Positions | None = None
         self._labels: Tensor | None = None
         self._target: Target | None = None
@@ -55,10 +56,19 @@ class LoopBatch:
             return None
         if self._positions is None and self._edit.counts_from_left:
             self._warn_of_padding(positions)
+        first = self._prompts[0].edited
+        self._edited = first if self._edit.counts_from_left else int(positions.subject[0])
         device = input_ids.device
         self._positions = Positions(positions.prediction.to(device), positions.subject.to(device))
         self._input_ids, self._known, self._labels = input_ids, Inputs(given), None
         return self._positions
+
+    def edited_place(self) -> tuple[int, int]:
+        """A row of the batch, and the token of it to which the toolkit adds its vector.
+
+        To be asked once a forward was recognised.
+        """
+        return 0, self._edited
 
     def target(self, labels: Tensor | None, logits: Tensor | None) -> Tensor | None:
         """The target's probability, a scalar, 0 to 1; None where nothing tells it.

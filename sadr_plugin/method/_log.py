@@ -44,15 +44,21 @@ def log_end(report: Report, error: BaseException | None) -> None:
         LOGGER.info("SADR: %s %s without a step", report.editor, ended)
         return
     last = report.steps[-1]
+    others = "".join(
+        f"; {name} {value:.4g} at last (weight {report.weights[name]:g})"
+        for name, value in last.terms.items()
+        if name != "drift"
+    )
     target = "not known" if last.target is None else f"{last.target:.3f}"
     LOGGER.info(
-        "SADR: %s %s after %d steps: penalty %.4g at first, %.4g at last; probability of the "
+        "SADR: %s %s after %d steps: penalty %.4g at first, %.4g at last%s; probability of the "
         "target %s; %.1f s, with %.0f %% of each forward through the layers left out",
         report.editor,
         ended,
         len(report.steps),
         next((s.penalty for s in report.steps if s.penalty), 0.0),
         last.penalty,
+        others,
         target,
         report.seconds,
         100 * report.reused,

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ..adapter import Edit
 from ..attention._layers import Watch
+from ..attention._positions import Positions, locate, prompt_tokens
 from ..attention._tracer import input_device, tracer_for
 from ..config import SadrConfig
 from ..errors import PositionError
 from ..plugins import plugin_manager
-from ._positions import Positions, locate, prompt_tokens
 
 
 class DriftProbe:

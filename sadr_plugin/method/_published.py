@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..config import SadrConfig
+    from ._running import LossTerm, RunningEdit
 
 
 class PublishedMethod:
@@ -47,3 +48,12 @@ class PublishedMethod:
         from .penalty import drift_penalty
 
         return drift_penalty(baseline, current, selected, config.divergence)
+
+    @hookimpl(tryfirst=True)
+    def sadr_loss_terms(self, running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
+        """The drift of attention; and beyond the paper, what ``sadr.keep`` asks for."""
+        from ..keep._terms import keep_terms
+        from ._drift import DriftTerm
+
+        kept = [] if config.keep is None else keep_terms(running, config.keep)
+        return [DriftTerm(running, config), *kept]

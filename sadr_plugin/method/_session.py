@@ -1,10 +1,12 @@
-"""A drift session: one edit, watched from its first forward to its last step."""
+"""A session: one edit, watched from its first forward to its last step."""
 
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -13,25 +15,27 @@ from pluggy import HookRelay
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
+from ..attention._positions import Positions
 from ..attention._rows import rows_of
 from ..attention._tracer import tracer_for
 from ..config import SadrConfig
-from ..errors import PenaltyError, PositionError, UnsupportedModelError
+from ..errors import PenaltyError, PositionError
 from ..events import Report, Step
 from ..patching._forward import ForwardSlot, signature_of
 from ..reuse._reuse import reuse_for
 from ._batch import LoopBatch
+from ._drift import DRIFT, complain, not_finite
 from ._log import log_end, log_start
-from ._measure import DriftProbe, penalise, stack_layers, watch_of
-from ._positions import Positions
+from ._measure import DriftProbe, stack_layers, watch_of
+from ._running import Rows, RunningEdit
 from ._stopping import check_target
-from .penalty import head_divergence
+from ._terms import terms_of
 
 
-class DriftSession:
-    """Watches the forwards of an edit's loop and restrains the drift of its attention.
+class EditSession:
+    """Watches the forwards of an edit's loop and adds terms to its loss, SADR's among them.
 
-    Use as a context manager around the loop; pass `add_penalty` and `finished` into it. The
+    Use as a context manager around the loop; pass `add_terms` and `finished` into it. The
     loop's own forwards are told from others (keys, value read-out) by two marks: gradients are
     on, and the batch begins with the edit's prompts. On leaving, the model is as it was.
 
@@ -39,7 +43,7 @@ class DriftSession:
         point: the editor's declaration.
         edit: what is edited.
         config: the user's settings.
-        hooks: receives the steps and the report, and may replace parts of the method.
+        hooks: gives the terms, and receives the steps and the report.
         limit: the most steps the editor will take, for the log; None if that is not known.
 
     Raises:
@@ -57,7 +61,6 @@ class DriftSession:
     ) -> None:
         self.edit = edit
         self.config = config
-        self.gamma = config.weight(point.gamma)
         self.steps: list[Step] = []
         self._point = point
         self._hooks = hooks
@@ -68,6 +71,10 @@ class DriftSession:
         watch = watch_of(edit, config)
         self._tracer = tracer_for(watch, hooks)
         self._reuse = reuse_for(watch, hooks) if config.reuse else None
+        others = None if self._reuse is None else self._reuse.for_other_prompts
+        self._running = RunningEdit(point, edit, hooks, others)
+        self._terms = terms_of(self._running, config)
+        self._has_more_terms = any(term.name != DRIFT for term in self._terms)
         self._forward = ForwardSlot(edit.model)
         self._signature = signature_of(edit.model.forward)
         self._positions: Positions | None = None
@@ -77,7 +84,7 @@ class DriftSession:
         self._logits: Tensor | None = None
         self._started = 0.0
 
-    def __enter__(self) -> DriftSession:
+    def __enter__(self) -> EditSession:
         self._started = time.perf_counter()
         try:
             # First of all: what comes after has to find the model to itself.
@@ -115,22 +122,24 @@ class DriftSession:
             finally:
                 self._forward.restore()
         self._baseline = self._current = self._positions = self._logits = None
+        self._terms = []
+        self._running.forget()
 
     def report(self) -> Report:
         """What has happened so far."""
         return Report(
             editor=self._point.editor,
             layer=self.edit.layer,
-            gamma=self.gamma,
+            weights={term.name: term.weight for term in self._terms},
             steps=tuple(self.steps),
             seconds=time.perf_counter() - self._started,
             reused=0.0 if self._reuse is None else self._reuse.left_out(),
         )
 
-    def add_penalty(self, loss: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The loss a step goes on with: ``loss + γ · penalty``, on the loss's device.
+    def add_terms(self, loss: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The loss a step goes on with: ``loss + Σ weight · term``, on the loss's device.
 
-        The first step's rows are the baseline, the vector being zero then; its penalty is 0.
+        The first step's rows are the baseline, the vector being zero then; SADR's term is 0.
         Where the edit says that it is not zero, the rows of a forward before the loop are.
 
         Args:
@@ -141,31 +150,30 @@ class DriftSession:
             PositionError: no forward of the loop was recognised since the last step, or the
                 vector has moved to another token.
             UnsupportedModelError: attention carries no gradient.
-            PenaltyError: an attention row or the penalty is NaN or infinite.
+            PenaltyError: an attention row or a term is NaN or infinite.
         """
         if self._current is None or self._positions is None:
             raise PositionError(self._batch.unrecognised())
         current = stack_layers(self._current, loss.device)
         self._current = None
-        if self.gamma > 0 and not current.requires_grad:
-            raise UnsupportedModelError(
-                f"the attention of {type(self.edit.model).__name__} carries no gradient, so its "
-                "drift cannot be restricted; reentrant gradient checkpointing cuts it off, "
-                "use_reentrant=False or model.eval() does not"
-            )
         if not self.steps:
             layers, _, heads, _ = current.shape
             log_start(self.report(), self.config, (layers, heads), self._limit)
-        penalty = selected = current.new_zeros(())
         if self._baseline is None and self._probe is not None:
             self._baseline = self._probe.before_in(current, self._positions)
+        running = self._running
+        running.step = len(self.steps)
+        running.rows = Rows(self._baseline, current, self._positions)
+        running.selected = current.new_zeros(())
+        values = {}
+        for term in self._terms:
+            with torch.set_grad_enabled(term.weight > 0):
+                values[term.name] = value = term.value()
+            if term.weight > 0:
+                loss = loss + term.weight * value.to(loss.device)
         if self._baseline is None:
             self._baseline = current.detach()
-        else:
-            penalty, selected = self._penalty(self._baseline, current)
-            if self.gamma > 0:
-                loss = loss + self.gamma * penalty
-        step = self._step(loss, current, penalty, selected, labels)
+        step = self._step(loss, values, labels)
         self.steps.append(step)
         self._hooks.sadr_step(step=step)
         return loss
@@ -176,56 +184,51 @@ class DriftSession:
         reached = self.steps[-1].target if self.steps else None
         return wanted is not None and reached is not None and reached >= wanted
 
-    def _penalty(self, baseline: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-        """The penalty before γ, and the share of heads in it; only γ > 0 pays for a gradient."""
-        assert self._positions is not None
-        with torch.set_grad_enabled(self.gamma > 0):
-            penalty, selected = penalise(
-                self._hooks, self.config, baseline, current, self._positions
-            )
-        return penalty, selected.float().mean()
-
     @torch.no_grad()
-    def _step(
-        self,
-        loss: Tensor,
-        current: Tensor,
-        penalty: Tensor,
-        selected: Tensor,
-        labels: Tensor | None,
-    ) -> Step:
+    def _step(self, loss: Tensor, terms: dict[str, Tensor], labels: Tensor | None) -> Step:
         """The step as numbers, which are fetched from the device all at once, and sound."""
-        assert self._positions is not None
+        running = self._running
+        current = running.rows.current
         logits, self._logits = self._logits, None
-        target = self._batch.target(labels, logits)
-        strayed = None if self._reuse is None else self._reuse.strayed
         values = {
+            **{f"term {name}": value for name, value in terms.items()},
             "loss": loss,
-            "penalty": penalty,
-            "selected": selected,
+            "selected": running.selected,
             # A head whose row is NaN is never selected: its penalty would be 0 and look sound.
-            "unsound": ~torch.isfinite(current.sum()) | ~torch.isfinite(penalty),
-            "strayed": strayed,
+            "unsound": ~torch.isfinite(current.sum()),
+            "strayed": None if self._reuse is None else self._reuse.strayed,
             "ahead": None if self.steps else self._seen_ahead(current),
-            "target": target,
+            "target": self._batch.target(labels, logits),
+            "vector": running.vectors.length() if self._has_more_terms else None,
         }
-        given = {name: value for name, value in values.items() if value is not None}
-        kind = torch.promote_types(loss.dtype, torch.float32)
-        fetched = torch.stack([v.detach().to(loss.device, kind) for v in given.values()]).tolist()
-        found = dict(zip(given, fetched, strict=True))
-        if found["unsound"]:
-            self._complain(current, penalty)
+        found = _fetched(
+            {**values, **{f"term {name}": value for name, value in terms.items()}}, loss
+        )
+        return self._judged(found, {name: found[f"term {name}"] for name in terms})
+
+    def _judged(self, found: dict[str, float], terms: dict[str, float]) -> Step:
+        running, index = self._running, len(self.steps)
+        unsound = [name for name, value in terms.items() if not math.isfinite(value)]
+        if found["unsound"] or unsound:
+            complain(running.rows, self.config, self._tracer.layers, index)
+            name = unsound[0]
+            raise PenaltyError(not_finite(f"term {name!r} of the loss is {terms[name]}", index))
         if found.get("strayed"):
             raise PositionError(
-                f"at step {len(self.steps)} the vector of {self._point.editor} is at other tokens "
-                "than before; set sadr.reuse to false"
+                f"at step {index} the vector of {self._point.editor} is at other tokens than "
+                "before; set sadr.reuse to false"
+            )
+        if found.get("vector") == 0 and not running.vector_is_zero:
+            raise PositionError(
+                f"at step {index} the vector of {self._point.editor} is not at the token that its "
+                "adapter says; other prompts cannot be run with it"
             )
         if found.get("ahead") and self._reuse is not None and self._reuse.refusal is None:
             self._reuse.refuse("its tokens attend to later ones")
         return Step(
-            index=len(self.steps),
+            index=index,
             loss=found["loss"],
-            penalty=found["penalty"],
+            terms=terms,
             selected=found["selected"],
             target=found.get("target"),
         )
@@ -237,26 +240,10 @@ class DriftSession:
         later = token > self._positions.prediction.to(rows.device).view(-1, 1, 1)
         return (rows * later).any()
 
-    def _complain(self, current: Tensor, penalty: Tensor) -> None:
-        """Abandon the edit, naming the first layer and head at fault."""
-        self._refuse_unless_finite(current.sum(-1).sum(1), "attention")
-        if self._baseline is not None:
-            moved = head_divergence(self._baseline, current, self.config.divergence).sum(1)
-            self._refuse_unless_finite(moved, "drift penalty")
-        self._refuse_unless_finite(penalty.view(1, 1), "drift penalty", place="")
-
-    def _refuse_unless_finite(self, values: Tensor, what: str, place: str | None = None) -> None:
-        """Abandon the edit if any of ``values``, [layers, heads], is NaN or infinite."""
-        bad = (~torch.isfinite(values)).nonzero().tolist()
-        if not bad:
-            return
-        layer, head = bad[0]
-        if place is None:
-            place = f" in layer {self._tracer.layers[layer]}, head {head}"
-        raise PenaltyError(
-            f"the {what} is {values[layer, head].item()} at step {len(self.steps)}{place}; the "
-            "edit is abandoned. A smaller v_lr or gamma, or a model in float32, may help"
-        )
+    def _vectors_watched(self) -> AbstractContextManager[None]:
+        if not self._has_more_terms:
+            return nullcontext()
+        return self._running.vectors.watched(*self._batch.edited_place())
 
     def _watched_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = self._by_name(args, kwargs)
@@ -266,13 +253,15 @@ class DriftSession:
         if positions is None:
             return forward(*args, **kwargs)
         run = functools.partial(forward, *args, **kwargs)
-        if self._reuse is None:
-            output, seen = self._tracer.run(run)
-            start = None
-        else:
-            within = functools.partial(self._tracer.run, functools.partial(self._reuse.within, run))
-            output, seen = self._reuse.run(within, given, positions.prediction)
-            start = self._reuse.start(positions.prediction.device)
+        with self._vectors_watched():
+            if self._reuse is None:
+                output, seen = self._tracer.run(run)
+                start = None
+            else:
+                within = functools.partial(self._reuse.within, run)
+                traced = functools.partial(self._tracer.run, within)
+                output, seen = self._reuse.run(traced, given, positions.prediction)
+                start = self._reuse.start(positions.prediction.device)
         self._current = rows_of(seen, positions.prediction, start)
         self._positions = positions
         self._logits = getattr(output, "logits", None)
@@ -285,3 +274,11 @@ class DriftSession:
             if parameter.kind is parameter.VAR_KEYWORD:
                 given.update(given.pop(name, {}))
         return given
+
+
+def _fetched(values: Mapping[str, Tensor | None], like: Tensor) -> dict[str, float]:
+    """Scalars as numbers; None is left out."""
+    given = {name: value for name, value in values.items() if value is not None}
+    kind = torch.promote_types(like.dtype, torch.float32)
+    scalars = [value.detach().to(like.device, kind) for value in given.values()]
+    return dict(zip(given, torch.stack(scalars).tolist(), strict=True)) if scalars else {}

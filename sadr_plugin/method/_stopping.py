@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
+from ..attention._positions import Positions, PromptTokens, shared_length
 from ..errors import AttachmentError, ConfigError, PositionError
 from ..reuse._conditions import Inputs
-from ._positions import Positions, PromptTokens, shared_length
 
 IGNORED = -100
 """The label of a position that is to predict nothing, torch's own."""

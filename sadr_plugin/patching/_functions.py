@@ -114,7 +114,7 @@ def run_with_penalty(
     """The function, with the drift penalty in its loop's loss."""
     # Late: these bring in nnsight's needs and pydantic, which an unflagged edit can do without.
     from ..config import SadrConfig
-    from ..method._session import DriftSession
+    from ..method._session import EditSession
     from ._loop import with_loss_term
 
     config = SadrConfig.parse(value)
@@ -124,8 +124,8 @@ def run_with_penalty(
     bound.arguments[point.hparams_argument] = hparams
     limit = None if point.steps_attribute is None else getattr(hparams, point.steps_attribute)
     edit = point.read(bound.arguments)
-    session = DriftSession(point, edit, config, plugin_manager().hook, limit)
-    loop = with_loss_term(original, session.add_penalty, session.finished, point.labels)
+    session = EditSession(point, edit, config, plugin_manager().hook, limit)
+    loop = with_loss_term(original, session.add_terms, session.finished, point.labels)
     with session:
         return loop(*bound.args, **bound.kwargs)
 
@@ -184,14 +184,14 @@ def run_with_own_cache(
 
 
 def _method_in_force() -> list[str]:
-    """What selects heads and gives the penalty: the functions, and what they are bound to.
+    """What gives heads, penalty and terms: the functions, and what they are bound to.
 
     Where that cannot be told from one process to the next, the answer differs in each.
     """
     hooks = plugin_manager().hook
     return [
         _identity(implementation.function)
-        for hook in (hooks.sadr_selected_heads, hooks.sadr_penalty)
+        for hook in (hooks.sadr_selected_heads, hooks.sadr_penalty, hooks.sadr_loss_terms)
         for implementation in hook.get_hookimpls()
     ]
 

@@ -124,6 +124,27 @@ def locate(
     return Positions(torch.tensor(predictions), torch.tensor(subjects))
 
 
+def first_token_after(tokenizer: Any, tokens: PromptTokens, character: int) -> int:
+    """The index of a prompt's first token that begins at a character of its text or after it.
+
+    Args:
+        tokenizer: the one that made ``tokens``.
+        tokens: the prompt, tokenized.
+        character: an index into its text.
+    """
+    text = tokens.prompt.text
+    if getattr(tokenizer, "is_fast", False):
+        offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        # A token may carry the blank before its word. What has no characters stands at 0.
+        begins = [
+            index
+            for index, (low, high) in enumerate(offsets)
+            if high > low and low + len(text[low:high]) - len(text[low:high].lstrip()) >= character
+        ]
+        return begins[0] if begins else len(offsets)
+    return shared_length(tokenizer(text[:character])["input_ids"], tokens.ids)
+
+
 def _tokens_within(offsets: Sequence[tuple[int, int]], prompt: Prompt) -> list[int]:
     """Indices of the tokens that carry characters of the subject.
 

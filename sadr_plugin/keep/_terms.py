@@ -1,0 +1,111 @@
+"""The terms of ``sadr.keep``: how far the model moves in what it says on other texts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter import Prompt
+from ..config import KeepConfig
+from ..errors import ConfigError
+from ..method._running import LossTerm, RunningEdit
+from ..replay._replay import Replay
+from ._texts import write_texts
+
+KEEP = "keep"
+DISTRACTED = "keep_distracted"
+
+
+class _Kept:
+    """Texts, and what the unedited model says on them."""
+
+    @torch.no_grad()
+    def __init__(self, texts: Replay) -> None:
+        self._texts = texts
+        before = texts.before().float().log_softmax(-1)
+        self._likely = before.exp()
+        self._entropy = -(self._likely * before).sum(-1)
+        rows = texts.rows.to(before.device)
+        counts = rows.bincount()
+        self._share = 1 / (counts[rows] * len(counts))
+
+    def divergence(self) -> Tensor:
+        """KL(unedited ‖ now), a scalar, in nats."""
+        now = self._texts.now().float()
+        gained = nn.functional.cross_entropy(now, self._likely, reduction="none") - self._entropy
+        return (gained * self._share).sum()
+
+
+class KeepTerm:
+    """KL(unedited ‖ now) of next-token distributions, averaged over a text's tokens, then texts.
+
+    Args:
+        name, weight: see `sadr_plugin.LossTerm`.
+        running: the edit.
+        texts: makes the texts, at the first step, in parts that take turns from step to step.
+    """
+
+    def __init__(
+        self, name: str, weight: float, running: RunningEdit, texts: Callable[[], list[Replay]]
+    ) -> None:
+        self.name = name
+        self.weight = weight
+        self._running = running
+        self._texts = texts
+        self._kept: list[_Kept] = []
+
+    def value(self) -> Tensor:
+        """The divergence in nats, a scalar; 0 as long as the vector is zero."""
+        if not self._kept:
+            with self._running.unedited():
+                self._kept = [_Kept(texts) for texts in self._texts()]
+        if self._running.vector_is_zero:
+            return torch.zeros(())
+        return self._kept[self._running.step % len(self._kept)].divergence()
+
+
+def keep_terms(running: RunningEdit, config: KeepConfig) -> list[LossTerm]:
+    """The terms of ``sadr.keep``.
+
+    Raises:
+        ConfigError: the editor adds its vector at no token of the subject, or does not say the
+            target that texts are to follow.
+    """
+    edit = running.edit
+    if edit.edited_token == "last":
+        raise ConfigError(
+            "sadr.keep: this edit changes the prompt's last token, not the subject's, so it does "
+            "not reach other prompts; remove the key"
+        )
+    follows = config.distracted > 0 and config.others > 0
+    if follows and edit.target is None:
+        raise ConfigError(
+            f"sadr.keep.distracted: the adapter of {running.editor} does not say what the edit's "
+            "target is, so what it states is not known; set it to 0"
+        )
+    texts = functools.cache(lambda: write_texts(edit, running.prompt(), config))
+
+    def about() -> list[Replay]:
+        return [running.replay(part) for part in _parts(texts().about, config.parts)]
+
+    def after() -> list[Replay]:
+        found = texts()
+        return [
+            running.replay(part, [found.begin] * len(part))
+            for part in _parts(found.after, config.parts)
+        ]
+
+    terms: list[LossTerm] = []
+    if config.weight and (config.openings or config.texts):
+        terms.append(KeepTerm(KEEP, config.weight, running, about))
+    if follows:
+        terms.append(KeepTerm(DISTRACTED, config.distracted, running, after))
+    return terms
+
+
+def _parts(prompts: Sequence[Prompt], count: int) -> list[Sequence[Prompt]]:
+    """The prompts dealt out like cards."""
+    return [prompts[index::count] for index in range(min(count, len(prompts)))]

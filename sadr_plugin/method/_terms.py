@@ -1,0 +1,46 @@
+"""The terms that the plugins give an edit's loss."""
+
+from __future__ import annotations
+
+import math
+
+from ..config import SadrConfig
+from ..errors import AttachmentError, ConfigError
+from ._running import LossTerm, RunningEdit
+
+
+def terms_of(running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
+    """All terms of an edit's loss, SADR's first.
+
+    Raises:
+        AttachmentError: a plugin gives something else, or two give terms of one name.
+        ConfigError: ``sadr.terms`` names one that no plugin gives.
+    """
+    terms: list[LossTerm] = []
+    for given in running.hooks.sadr_loss_terms(running=running, config=config):
+        if not isinstance(given, (list, tuple)):
+            raise AttachmentError(f"sadr_loss_terms: expected a list of terms, got {given!r}")
+        terms += map(_checked, given)
+    names = [term.name for term in terms]
+    for name in names:
+        if names.count(name) > 1:
+            raise AttachmentError(f"sadr_loss_terms: two terms are called {name!r}")
+    for name in config.terms:
+        if name not in names:
+            there = ", ".join(names)
+            raise ConfigError(f"sadr.terms.{name}: no plugin gives such a term; there are {there}")
+    return terms
+
+
+def _checked(term: object) -> LossTerm:
+    if not isinstance(term, LossTerm) or not isinstance(term.name, str):
+        raise AttachmentError(
+            f"sadr_loss_terms: expected a term with name, weight and value(), got {term!r}"
+        )
+    weight = term.weight
+    if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
+        raise AttachmentError(
+            f"sadr_loss_terms: the weight of {term.name!r} has to be a number of at least 0, got "
+            f"{weight!r}"
+        )
+    return term

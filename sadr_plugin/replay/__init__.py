@@ -1,0 +1,1 @@
+"""Other prompts run with an edit's vector in place."""

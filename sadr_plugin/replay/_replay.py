@@ -1,0 +1,173 @@
+"""Other prompts of an edit: a batch that runs without the vector and with it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapter import Edit, Prompt
+from ..attention._positions import PromptTokens, first_token_after, locate, tokenize
+from ..attention._tracer import input_device
+from ..errors import PositionError, UnsupportedModelError
+from ..reuse._forwards import output_head
+from ..reuse._reuse import Reuse
+from ._vectors import Vectors
+
+WORTHWHILE = 0.8
+"""Two batches in place of one are run where they have at most this share of its tokens."""
+
+
+class Replay:
+    """Prompts of a loss term's own, with the edit's subject in each.
+
+    Padded as the toolkit pads; long and short ones in batches of their own. A term gets one from
+    `RunningEdit.replay`.
+
+    Attributes:
+        rows: the prompt of each token that is read, [read].
+    """
+
+    def __init__(
+        self,
+        edit: Edit,
+        vectors: Vectors,
+        reuse: Callable[[], Reuse] | None,
+        prompts: Sequence[Prompt],
+        read_from: Sequence[int] | None = None,
+    ) -> None:
+        tokens = [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
+        first = [each.edited for each in tokens]
+        if read_from is not None:
+            first = [
+                first_token_after(edit.tokenizer, each, character) - 1
+                for each, character in zip(tokens, read_from, strict=True)
+            ]
+        self._vectors = vectors
+        groups = _by_length([len(each.ids) for each in tokens])
+        self._batches = [
+            _Batch(edit, reuse, [tokens[i] for i in group], [first[i] for i in group])
+            for group in groups
+        ]
+        rows = [
+            torch.tensor(group, device=batch.rows.device)[batch.rows]
+            for group, batch in zip(groups, self._batches, strict=True)
+        ]
+        self.rows = torch.cat(rows)
+
+    @torch.no_grad()
+    def before(self) -> Tensor:
+        """What the model says without the edit: logits, [read, vocabulary]."""
+        with self._vectors.absent():
+            return torch.cat([batch.logits() for batch in self._batches])
+
+    def now(self) -> Tensor:
+        """What it says with the vector of this step in place; logits with a gradient to it."""
+        found = []
+        for batch in self._batches:
+            with self._vectors.in_place(batch.every, batch.edited):
+                found.append(batch.logits())
+        return torch.cat(found)
+
+
+def _by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """The indices in one group, or in two where that spares a good part of the padding."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    whole = len(order) * lengths[order[-1]]
+
+    def size(cut: int) -> int:
+        return cut * lengths[order[cut - 1]] + (len(order) - cut) * lengths[order[-1]]
+
+    cut = min(range(1, len(order)), key=size, default=0)
+    if cut == 0 or size(cut) > WORTHWHILE * whole:
+        return [order]
+    return [order[:cut], order[cut:]]
+
+
+class _Batch:
+    """Prompts of about one length.
+
+    Attributes:
+        every: the indices of the rows.
+        edited: the edited token of each row.
+        rows: the row of each token that is read.
+    """
+
+    def __init__(
+        self,
+        edit: Edit,
+        reuse: Callable[[], Reuse] | None,
+        prompts: Sequence[PromptTokens],
+        first: Sequence[int],
+    ) -> None:
+        self._model = edit.model
+        self._reuse = None if reuse is None else reuse()
+        device = input_device(edit.model)
+        texts = [each.prompt.text for each in prompts]
+        given = edit.tokenizer(texts, padding=True, return_tensors="pt")
+        self._given = {name: given[name].to(device) for name in ("input_ids", "attention_mask")}
+        positions = locate(prompts, **self._given)
+        if positions is None:
+            raise PositionError(f"{texts[0]!r} is not tokenized in a batch as it is alone")
+        self.every = torch.arange(len(prompts), device=device)
+        self.edited = positions.subject.to(device)
+        rows: list[int] = []
+        tokens: list[int] = []
+        # What `locate` takes for the last token before the target is the last of all here.
+        for row, last in enumerate(positions.prediction.tolist()):
+            read = len(prompts[row].ids) - first[row]
+            rows += [row] * read
+            tokens += range(last + 1 - read, last + 1)
+        self.rows = torch.tensor(rows, device=device)
+        self._tokens = torch.tensor(tokens, device=device)
+
+    def logits(self) -> Tensor:
+        """The logits at the tokens that are read, [read, vocabulary]."""
+        with self._head_on_what_is_read() as is_cut:
+            output = self._run()
+        logits = getattr(output, "logits", None)
+        if not isinstance(logits, Tensor):
+            raise UnsupportedModelError(
+                f"the forward of {type(self._model).__name__} returns no `logits`; other prompts "
+                "cannot be run with the edit's vector"
+            )
+        return logits.squeeze(0) if is_cut() else logits[self._read(logits.device)]
+
+    def _run(self) -> Any:
+        def run() -> Any:
+            # Past hooks on the model itself: they count and watch the steps of the loop.
+            return self._model.forward(**self._given)
+
+        if self._reuse is None:
+            return run()
+        return self._reuse.run(functools.partial(self._reuse.within, run), self._given)
+
+    def _read(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return self.rows.to(device), self._tokens.to(device)
+
+    @contextlib.contextmanager
+    def _head_on_what_is_read(self) -> Iterator[Callable[[], bool]]:
+        """Give the output head only the tokens that are read: its vocabulary makes it dear.
+
+        Yields:
+            A function that says whether it was done.
+        """
+        calls = 0
+
+        def cut(_: object, args: tuple[Any, ...]) -> Any:
+            nonlocal calls
+            if not args or not isinstance(args[0], Tensor) or args[0].shape[:2] != shape:
+                return None
+            calls += 1
+            return (args[0][self._read(args[0].device)].unsqueeze(0), *args[1:])
+
+        shape = self._given["input_ids"].shape
+        head = output_head(self._model)
+        with contextlib.ExitStack() as stack:
+            if head is not None:
+                stack.callback(head.register_forward_pre_hook(cut).remove)
+            yield lambda: calls > 0
