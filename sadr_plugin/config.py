@@ -222,17 +222,13 @@ def _explain(error: ValidationError, config: type[SadrConfig]) -> str:
     """Pydantic's findings on one line each, in the words of the hparams file."""
     findings: dict[str, str] = {}
     for finding in error.errors():
-        key = str(finding["loc"][0]) if finding["loc"] else ""
+        location = finding["loc"]
+        key = ".".join(part for part in location if isinstance(part, str))
         if finding["type"] == "extra_forbidden":
-            inner = KeepConfig if len(finding["loc"]) > 1 else config
-            key = ".".join(map(str, finding["loc"]))
-            findings[key] = f"sadr.{key}: unknown key; known are {_fields(inner)}"
+            known = _fields(KeepConfig if key.startswith("keep.") else config)
+            findings[key] = f"sadr.{key}: unknown key; known are {known}"
         else:
             message = finding["msg"].removeprefix("Value error, ")
-            where = _place(finding["loc"][1:])
-            findings.setdefault(key, f"sadr.{key}{where}: {message}, got {finding['input']!r}")
+            index = "".join(f"[{part}]" for part in location if isinstance(part, int))
+            findings.setdefault(key, f"sadr.{key}{index}: {message}, got {finding['input']!r}")
     return "; ".join(findings.values())
-
-
-def _place(location: Sequence[int | str]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)

@@ -27,8 +27,8 @@ import copy
 import importlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,18 @@ from .hookspecs import hookimpl
 from .patching._attaching import attached, disable, enable
 from .plugins import plugin_manager
 
+if TYPE_CHECKING:
+    from .method._running import LossTerm, RunningEdit
+
 REUSE_TOLERANCE = 1e-5
 """What the vectors of an edit with reuse and of one without may differ by, relative, float32: the
 last bits of some sums, and what an optimiser makes of them."""
+
+
+REPLAY_TOLERANCE = 1e-3
+"""What log-probabilities of a prompt that is run as another may be off, float32."""
+
+Plugin = TypeVar("Plugin")
 
 
 class Witness:
@@ -65,15 +74,66 @@ class Witness:
         self.reports.append(report)
 
 
+class Echo:
+    """A plugin whose loss term, at weight 0, runs the loop's own prompt again as another's.
+
+    Attributes:
+        gaps: at each step, how far the log-probabilities of the next token are from the loop's
+            own, at most.
+        moves: how far they are from the unedited model's.
+    """
+
+    weight = 0.0
+    name = "echo"
+
+    def __init__(self) -> None:
+        self.gaps: list[float] = []
+        self.moves: list[float] = []
+        self._running: Any = None
+        self._logits: Tensor | None = None
+
+    @hookimpl
+    def sadr_loss_terms(self, running: RunningEdit) -> list[LossTerm]:
+        """The term."""
+        self._running = running
+        return [self]
+
+    def value(self) -> Tensor:
+        """Look at both; what is given back is of no weight."""
+        running = self._running
+        prompts = running.edit.prompts
+        prompts = prompts() if callable(prompts) else prompts
+        row = prompts.index(running.prompt())
+        replay = running.replay([prompts[row]])
+        now, before = (logits[-1].detach() for logits in (replay.now(), replay.before()))
+        assert self._logits is not None, "the loop's forward was not seen"
+        loops = self._logits[row, running.rows.positions.prediction[row]]
+        expected = loops.float().log_softmax(-1).to(now.device)
+        now, before = now.float().log_softmax(-1), before.float().log_softmax(-1)
+        self.gaps.append((now - expected).abs().max().item())
+        self.moves.append((now - before).abs().max().item())
+        return torch.zeros(())
+
+    def watch(self, module: nn.Module, args: Any, output: Any) -> None:
+        """A forward hook of the model's that keeps what the loop's own forward gives."""
+        if torch.is_grad_enabled():
+            self._logits = output.logits.detach()
+
+
 @contextmanager
-def witnessing() -> Iterator[Witness]:
-    """A `Witness` registered for the length of a ``with`` block."""
-    witness, manager = Witness(), plugin_manager()
-    manager.register(witness)
+def registered(plugin: Plugin) -> Iterator[Plugin]:
+    """The plugin, known to the plugin manager for the length of a ``with`` block."""
+    manager = plugin_manager()
+    manager.register(plugin)
     try:
-        yield witness
+        yield plugin
     finally:
-        manager.unregister(witness)
+        manager.unregister(plugin)
+
+
+def witnessing() -> AbstractContextManager[Witness]:
+    """A `Witness` registered for the length of a ``with`` block."""
+    return registered(Witness())
 
 
 class EditorConformance:
@@ -213,6 +273,25 @@ class EditorConformance:
                 f"step {step.index}: {step.selected} of the heads were selected, by definition "
                 f"{share}"
             )
+
+    def test_other_prompts_see_the_vector(self) -> None:
+        """What `RunningEdit.replay` computes is what the loop computes; ``keep`` rests on it."""
+        model = self.new_model()
+        with registered(Echo()) as echo:
+            hook = model.register_forward_hook(echo.watch)
+            try:
+                self.run(model, self.hparams(sadr=self._flag(gamma=self.gamma)))
+            finally:
+                hook.remove()
+        assert len(echo.gaps) > 1, "no edit was reported, or one of a single step"
+        assert max(echo.gaps) <= REPLAY_TOLERANCE, (
+            f"the loop's own prompt, run as another, gives log-probabilities {max(echo.gaps):.1e} "
+            "off: the vector is not put where the loop puts it"
+        )
+        assert max(echo.moves) > 10 * REPLAY_TOLERANCE, (
+            f"the vector moves what the model says by {max(echo.moves):.1e} at most: too few steps "
+            "to test with"
+        )
 
     def test_model_and_toolkit_are_restored(self) -> None:
         """After success, an exception and an interrupt, nothing is left behind."""

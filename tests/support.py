@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
 from sadr_plugin.testing import own_attributes
@@ -13,6 +13,15 @@ attributes = own_attributes
 
 WORDS = """<pad> <unk> so then tower louvre is in a city rome paris another batch the of now
 eiffel""".split()  # noqa: SIM905
+
+
+def exists(model_type):
+    """Whether this transformers has the architecture."""
+    try:
+        AutoConfig.for_model(model_type)
+    except ValueError:
+        return False
+    return True
 
 
 def word_tokenizer():

@@ -72,6 +72,20 @@ class Coarse(Small):
         return vector + 1e-3 * bool(part)
 
 
+class Elsewhere(Small):
+    """Part of what it does to its batch is done where no one looks."""
+
+    def run(self, model, hparams):
+        def add(module, args, output):
+            return output + 0.5 if len(output) == len(hparams.contexts) + 1 else None
+
+        hook = model.model.layers[2].mlp.register_forward_hook(add)
+        try:
+            return super().run(model, hparams)
+        finally:
+            hook.remove()
+
+
 def meddling(arguments):
     with torch.no_grad():
         arguments["model"].model.layers[0].mlp.down_proj.weight.mul_(1.01)
@@ -143,6 +157,11 @@ BROKEN = {
         Small,
         lambda: Adapter(read=wrong_token),
         r"the editor changes the tokens \[1, 2\].*say \[2, 3\]",
+    ),
+    "test_other_prompts_see_the_vector": (
+        Elsewhere,
+        SmallAdapter,
+        "the vector is not put where the loop puts it",
     ),
     "test_model_and_toolkit_are_restored": (
         Small,

@@ -20,17 +20,10 @@ from sadr_plugin.models import _check
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from sadr_plugin.models._check import TOLERANCE, check
 from sadr_plugin.models._reuse_check import TOLERANCE as REUSE_TOLERANCE
+from support import exists
 
 # What a release of transformers has no such kernel for, or computes otherwise by it.
 WITHOUT_SDPA = {"gptj", "gpt_neo", "bloom", "falcon", "mpt", "gemma2", "gpt_oss", "mamba"}
-
-
-def exists(model_type):
-    try:
-        AutoConfig.for_model(model_type)
-    except ValueError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -19,18 +19,33 @@ KEEP = "keep"
 DISTRACTED = "keep_distracted"
 
 
+ASKED = 10
+"""A token at which the old object is among so many likeliest next ones asks for the edited fact."""
+
+
 class _Kept:
-    """Texts, and what the unedited model says on them."""
+    """Texts, and what the unedited model says on them.
+
+    Args:
+        texts: what is run.
+        old: the old object's first token. Where it is expected, nothing is kept: there the edit is
+            to tell.
+    """
 
     @torch.no_grad()
-    def __init__(self, texts: Replay) -> None:
+    def __init__(self, texts: Replay, old: int | None = None) -> None:
         self._texts = texts
         before = texts.before().float().log_softmax(-1)
         self._likely = before.exp()
         self._entropy = -(self._likely * before).sum(-1)
         rows = texts.rows.to(before.device)
-        counts = rows.bincount()
-        self._share = 1 / (counts[rows] * len(counts))
+        counted = torch.ones_like(rows, dtype=torch.bool)
+        if old is not None:
+            likeliest = before.topk(min(ASKED, before.shape[-1])).indices
+            counted = (likeliest != old).all(-1)
+        counts = rows[counted].bincount(minlength=int(rows.max()) + 1)
+        share = counted / counts.clamp(min=1)[rows]
+        self._share = share / (counts > 0).sum().clamp(min=1)
 
     def divergence(self) -> Tensor:
         """KL(unedited ‖ now), a scalar, in nats."""
@@ -46,10 +61,11 @@ class KeepTerm:
         name, weight: see `sadr_plugin.LossTerm`.
         running: the edit.
         texts: makes the texts, at the first step, in parts that take turns from step to step.
+            Called while the model runs unedited.
     """
 
     def __init__(
-        self, name: str, weight: float, running: RunningEdit, texts: Callable[[], list[Replay]]
+        self, name: str, weight: float, running: RunningEdit, texts: Callable[[], list[_Kept]]
     ) -> None:
         self.name = name
         self.weight = weight
@@ -61,7 +77,7 @@ class KeepTerm:
         """The divergence in nats, a scalar; 0 as long as the vector is zero."""
         if not self._kept:
             with self._running.unedited():
-                self._kept = [_Kept(texts) for texts in self._texts()]
+                self._kept = self._texts()
         if self._running.vector_is_zero:
             return torch.zeros(())
         return self._kept[self._running.step % len(self._kept)].divergence()
@@ -88,15 +104,15 @@ def keep_terms(running: RunningEdit, config: KeepConfig) -> list[LossTerm]:
         )
     texts = functools.cache(lambda: write_texts(edit, running.prompt(), config))
 
-    def about() -> list[Replay]:
-        return [running.replay(part) for part in _parts(texts().about, config.parts)]
-
-    def after() -> list[Replay]:
+    def about() -> list[_Kept]:
         found = texts()
-        return [
-            running.replay(part, [found.begin] * len(part))
-            for part in _parts(found.after, config.parts)
-        ]
+        parts = _parts(found.about, config.parts)
+        return [_Kept(running.replay(part), found.old) for part in parts]
+
+    def after() -> list[_Kept]:
+        found = texts()
+        parts = _parts(found.after, config.parts)
+        return [_Kept(running.replay(part, [found.begin] * len(part))) for part in parts]
 
     terms: list[LossTerm] = []
     if config.weight and (config.openings or config.texts):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..adapter import Edit, Prompt
+from ..attention._positions import shared_length
 from ..attention._tracer import input_device
 from ..config import KeepConfig
 from ..errors import UnsupportedModelError
@@ -32,11 +33,13 @@ class Texts:
         about: the openings, then what the model writes of the subject.
         after: texts about anything, after the edited statement.
         begin: where in each of those the model's own words begin, in characters.
+        old: the first token of the old object; None where it is not known.
     """
 
     about: list[Prompt]
     after: list[Prompt]
     begin: int
+    old: int | None
 
 
 def write_texts(edit: Edit, prompt: Prompt, config: KeepConfig) -> Texts:
@@ -56,16 +59,17 @@ def write_texts(edit: Edit, prompt: Prompt, config: KeepConfig) -> Texts:
     others = config.others if config.distracted else 0
     beginnings = [BEGINNINGS[index % len(BEGINNINGS)] for index in range(others)]
     written = _written(edit, [subject] * count + beginnings, config.length, config.seed)
-    if count:
-        told = [word.strip() for word in (edit.target, _old_object(edit, prompt)) if word]
-        fit = [text for text in written[:count] if not any(_states(text, word) for word in told)]
-        about += [Prompt("", subject, text) for text in fit[: config.texts]]
+    old = _old_object(edit, prompt) if config.weight else None
+    told = [word.strip() for word in (edit.target, old) if word]
+    fit = [text for text in written[:count] if not any(_states(text, word) for word in told)]
+    about += [Prompt("", subject, text) for text in fit[: config.texts]]
     suffix = f"{prompt.suffix} {(edit.target or '').strip()}."
     after = [
         Prompt(prompt.prefix, subject, f"{suffix} {beginning}{text}")
         for beginning, text in zip(beginnings, written[count:], strict=True)
     ]
-    return Texts(about, after, len(prompt.prefix + subject + suffix))
+    first = None if old is None else _first_token(edit, prompt, old)
+    return Texts(about, after, len(prompt.prefix + subject + suffix), first)
 
 
 def _states(text: str, word: str) -> bool:
@@ -75,11 +79,19 @@ def _states(text: str, word: str) -> bool:
 def _old_object(edit: Edit, prompt: Prompt) -> str | None:
     """What the edit replaces; where it does not say, the first name or number in the unedited
     model's answer."""
-    if edit.old_target is not None:
+    if edit.old_target is not None or not hasattr(edit.model, "generate"):
         return edit.old_target
     (text,) = _written(edit, [prompt.text], ANSWER)
     words = (word.strip(".,;:!?\"'()") for word in text.split())
     return next((word for word in words if word[:1].isupper() or word[:1].isdigit()), None)
+
+
+def _first_token(edit: Edit, prompt: Prompt, answer: str) -> int | None:
+    """The first token of an answer to the prompt."""
+    known = edit.tokenizer(prompt.text)["input_ids"]
+    whole: list[int] = edit.tokenizer(f"{prompt.text} {answer.strip()}")["input_ids"]
+    start = shared_length(known, whole)
+    return whole[start] if start < len(whole) else None
 
 
 def _written(
@@ -88,9 +100,9 @@ def _written(
     """What the model writes after each beginning; its likeliest words without a seed."""
     if not beginnings:
         return []
-    model, tokenizer = edit.model, edit.tokenizer
-    generate: Any = getattr(model, "generate", None)
-    if generate is None:
+    model: Any = edit.model
+    tokenizer = edit.tokenizer
+    if not hasattr(model, "generate"):
         raise UnsupportedModelError(
             f"sadr.keep: {type(model).__name__} has no generate() to write texts with; set texts "
             "and distracted to 0"
@@ -105,7 +117,9 @@ def _written(
     with torch.no_grad(), torch.random.fork_rng(cuda):
         torch.manual_seed(seed or 0)
         config = _sampling(model, seed is not None, length)
-        output = generate(ids.to(device), attention_mask=mask.to(device), generation_config=config)
+        output = model.generate(
+            ids.to(device), attention_mask=mask.to(device), generation_config=config
+        )
     return [
         _behind(tokenizer, row, whole[size - len(row) :].tolist())
         for row, whole in zip(known, output, strict=True)

@@ -46,9 +46,8 @@ class Reuse:
         layers: its layers, in order.
         edited: the index of the edited one.
         attending: the attention modules of the layers above, by index; some may have none.
-        forwards: the forwards of the layers and the output head, where another batch of the same
-            edit shares them.
-        with_head: whether the output head runs on the window, too.
+        host: runs the edit's loop, where this one is for another batch: the forwards of the layers
+            are shared, and what they have proved. The output head then runs on what it is given.
     """
 
     def __init__(
@@ -57,8 +56,7 @@ class Reuse:
         layers: Sequence[nn.Module],
         edited: int,
         attending: Mapping[int, nn.Module],
-        forwards: LayerForwards | None = None,
-        with_head: bool = True,
+        host: Reuse | None = None,
     ) -> None:
         self.refusal: str | None = None
         """Why every forward runs in full; None if it does not."""
@@ -71,9 +69,10 @@ class Reuse:
         self._attending = attending
         self._layers = layers
         self._total = len(layers)
-        self._forwards = LayerForwards(model, layers) if forwards is None else forwards
-        self._is_guest = forwards is not None
-        self._with_head = with_head
+        self._host = host
+        self._forwards: LayerForwards = (
+            LayerForwards(model, layers) if host is None else host._forwards
+        )
         self._above: dict[int, WindowedLayer] = {}
         self._inputs: Inputs | None = None
         self._below_gave: Any = None
@@ -90,11 +89,9 @@ class Reuse:
     def for_other_prompts(self) -> Reuse:
         """What runs another batch on the same layers, between the forwards of this one.
 
-        It lives no longer than this one. The output head is left to run on what it is given.
+        It lives no longer than this one.
         """
-        other = Reuse(
-            self._model, self._layers, self._edited, self._attending, self._forwards, False
-        )
+        other = Reuse(self._model, self._layers, self._edited, self._attending, host=self)
         other.fill()
         return other
 
@@ -121,19 +118,21 @@ class Reuse:
             self.refuse("one of its layers stands in several places")
         elif any(getattr(m, "is_causal", True) is False for m in self._attending.values()):
             self.refuse("its tokens attend to later ones")
+        elif self._host is not None:
+            self.refusal = self._host.refusal
         if self.refusal is not None:
             return
         for index in range(self._edited + 1, len(parts)):
             is_head = index == self._total
-            if not is_head or self._with_head:
+            if not is_head or self._host is None:
                 attention = self._attending.get(index)
                 self._above[index] = WindowedLayer(parts[index], attention, is_head)
-        if not self._is_guest:
+        if self._host is None:
             self._forwards.fill()
 
     def restore(self) -> None:
         """Give them back, and let go of what was kept. May be called more than once."""
-        if not self._is_guest:
+        if self._host is None:
             self._forwards.restore()
         self._forget()
 
@@ -271,6 +270,24 @@ class Reuse:
         if any(_fetched([scalar for scalar in ahead if scalar is not None], device)):
             self.refuse("its tokens attend to later ones")
             return
+        if self._host is None or self._host._inputs is None:
+            self._try_window(real)
+        else:  # the host's layers have proved themselves, and they are the same
+            for index, layer in self._above.items():
+                layer.refusal = layer.refusal or self._host._above[index].refusal
+        for layer in self._above.values():
+            layer.settle()
+        self._note_versions()
+        if self._host is None and self.remark():
+            LOGGER.info("SADR: some layers run in full in every forward: %s", self.remark())
+
+    def _try_window(self, real: Tensor) -> None:
+        """Run each layer on a small window of its own first forward.
+
+        Args:
+            real: which tokens are no padding, [rows, tokens].
+        """
+        tokens, device = real.shape[1], real.device
         able = [layer for layer in self._above.values() if layer.refusal is None]
         size = min(PROOF, tokens - 1)
         if size > 1:
@@ -283,11 +300,6 @@ class Reuse:
             for layer, holds in zip(able, _fetched(proofs, device), strict=True):
                 if not holds and layer.refusal is None:
                     layer.refusal = "does not give the same on a part of its tokens"
-        for layer in self._above.values():
-            layer.settle()
-        self._note_versions()
-        if self.remark():
-            LOGGER.info("SADR: some layers run in full in every forward: %s", self.remark())
 
     def _note_versions(self) -> None:
         assert self._entry is not None

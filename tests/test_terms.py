@@ -1,0 +1,146 @@
+"""Loss terms that plugins give: SADR's own, and a stranger's beside it."""
+
+import pytest
+import torch
+
+import sadr_plugin
+from sadr_plugin import LossTerm, Prompt, hookimpl
+from sadr_plugin.errors import AttachmentError, ConfigError, PenaltyError, PositionError
+from sadr_plugin.testing import registered
+from smalledit.hparams import SmallHparams
+from support import tiny_llama, word_tokenizer
+
+
+class Louvre:
+    """A stranger's term: what the model says after "so the tower" is to stay likely."""
+
+    name = "louvre"
+
+    def __init__(self, weight=2.0, value=None):
+        self.weight = weight
+        self.seen = []
+        self._value = value
+        self._running = self._replay = None
+
+    @hookimpl
+    def sadr_loss_terms(self, running, config):
+        self._running = running
+        self.weight = config.terms.get("louvre", {}).get("weight", self.weight)
+        return [self]
+
+    def value(self):
+        if self._value is not None:
+            return self._value
+        if self._replay is None:
+            self._replay = self._running.replay([Prompt("so the ", "tower", "")])
+        now = self._replay.now().log_softmax(-1)[-1, 5]
+        self.seen.append((self._running.step, now.requires_grad, now.item()))
+        return -now
+
+
+def edit(small, request_, plugin, **sadr):
+    with registered(plugin), sadr_plugin.reports() as found:
+        hparams = SmallHparams(lr=0.2, sadr=sadr)
+        result = small.optimise(tiny_llama(), word_tokenizer(), request_, hparams)
+    return result[0], found[0]
+
+
+def test_a_term_of_a_strangers(small, request_):
+    alone = small.optimise(
+        tiny_llama(), word_tokenizer(), request_, SmallHparams(lr=0.2, sadr={"gamma": 0.5})
+    )
+    plugin = Louvre()
+    vector, report = edit(small, request_, plugin, gamma=0.5)
+    assert isinstance(plugin, LossTerm)
+    assert report.weights == {"drift": 0.5, "louvre": 2.0}
+    assert [step for step, *_ in plugin.seen] == list(range(6))
+    assert all(has_gradient for _, has_gradient, _ in plugin.seen), "at zero vector, too"
+    assert [step.terms["louvre"] for step in report.steps] == pytest.approx(
+        [-value for *_, value in plugin.seen]
+    )
+    assert plugin.seen[-1][-1] > plugin.seen[0][-1], "it is in the gradient"
+    first = report.steps[0]
+    assert first.loss == pytest.approx(alone[1][0] - 0.5 * 0 + 2 * first.terms["louvre"], rel=1e-5)
+    assert not torch.equal(vector, alone[0])
+
+
+def test_its_weight_from_the_hparams_file(small, request_):
+    _, report = edit(small, request_, Louvre(), terms={"louvre": {"weight": 0.25}})
+    assert report.weights["louvre"] == 0.25
+
+
+def test_a_term_without_weight_is_looked_at(small, request_):
+    alone, _ = edit(small, request_, object(), gamma=0.5)
+    plugin = Louvre(weight=0.0)
+    vector, report = edit(small, request_, plugin, gamma=0.5)
+    assert torch.equal(vector, alone)
+    assert not any(has_gradient for _, has_gradient, _ in plugin.seen)
+    assert report.steps[-1].terms["louvre"] == pytest.approx(-plugin.seen[-1][-1])
+
+
+def test_settings_of_a_term_that_no_one_gives(small, request_):
+    with pytest.raises(
+        ConfigError, match=r"sadr\.terms\.luvre: no plugin gives such a term; there"
+    ):
+        edit(small, request_, Louvre(), terms={"luvre": {}})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "expected a list of terms, got 3"),
+        ([3], r"expected a term with name, weight and value\(\), got 3"),
+        ([Louvre(), Louvre()], "two terms are called 'louvre'"),
+        ([Louvre(weight=-1)], "the weight of 'louvre' has to be a number of at least 0, got -1"),
+        ([Louvre(weight="2")], "the weight of 'louvre' has to be a number"),
+        ([Louvre(weight=float("nan"))], "the weight of 'louvre' has to be a number"),
+    ],
+)
+def test_something_else_than_terms(small, request_, given, message):
+    class Plugin:
+        @hookimpl
+        def sadr_loss_terms(self):
+            return given
+
+    with pytest.raises(AttachmentError, match=f"sadr_loss_terms: {message}"):
+        edit(small, request_, Plugin())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_term_that_is_not_finite_ends_the_edit(small, request_, value):
+    with pytest.raises(PenaltyError, match=f"term 'louvre' of the loss is {value} at step 0"):
+        edit(small, request_, Louvre(value=torch.tensor(value)))
+
+
+def test_a_vector_that_is_elsewhere_than_the_adapter_says(small, request_):
+    """Then other prompts would run without it, and nothing would be kept."""
+    from support import SMALL
+
+    class Elsewhere:
+        @hookimpl(wrapper=True)
+        def sadr_edit_points(self):
+            import dataclasses
+
+            def read(arguments):
+                return dataclasses.replace(
+                    SMALL.read(arguments), edited_token="subject_first_after_last"
+                )
+
+            points = yield
+            return [[dataclasses.replace(p, read=read) for p in points[0]], *points[1:]]
+
+    sadr_plugin.disable()
+    with registered(Elsewhere()):
+        sadr_plugin.enable()
+        with pytest.raises(PositionError, match="is not at the token that its adapter says"):
+            edit(small, request_, Louvre(), reuse=False)
+        sadr_plugin.disable()
+
+
+def test_the_cache_knows_who_gives_terms(small):
+    from sadr_plugin.patching._functions import _method_in_force
+
+    before = _method_in_force()
+    with registered(Louvre()):
+        assert _method_in_force() != before
+    assert _method_in_force() == before
