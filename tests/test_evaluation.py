@@ -341,6 +341,7 @@ def test_what_is_written(tmp_path):
     assert [arm["arm"] for arm in data["arms"]] == [UNEDITED, "plain", "sadr"]
     assert data["arms"][1]["accuracy"]["relation"]["questions"] == 1
     assert data["arms"][1]["versus"].keys() == {UNEDITED, "sadr"}
+    assert data["arms"][1]["corrected"].keys() == {"sadr"}, "nothing is claimed of the unedited"
     rows = (tmp_path / "summary.md").read_text().splitlines()
     assert len(rows) == 5
     assert len({row.count("|") for row in rows}) == 1

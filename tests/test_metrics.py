@@ -16,6 +16,7 @@ from sadr_plugin.evaluation import (
     Scorer,
     answer_probability,
     estimate,
+    holm,
     load,
     ngram_entropy,
     sign_test,
@@ -84,6 +85,21 @@ def test_fluency_by_hand():
     expected = (2 / 3 * math.log2(3) + 4 / 3 * math.log2(2)) / 2
     assert ngram_entropy("a b c d") == pytest.approx(expected)
     assert ngram_entropy("") == 0
+
+
+def test_holm_by_hand():
+    """The smallest is multiplied by their number, the next by one less, and none overtakes."""
+    found = {("a",): 0.01, ("b",): 0.04, ("c",): 0.03, ("d",): None, ("e",): 0.9}
+    corrected = holm(found)
+    assert corrected == {
+        ("a",): pytest.approx(0.04),
+        ("b",): pytest.approx(0.09),
+        ("c",): pytest.approx(0.09),
+        ("d",): None,
+        ("e",): pytest.approx(0.9),
+    }
+    assert holm({("a",): 0.6, ("b",): 0.7}) == {("a",): 1, ("b",): 1}
+    assert holm({}) == {}
 
 
 def test_sign_test_by_hand():

@@ -14,7 +14,7 @@ from ._records import Question, Record, sample
 from ._results import UNEDITED, Arm, Result, read_results
 from ._run import EvaluationRun
 from ._scoring import Answer, Scorer, answer_probability
-from ._significance import Estimate, estimate, sign_test
+from ._significance import Estimate, estimate, holm, sign_test
 from ._summary import ArmSummary, summarise
 from ._tables import markdown, table, tex, write
 from .engines import Engine
@@ -45,6 +45,7 @@ __all__ = [
     "draw",
     "estimate",
     "fingerprint",
+    "holm",
     "load",
     "markdown",
     "ngram_entropy",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
-from ._metrics import TASKS, probability, score
-from ._results import Result
-from ._significance import Estimate, estimate, sign_test
+from ._metrics import TASKS, Scores, probability, score
+from ._results import UNEDITED, Result
+from ._significance import Estimate, estimate, holm, sign_test
 
 IN_TABLE = ("efficacy", "paraphrase", "neighbourhood", "relation", "distracting neighbourhood")
 """The paper's columns, in its order; the others stand in the summary."""
+
+Tests = Mapping[tuple[str, str, str], float | None]
+"""P values by the two arms and the metric."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class ArmSummary:
         steps: mean number of optimisation steps.
         seconds: mean seconds of an edit.
         versus: two-sided p of the sign test against each other arm, by metric.
+        corrected: the same between edited arms, corrected for the number of all these tests (Holm).
     """
 
     arm: str
@@ -44,6 +49,7 @@ class ArmSummary:
     steps: float
     seconds: float
     versus: dict[str, dict[str, float | None]]
+    corrected: dict[str, dict[str, float | None]]
 
 
 def summarise(results: Sequence[Result]) -> list[ArmSummary]:
@@ -59,15 +65,33 @@ def summarise(results: Sequence[Result]) -> list[ArmSummary]:
         key for key in sorted(scored[arms[0]]) if all(key in found for found in scored.values())
     ]
     together = {arm: [scored[arm][key] for key in common] for arm in arms}
-    return [
-        _summary(arm, sum(r.arm == arm and r.error is not None for r in results), together)
-        for arm in arms
-    ]
+    tests = {
+        (one, other, task): sign_test(_scores(together[one]), _scores(together[other]), task)
+        for one, other in combinations(arms, 2)
+        for task in TASKS
+    }
+    corrected = holm({key: p for key, p in tests.items() if UNEDITED not in key})
+    failed = {arm: sum(r.arm == arm and r.error is not None for r in results) for arm in arms}
+    return [_summary(arm, failed[arm], together[arm], tests, corrected) for arm in arms]
 
 
-def _summary(arm: str, failed: int, together: Mapping[str, list[Result]]) -> ArmSummary:
-    own = together[arm]
-    scores = [result.scores for result in own]
+def _scores(results: Sequence[Result]) -> list[Scores]:
+    return [result.scores for result in results]
+
+
+def _against(arm: str, tests: Tests) -> dict[str, dict[str, float | None]]:
+    """The tests an arm takes part in, by the other arm and the metric."""
+    found: dict[str, dict[str, float | None]] = {}
+    for (one, other, task), p in tests.items():
+        if arm in (one, other):
+            found.setdefault(other if arm == one else one, {})[task] = p
+    return found
+
+
+def _summary(
+    arm: str, failed: int, own: Sequence[Result], tests: Tests, corrected: Tests
+) -> ArmSummary:
+    scores = _scores(own)
     accuracies = {task: estimate(scores, task) for task in TASKS}
     return ArmSummary(
         arm=arm,
@@ -81,11 +105,8 @@ def _summary(arm: str, failed: int, together: Mapping[str, list[Result]]) -> Arm
         drift=_mean([r.drift for r in own]),
         steps=_mean([r.steps for r in own]) or 0.0,
         seconds=_mean([r.seconds for r in own]) or 0.0,
-        versus={
-            other: {task: sign_test(scores, [r.scores for r in theirs], task) for task in TASKS}
-            for other, theirs in together.items()
-            if other != arm
-        },
+        versus=_against(arm, tests),
+        corrected=_against(arm, corrected),
     )
 
 

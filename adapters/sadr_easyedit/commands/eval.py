@@ -62,10 +62,12 @@ def evaluate(
     arms: Annotated[
         str,
         typer.Option(
-            help="plain (SADR off), sadr, control (as sadr, but γ = 0: the same steps without "
-            "the penalty), with commas."
+            help="With commas: plain (SADR off), control (γ = 0: stop_at alone), sadr, keep "
+            "(γ = 0, and the file's keep or the default one), sadr+keep. The file's keep is in "
+            "the last two only. [default: plain,sadr; with keep in the file sadr+keep, too]",
+            show_default=False,
         ),
-    ] = "plain,sadr",
+    ] = "",
     gamma: Annotated[
         list[float] | None,
         typer.Option(
@@ -257,26 +259,32 @@ def _arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
     from sadr_plugin import SadrConfig
     from sadr_plugin.evaluation import Arm
 
-    settings = (SadrConfig.parse(configured) or SadrConfig()).model_dump(exclude_unset=True)
-    if len(gammas) > 1:
-        sadr = [Arm(f"sadr {gamma:g}", {**settings, "gamma": gamma}) for gamma in gammas]
-    else:
-        sadr = [Arm("sadr", {**settings, "gamma": gammas[0]} if gammas else settings)]
+    config = SadrConfig.parse(configured) or SadrConfig()
+    settings = config.model_dump(exclude_unset=True)
+    keep = {"keep": settings.pop("keep", None) or True}
+
+    def of_each_gamma(name: str, more: dict[str, Any]) -> list[Arm]:
+        if len(gammas) > 1:
+            return [Arm(f"{name} {g:g}", {**settings, **more, "gamma": g}) for g in gammas]
+        return [Arm(name, {**settings, **more, **({"gamma": gammas[0]} if gammas else {})})]
+
+    sadr = of_each_gamma("sadr", {})
     known = {
         "plain": [Arm("plain", None)],
         "control": [Arm("control", {**settings, "gamma": 0.0})],
         "sadr": sadr,
+        "keep": [Arm("keep", {**settings, **keep, "gamma": 0.0})],
+        "sadr+keep": of_each_gamma("sadr+keep", keep),
     }
+    names = names or ("plain,sadr" if config.keep is None else "plain,sadr,sadr+keep")
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted or len(set(wanted)) < len(wanted):
-        raise ConfigError(
-            f"--arms: expected some of plain, control and sadr with commas, got {names!r}"
-        )
+        raise ConfigError(f"--arms: expected some of {', '.join(known)} with commas, got {names!r}")
     if len({arm.name for arm in sadr}) < len(sadr):
         raise ConfigError(f"--gamma: expected different values, got {gammas}")
-    if gammas and "sadr" not in wanted:
-        raise ConfigError(f"--gamma: there is no arm sadr in {names!r}")
+    if gammas and not {"sadr", "sadr+keep"} & set(wanted):
+        raise ConfigError(f"--gamma: there is no arm sadr or sadr+keep in {names!r}")
     found = [arm for name in wanted for arm in known[name]]
     for arm in found:
         SadrConfig.parse(arm.sadr)
