@@ -1,10 +1,14 @@
 """Loss terms that plugins give: SADR's own, and a stranger's beside it."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
 import sadr_plugin
-from sadr_plugin import LossTerm, Prompt, hookimpl
+from sadr_plugin import LossTerm, Prompt, SadrConfig, hookimpl
 from sadr_plugin.errors import AttachmentError, ConfigError, PenaltyError, PositionError
 from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
@@ -144,3 +148,40 @@ def test_the_cache_knows_who_gives_terms(small):
     with registered(Louvre()):
         assert _method_in_force() != before
     assert _method_in_force() == before
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "loss-terms.md"
+
+
+@pytest.fixture
+def wordings():
+    """The plugin that the docs tell how to write."""
+    code = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]
+    code, registers = code.rsplit("\n\n", 1)
+    assert registers.strip() == "sadr_plugin.plugin_manager().register(WordingsPlugin())"
+    names = {}
+    exec(code, names)
+    return names["WordingsPlugin"]()
+
+
+def test_the_example_of_the_docs(small, request_, wordings):
+    settings = yaml.safe_load(re.search(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)[1])
+    assert SadrConfig.parse(settings["sadr"]).terms["wordings"]["weight"] == 0.5
+    words = {"wordings": {"weight": 2.0, "prompts": ["so the {} is", "{} is now in a"]}}
+    _, without = edit(small, request_, wordings, gamma=0)
+    assert set(without.weights) == {"drift"}
+    _, watched = edit(
+        small, request_, wordings, gamma=0, terms={"wordings": {**words["wordings"], "weight": 0}}
+    )
+    _, report = edit(small, request_, wordings, gamma=0, terms=words)
+    assert report.weights == {"drift": 0, "wordings": 2}
+    model, tokenizer = tiny_llama(), word_tokenizer()
+    with torch.no_grad():
+        said = [
+            model(**tokenizer([text], return_tensors="pt")).logits[0, -1].log_softmax(-1)
+            for text in ("so the tower is", "tower is now in a")
+        ]
+    expected = -torch.stack(said)[:, tokenizer.vocab["rome"]].mean().item()
+    assert report.steps[0].terms["wordings"] == pytest.approx(expected, rel=1e-4)
+    last = report.steps[-1].terms["wordings"]
+    assert last < watched.steps[-1].terms["wordings"], "other wordings gain by it"

@@ -13,6 +13,7 @@ import sadr_plugin
 from easyedit.conftest import MAIN_BRANCH, ROME
 from sadr_easyedit.declarations import EDIT_POINTS
 from sadr_plugin import hookimpl
+from sadr_plugin.testing import REPLAY_TOLERANCE, Echo, registered
 from support import attributes
 
 REQUEST = {
@@ -127,6 +128,8 @@ def test_every_editor(point, model, tok, listener):
     for flag in (False, {"gamma": 0}):
         found = optimise(point, model, tok, hparams_of(point, sadr=flag))
         assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True))
+    assert_other_prompts_are_as_in_the_loop(point, model, tok)
+    listener.reports.pop()
     started = time.perf_counter()
     restrained = optimise(point, model, tok, hparams_of(point, sadr=True))
     seconds = time.perf_counter() - started
@@ -141,6 +144,35 @@ def test_every_editor(point, model, tok, listener):
     assert len(free.steps) == len(held.steps) == 6
     assert held.steps[-1].penalty < free.steps[-1].penalty
     assert attributes(model) == before
+
+
+def assert_other_prompts_are_as_in_the_loop(point, model, tok):
+    """The loop's own prompt, run as another with its vector in place, gives what the loop gives."""
+    with registered(Echo()) as echo:
+        hook = model.register_forward_hook(echo.watch)
+        try:
+            optimise(point, model, tok, hparams_of(point, sadr={"num_grad_steps": 2}))
+        finally:
+            hook.remove()
+    assert len(echo.gaps) == 2
+    assert max(echo.gaps) < REPLAY_TOLERANCE
+    assert max(echo.moves) > 0.1
+
+
+def test_every_editor_keeps(point, model, tok, listener):
+    sadr_plugin.enable()
+    keep = {"openings": ["{} was", "{} belongs to"], "texts": 1, "others": 2, "length": 3}
+    for weight in (1e-9, 30):
+        flag = {"gamma": 0, "keep": {**keep, "weight": weight, "distracted": weight}}
+        optimise(point, model, tok, hparams_of(point, sadr=flag))
+    free, held = listener.reports
+    for name in ("keep", "keep_distracted"):
+        assert 0 < held.steps[-1].terms[name] < free.steps[-1].terms[name] / 2
+    assert held.steps[0].terms["keep"] == 0 or not zero_start(point)
+
+
+def zero_start(point):
+    return point.editor != "EAMET"
 
 
 def test_every_editor_stops_once_the_edit_is_made(point, model, tok, listener):

@@ -234,7 +234,7 @@ def test_the_benchmarks_hparams_are_read(file):
 def test_bad_options(hparams, data, tmp_path):
     out = ["--out", str(tmp_path / "out")]
     with pytest.raises(
-        ConfigError, match="--arms: expected some of plain, control, sadr, keep, sadr[+]keep"
+        ConfigError, match=r"--arms: expected some of plain, .*, keep, sadr\+keep with"
     ):
         evaluate(hparams(), "--data", data, "--skip-bad", "--arms", "plain,best", *out)
     other = tmp_path / "hparams.yml"
