@@ -140,6 +140,7 @@ class Loop:
         ways: dict[str, Callable[[], float]] = {
             "plain": lambda: self._timed(self._dispatched, False),
             "SADR": lambda: self._timed(self._dispatched, {"gamma": GAMMA}),
+            "SADR and keep": lambda: self._timed(self._dispatched, {"gamma": GAMMA, "keep": True}),
             "SADR, reuse: false": lambda: self._timed(
                 self._dispatched, {"gamma": GAMMA, "reuse": False}
             ),

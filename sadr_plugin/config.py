@@ -108,17 +108,17 @@ class KeepConfig(BaseModel):
     """Texts about the subject, which stands at ``{}``. The last token's prediction counts most:
     what comes next."""
 
-    texts: Annotated[StrictInt, Field(ge=0)] = 8
+    texts: Annotated[StrictInt, Field(ge=0)] = 0
     """How many texts the model writes about the subject. Those that state the new object or the
     old are left out."""
 
-    others: Annotated[StrictInt, Field(ge=0)] = 8
+    others: Annotated[StrictInt, Field(ge=0)] = 4
     """How many texts the model writes about anything, to stand after the edited statement."""
 
     length: Annotated[StrictInt, Field(ge=1)] = 12
     """How many tokens each text of the model's own has."""
 
-    parts: Annotated[StrictInt, Field(ge=1)] = 1
+    parts: Annotated[StrictInt, Field(ge=1)] = 2
     """In how many parts the texts take turns: each step runs one part, for as much less time."""
 
     distracted: Weight = 1.0

@@ -5,6 +5,7 @@ import gc
 import inspect
 import logging
 import sys
+import threading
 import weakref
 
 import pytest
@@ -192,8 +193,8 @@ def test_in_bfloat16(name):
 
 def test_padding_that_the_loss_reads():
     """Row 1 ends at its sixth token, and the loss looks at its ninth."""
-    read = torch.tensor([8, 8, 7])
-    found = [Trial(model_(), INPUTS, SUBJECT, read).run(reuse) for reuse in (False, True)]
+    subject, read = torch.tensor([7, 4, 6]), torch.tensor([8, 8, 7])
+    found = [Trial(model_(), INPUTS, subject, read).run(reuse) for reuse in (False, True)]
     same(found[1], found[0])
 
 
@@ -504,6 +505,54 @@ def test_a_mask_that_shows_later_tokens():
     assert not windowed.looks_ahead(real)
     windowed._arguments = Arguments((), {"attention_mask": causal > -1}, ())
     assert not windowed.looks_ahead(real)
+    causal[0, 0, 2, 3] = 0  # a token sees the next one alone
+    windowed._arguments = Arguments((), {"attention_mask": causal}, ())
+    assert windowed.looks_ahead(real)
+
+
+def test_a_batch_whose_mask_shows_later_tokens():
+    inputs = {**INPUTS, "attention_mask": torch.ones(3, 1, 9, 9, dtype=torch.bool)}
+    found = Trial(model_(), inputs, SUBJECT, READ)
+    expected = Trial(model_(), inputs, SUBJECT, READ).run(False)
+    assert torch.equal(found.run(True), expected)
+    assert found.remark == "its tokens attend to later ones"
+
+
+def test_a_forward_in_another_thread_is_run_in_full():
+    """A hook of the loop's forward may wait for one."""
+    model = model_()
+    other = {"input_ids": INPUTS["input_ids"].flip(0)}
+    expected = model(**other).logits
+    found = []
+
+    def aside(*_):
+        if threading.get_ident() != main or not torch.is_grad_enabled():
+            return
+        with_ = threading.Thread(target=lambda: found.append(model(**other).logits))
+        with_.start()
+        with_.join()
+
+    main = threading.get_ident()
+    hook = model.model.norm.register_forward_hook(aside)
+    trial(model).run(True)
+    hook.remove()
+    assert len(found) == 4
+    assert all(torch.allclose(logits, expected, atol=1e-5) for logits in found)
+
+
+class Recurrent(torch.nn.Module):
+    """A part that keeps a state of its own in the cache."""
+
+    def forward(self, hidden, cache_params=None):
+        return hidden
+
+
+def test_a_layer_with_a_part_that_keeps_another_state():
+    layer = model_().model.layers[2]
+    assert WindowedLayer(layer, layer.self_attn).refusal is None
+    layer.mixer = Recurrent()
+    refusal = WindowedLayer(layer, layer.self_attn).refusal
+    assert refusal == "has a part beside its attention that keeps a state"
 
 
 def test_a_layer_that_cannot_run_in_part():

@@ -218,7 +218,7 @@ class EditSession:
                 f"at step {index} the vector of {self._point.editor} is at other tokens than "
                 "before; set sadr.reuse to false"
             )
-        if found.get("vector") == 0 and not running.vector_is_zero:
+        if found.get("vector") == 0 and index > 0:
             raise PositionError(
                 f"at step {index} the vector of {self._point.editor} is not at the token that its "
                 "adapter says; other prompts cannot be run with it"
