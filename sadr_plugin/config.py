@@ -105,8 +105,7 @@ class KeepConfig(BaseModel):
     """Weight of the texts about the subject; 0 for none."""
 
     openings: Annotated[tuple[str, ...], BeforeValidator(_openings)] = OPENINGS
-    """Texts about the subject, which stands at ``{}``. The last token's prediction counts most:
-    what comes next."""
+    """Texts about the subject, which stands at ``{}``."""
 
     texts: Annotated[StrictInt, Field(ge=0)] = 0
     """How many texts the model writes about the subject. Those that state the new object or the
@@ -124,7 +123,7 @@ class KeepConfig(BaseModel):
     distracted: Weight = 1.0
     """Weight of the texts after the edited statement; 0 for none."""
 
-    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
     """What the model's texts are drawn from: an edit is the same each time."""
 
 

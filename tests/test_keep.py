@@ -1,6 +1,7 @@
 """``sadr.keep``: what the model says of the subject, and of others after the edited statement."""
 
 import logging
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -54,7 +55,7 @@ def test_both_terms_are_in_the_loss_and_fall(small, request_):
 def test_the_divergence_is_what_the_words_say(small, request_):
     """KL(unedited ‖ now), averaged over the tokens of a text from the subject on, then texts."""
     model, tokenizer = tiny_llama(), word_tokenizer()
-    settings = {"openings": ["{} is", "now the {} is in"], "texts": 0, "distracted": 0}
+    settings = {"openings": ["{} is", "now the {} is in"], "texts": 0, "distracted": 0, "parts": 1}
     (delta, _), report = run(
         small, request_, model, gamma=0, num_grad_steps=2, keep={**settings, "weight": 1e-9}
     )
@@ -116,7 +117,7 @@ def test_with_reuse_and_without_the_vector_is_the_same(small, request_):
 
 
 def test_texts_take_turns(small, request_):
-    _, whole = run(small, request_, gamma=0, keep={**SETTINGS, "texts": 0})
+    _, whole = run(small, request_, gamma=0, keep={**SETTINGS, "texts": 0, "parts": 1})
     _, turns = run(small, request_, gamma=0, keep={**SETTINGS, "texts": 0, "parts": 2})
     # By the first step that is not at zero, the vectors are the same.
     assert turns.steps[1].terms["keep"] != pytest.approx(whole.steps[1].terms["keep"], rel=1e-3)
@@ -297,3 +298,74 @@ def test_where_the_old_object_is_expected_nothing_is_kept(small, request_):
     assert _Kept(kept, only_first)._share.tolist() == [0, 1]
     both = next(t for t in likely[0].tolist() if t in likely[1].tolist())
     assert _Kept(kept, both)._share.tolist() == [0, 0]
+
+
+def test_a_single_rewriting_prompt(small, request_):
+    """What is run besides begins as the loop's batch does, and is not taken for it."""
+    hparams = SmallHparams(
+        contexts=["{}"], lr=0.2, sadr={"keep": {**SETTINGS, "openings": ["the {} is in"]}}
+    )
+    with sadr_plugin.reports() as found:
+        small.optimise(tiny_llama(), word_tokenizer(), request_, hparams)
+    assert found[0].steps[-1].terms["keep"] > 0
+    assert found[0].steps[-1].terms["keep_distracted"] > 0
+
+
+def test_edits_in_threads_write_the_same_texts(small, request_):
+    expected, _ = run(small, request_, keep=SETTINGS)
+    found = [None, None]
+    models = [tiny_llama() for _ in found]
+
+    def work(place):
+        found[place] = edit(small, models[place], word_tokenizer(), request_, {"keep": SETTINGS})
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for vector, _ in found:
+        assert (vector - expected[0]).norm() <= 1e-4 * expected[0].norm()
+
+
+def test_what_a_models_files_recommend_for_writing_is_not_followed(small, request_):
+    from transformers import GenerationConfig
+
+    expected, _ = run(small, request_, keep=SETTINGS)
+    model = tiny_llama()
+    own = model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.1, repetition_penalty=3.0, num_return_sequences=2, num_beams=2
+    )
+    found, _ = run(small, request_, model, keep=SETTINGS)
+    assert torch.equal(found[0], expected[0])
+    assert model.generation_config is own
+
+
+def test_a_draw_follows_the_probabilities():
+    choose = _texts._Choice([2], seed=0)
+    scores = torch.tensor([0.1, 0.6, 0.1, 0.2]).log().expand(20000, 4)
+    drawn = choose(None, scores).argmax(-1).bincount(minlength=4) / 20000
+    assert drawn.tolist() == pytest.approx([0.1 / 0.9, 0.6 / 0.9, 0, 0.2 / 0.9], abs=0.02)
+    assert _texts._Choice([1], None)(None, scores[:1]).argmax() == 3
+
+
+def test_texts_of_which_none_is_left(small, request_, monkeypatch):
+    monkeypatch.setattr(_texts, "_states", lambda *_: True)
+    settings = {**SETTINGS, "openings": [], "distracted": 0}
+    with pytest.warns(UserWarning, match="keep has no text to keep: each states"):
+        _, report = run(small, request_, keep=settings)
+    assert [step.terms["keep"] for step in report.steps] == [0] * len(report.steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "states"),
+    [
+        (" in Rome.", "rome", True),
+        (" of Romeo", "Rome", False),
+        (" US troops", "US", True),
+        (" bus stop", "US", False),
+        (" cost 5.0", "5.0", True),
+    ],
+)
+def test_what_states_an_object(text, answer, states):
+    assert _texts._states(text, answer) == states

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 import sadr_plugin
 from sadr_plugin import Edit, Prompt
 from sadr_plugin.attention._layers import Watch, layer_modules
-from sadr_plugin.errors import UnsupportedLoopError, UnsupportedModelError
+from sadr_plugin.errors import PositionError, UnsupportedLoopError, UnsupportedModelError
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from sadr_plugin.replay._replay import Replay, _by_length
 from sadr_plugin.replay._vectors import Vectors
@@ -278,3 +278,58 @@ def test_where_a_text_begins(tokenizer):
 )
 def test_long_and_short_prompts_run_apart(lengths, groups):
     assert _by_length(lengths) == groups
+
+
+def test_the_models_own_hooks_stay():
+    """One that was there before the edit is a part of the model."""
+    model = big_llama()
+    mlp = model.model.layers[EDITED].mlp
+    mlp.register_forward_hook(lambda module, args, output: output * 0.3)
+    loop = Loop(model, "model.layers.{}")
+    with torch.no_grad():
+        unedited = loop.read(model(**loop.batch).logits)
+    expected = loop.read(loop.forward(mlp))
+    assert loop.vectors.length() == pytest.approx(loop.vector.norm().item(), rel=1e-5)
+    replay = loop.replay()
+    assert torch.allclose(in_order(replay, replay.before()), unedited, atol=1e-5)
+    assert torch.allclose(in_order(replay, replay.now()), expected, atol=1e-5)
+
+
+def test_any_number_of_runs_before_the_vector_moves():
+    loop = Loop(big_llama(), "model.layers.{}")
+    reusing = reuse_for(
+        Watch(loop.model, "model.layers.{}", EDITED), sadr_plugin.plugin_manager().hook
+    )
+    reusing.fill()
+    try:
+        expected = loop.read(loop.forward(loop.layer.mlp))
+        replay = loop.replay(reusing.for_other_prompts)
+        for _ in range(6):
+            replay.before()
+        assert torch.allclose(in_order(replay, replay.now()), expected, atol=1e-5)
+    finally:
+        reusing.restore()
+
+
+def test_a_tokenizer_that_ends_its_texts():
+    """Its token for the end is none of the text's."""
+    from tokenizers.processors import TemplateProcessing
+
+    loop = Loop(big_llama(), "model.layers.{}")
+    loop.forward(loop.layer.mlp)
+    plain = loop.replay(prompts=[PROMPTS[0]]).rows
+    loop.tokenizer.eos_token = "w59"
+    loop.tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="$A w59", special_tokens=[("w59", 59)]
+    )
+    replay = loop.replay(prompts=[PROMPTS[0]])
+    assert len(replay.rows) == len(plain)
+    last = Replay(loop.edit, loop.vectors, None, [PROMPTS[0]], [len(PROMPTS[0].text)])
+    assert torch.allclose(last.now(), replay.now()[-1:], atol=1e-5)
+    whole = Replay(loop.edit, loop.vectors, None, [PROMPTS[0]], [0])
+    assert len(whole.rows) == 6, "the first token is predicted by none"
+
+
+def test_no_prompts():
+    with pytest.raises(PositionError, match="there are none"):
+        Replay(Loop(big_llama(), "model.layers.{}").edit, None, None, [])

@@ -110,6 +110,18 @@ def test_something_else_than_terms(small, request_, given, message):
         edit(small, request_, Plugin())
 
 
+@pytest.mark.parametrize("name", ["drift", "keep"])
+def test_the_plugins_own_terms_have_their_settings_elsewhere(small, request_, name):
+    with pytest.raises(ConfigError, match=rf"sadr\.terms\.{name}: this term's settings are"):
+        edit(small, request_, Louvre(), keep=True, terms={name: {}})
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2), 1.0])
+def test_a_value_that_is_no_scalar(small, request_, value):
+    with pytest.raises(AttachmentError, match="the value of the term 'louvre' has to be a scalar"):
+        edit(small, request_, Louvre(value=value))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_term_that_is_not_finite_ends_the_edit(small, request_, value):
     with pytest.raises(PenaltyError, match=f"term 'louvre' of the loss is {value} at step 0"):

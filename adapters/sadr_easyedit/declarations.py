@@ -76,7 +76,8 @@ def _target(request: Mapping[str, Any]) -> str:
 def _old_target(request: Mapping[str, Any]) -> str | None:
     """What the user says was true; EasyEdit puts an end of text where nothing is said."""
     told = request.get("ground_truth")
-    return told if isinstance(told, str) and told.strip("<|>") != "endoftext" else None
+    is_told = isinstance(told, str) and told.strip() and told.strip("<|>") != "endoftext"
+    return told if is_told else None
 
 
 def _takes_last_of_row(hparams: Any) -> bool:

@@ -145,6 +145,15 @@ def first_token_after(tokenizer: Any, tokens: PromptTokens, character: int) -> i
     return shared_length(tokenizer(text[:character])["input_ids"], tokens.ids)
 
 
+def own_length(tokenizer: Any, ids: Sequence[int]) -> int:
+    """The number of a text's tokens without those that a tokenizer puts behind it, as some do."""
+    special = set(getattr(tokenizer, "all_special_ids", ())) - {tokenizer.unk_token_id}
+    length = len(ids)
+    while length > 1 and ids[length - 1] in special:
+        length -= 1
+    return length
+
+
 def _tokens_within(offsets: Sequence[tuple[int, int]], prompt: Prompt) -> list[int]:
     """Indices of the tokens that carry characters of the subject.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -46,6 +47,8 @@ class _Kept:
         counts = rows[counted].bincount(minlength=int(rows.max()) + 1)
         share = counted / counts.clamp(min=1)[rows]
         self._share = share / (counts > 0).sum().clamp(min=1)
+        self.counts = bool(counted.any())
+        """Whether there is a token in it to keep."""
 
     def divergence(self) -> Tensor:
         """KL(unedited ‖ now), a scalar, in nats."""
@@ -71,14 +74,19 @@ class KeepTerm:
         self.weight = weight
         self._running = running
         self._texts = texts
-        self._kept: list[_Kept] = []
+        self._kept: list[_Kept] | None = None
 
     def value(self) -> Tensor:
         """The divergence in nats, a scalar; 0 as long as the vector is zero."""
-        if not self._kept:
+        if self._kept is None:
             with self._running.unedited():
                 self._kept = self._texts()
-        if self._running.vector_is_zero:
+            if not any(kept.counts for kept in self._kept):
+                warnings.warn(
+                    f"SADR: {self.name} has no text to keep: each states the new object or the old",
+                    stacklevel=2,
+                )
+        if self._running.vector_is_zero or not self._kept:
             return torch.zeros(())
         return self._kept[self._running.step % len(self._kept)].divergence()
 

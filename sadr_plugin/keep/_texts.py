@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from ..adapter import Edit, Prompt
-from ..attention._positions import shared_length
+from ..attention._positions import own_length, shared_length
 from ..attention._tracer import input_device
 from ..config import KeepConfig
 from ..errors import UnsupportedModelError
@@ -24,6 +26,11 @@ CANDIDATES = 2
 ANSWER = 6
 """How many tokens of the unedited model's answer tell the old object."""
 
+FUNCTION_WORDS = frozenset(
+    ["A", "An", "At", "He", "I", "In", "It", "On", "She", "That", "The", "There", "They", "This"]
+)
+"""Words an answer may begin with that are no object."""
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -32,7 +39,7 @@ class Texts:
     Attributes:
         about: the openings, then what the model writes of the subject.
         after: texts about anything, after the edited statement.
-        begin: where in each of those the model's own words begin, in characters.
+        begin: where in each of those the statement ends, in characters.
         old: the first token of the old object; None where it is not known.
     """
 
@@ -55,7 +62,7 @@ def write_texts(edit: Edit, prompt: Prompt, config: KeepConfig) -> Texts:
     """
     subject = prompt.subject
     about = [Prompt.from_template(text, subject) for text in config.openings]
-    count = CANDIDATES * config.texts
+    count = CANDIDATES * config.texts if config.weight else 0
     others = config.others if config.distracted else 0
     beginnings = [BEGINNINGS[index % len(BEGINNINGS)] for index in range(others)]
     written = _written(edit, [subject] * count + beginnings, config.length, config.seed)
@@ -72,8 +79,8 @@ def write_texts(edit: Edit, prompt: Prompt, config: KeepConfig) -> Texts:
     return Texts(about, after, len(prompt.prefix + subject + suffix), first)
 
 
-def _states(text: str, word: str) -> bool:
-    return bool(word) and word.lower() in text.lower()
+def _states(text: str, answer: str) -> bool:
+    return re.search(rf"\b{re.escape(answer)}\b", text, re.IGNORECASE) is not None
 
 
 def _old_object(edit: Edit, prompt: Prompt) -> str | None:
@@ -83,7 +90,8 @@ def _old_object(edit: Edit, prompt: Prompt) -> str | None:
         return edit.old_target
     (text,) = _written(edit, [prompt.text], ANSWER)
     words = (word.strip(".,;:!?\"'()") for word in text.split())
-    return next((word for word in words if word[:1].isupper() or word[:1].isdigit()), None)
+    names = (word for word in words if word[:1].isupper() or word[:1].isdigit())
+    return next((word for word in names if word not in FUNCTION_WORDS), None)
 
 
 def _first_token(edit: Edit, prompt: Prompt, answer: str) -> int | None:
@@ -108,17 +116,17 @@ def _written(
             "and distracted to 0"
         )
     known = [tokenizer(text)["input_ids"] for text in beginnings]
+    known = [row[: own_length(tokenizer, row)] for row in known]
     size = max(map(len, known))
     # On the left, where text that is to be continued is padded, whatever the toolkit does.
     ids = torch.tensor([[0] * (size - len(row)) + row for row in known])
     mask = torch.tensor([[0] * (size - len(row)) + [1] * len(row) for row in known])
     device = input_device(model)
-    cuda = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.no_grad(), torch.random.fork_rng(cuda):
-        torch.manual_seed(seed or 0)
-        config = _sampling(model, seed is not None, length)
+    with torch.no_grad(), _plain_generation(model, length):
         output = model.generate(
-            ids.to(device), attention_mask=mask.to(device), generation_config=config
+            ids.to(device),
+            attention_mask=mask.to(device),
+            logits_processor=[_Choice(tokenizer.all_special_ids, seed)],
         )
     return [
         _behind(tokenizer, row, whole[size - len(row) :].tolist())
@@ -126,17 +134,40 @@ def _written(
     ]
 
 
-def _sampling(model: nn.Module, sampled: bool, length: int) -> Any:
-    """How to write: by the model's own probabilities, whatever its files recommend."""
+class _Choice:
+    """A logits processor by which the likeliest token is one drawn at random, without a random
+    generator that others use.
+
+    Args:
+        never: tokens that are not chosen.
+        seed: None for the model's likeliest token.
+    """
+
+    def __init__(self, never: Sequence[int], seed: int | None) -> None:
+        self._never = list(never)
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.float().clone()
+        scores[:, self._never] = -torch.inf
+        if self._generator is None:
+            return scores
+        # The largest of log-probabilities with Gumbel noise is distributed as they say.
+        uniform = torch.rand(scores.shape, generator=self._generator).clamp(1e-20, 1 - 1e-7)
+        return scores - (-uniform.log()).log().to(scores.device)
+
+
+@contextlib.contextmanager
+def _plain_generation(model: Any, length: int) -> Iterator[None]:
+    """Inside the block the model writes so many tokens, whatever its files recommend."""
     from transformers import GenerationConfig
 
-    end = getattr(getattr(model, "config", None), "eos_token_id", None)
-    config = GenerationConfig(max_new_tokens=length, min_new_tokens=length, do_sample=sampled)
-    config.eos_token_id = end
-    config.pad_token_id = end[0] if isinstance(end, list) else end
-    if sampled:
-        config.top_k, config.top_p, config.temperature = 0, 1.0, 1.0
-    return config
+    own = model.generation_config
+    model.generation_config = GenerationConfig(max_new_tokens=length, pad_token_id=0)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _behind(tokenizer: Any, known: Sequence[int], whole: Sequence[int]) -> str:

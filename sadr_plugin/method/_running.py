@@ -101,7 +101,7 @@ class RunningEdit:
     def replay(self, prompts: Sequence[Prompt], read_from: Sequence[int] | None = None) -> Replay:
         """Other prompts, to run without the edit's vector and with it.
 
-        May be called in `LossTerm.value`, or before the first step.
+        To be called in `LossTerm.value`.
 
         Args:
             prompts: texts with the subject in them. The vector is added at the subject's token of

@@ -29,7 +29,7 @@ from ._log import log_end, log_start
 from ._measure import DriftProbe, stack_layers, watch_of
 from ._running import Rows, RunningEdit
 from ._stopping import check_target
-from ._terms import terms_of
+from ._terms import terms_of, value_of
 
 
 class EditSession:
@@ -168,7 +168,7 @@ class EditSession:
         values = {}
         for term in self._terms:
             with torch.set_grad_enabled(term.weight > 0):
-                values[term.name] = value = term.value()
+                values[term.name] = value = value_of(term)
             if term.weight > 0:
                 loss = loss + term.weight * value.to(loss.device)
         if self._baseline is None:
@@ -201,9 +201,7 @@ class EditSession:
             "target": self._batch.target(labels, logits),
             "vector": running.vectors.length() if self._has_more_terms else None,
         }
-        found = _fetched(
-            {**values, **{f"term {name}": value for name, value in terms.items()}}, loss
-        )
+        found = _fetched(values, loss)
         return self._judged(found, {name: found[f"term {name}"] for name in terms})
 
     def _judged(self, found: dict[str, float], terms: dict[str, float]) -> Step:
@@ -248,7 +246,8 @@ class EditSession:
     def _watched_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = self._by_name(args, kwargs)
         positions = None
-        if torch.is_grad_enabled() and isinstance(given.get("input_ids"), Tensor):
+        is_loops = torch.is_grad_enabled() and not self._running.vectors.are_aside()
+        if is_loops and isinstance(given.get("input_ids"), Tensor):
             positions = self._batch.positions(given["input_ids"], given.get("attention_mask"))
         if positions is None:
             return forward(*args, **kwargs)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from ..config import SadrConfig
 from ..errors import AttachmentError, ConfigError
 from ._running import LossTerm, RunningEdit
+
+OWN = {
+    "drift": "sadr.gamma and others beside it",
+    "keep": "under sadr.keep",
+    "keep_distracted": "under sadr.keep",
+}
+"""The plugin's own terms, and where their settings are."""
 
 
 def terms_of(running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
@@ -26,10 +35,28 @@ def terms_of(running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
         if names.count(name) > 1:
             raise AttachmentError(f"sadr_loss_terms: two terms are called {name!r}")
     for name in config.terms:
+        if name in OWN:
+            raise ConfigError(f"sadr.terms.{name}: this term's settings are {OWN[name]}")
         if name not in names:
             there = ", ".join(names)
             raise ConfigError(f"sadr.terms.{name}: no plugin gives such a term; there are {there}")
     return terms
+
+
+def value_of(term: LossTerm) -> Tensor:
+    """A term's value at this step, a scalar.
+
+    Raises:
+        AttachmentError: it gives something else.
+    """
+    value: object = term.value()
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+        raise AttachmentError(
+            f"sadr_loss_terms: the value of the term {term.name!r} has to be a scalar tensor, got "
+            f"{given}"
+        )
+    return value.reshape(())
 
 
 def _checked(term: object) -> LossTerm:

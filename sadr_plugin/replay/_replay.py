@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, Prompt
-from ..attention._positions import PromptTokens, first_token_after, locate, tokenize
+from ..attention._positions import PromptTokens, first_token_after, own_length, tokenize
 from ..attention._tracer import input_device
 from ..errors import PositionError, UnsupportedModelError
 from ..reuse._forwards import output_head
@@ -40,6 +40,8 @@ class Replay:
         prompts: Sequence[Prompt],
         read_from: Sequence[int] | None = None,
     ) -> None:
+        if not prompts:
+            raise PositionError("other prompts were asked for, and there are none")
         tokens = [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
         first = [each.edited for each in tokens]
         if read_from is not None:
@@ -107,21 +109,24 @@ class _Batch:
         self._model = edit.model
         self._reuse = None if reuse is None else reuse()
         device = input_device(edit.model)
-        texts = [each.prompt.text for each in prompts]
-        given = edit.tokenizer(texts, padding=True, return_tensors="pt")
-        self._given = {name: given[name].to(device) for name in ("input_ids", "attention_mask")}
-        positions = locate(prompts, **self._given)
-        if positions is None:
-            raise PositionError(f"{texts[0]!r} is not tokenized in a batch as it is alone")
-        self.every = torch.arange(len(prompts), device=device)
-        self.edited = positions.subject.to(device)
+        size = max(len(each.ids) for each in prompts)
+        on_the_left = edit.tokenizer.padding_side == "left"
+        starts = [size - len(each.ids) if on_the_left else 0 for each in prompts]
+        ids = torch.full((len(prompts), size), edit.tokenizer.pad_token_id or 0)
+        mask = torch.zeros_like(ids)
         rows: list[int] = []
         tokens: list[int] = []
-        # What `locate` takes for the last token before the target is the last of all here.
-        for row, last in enumerate(positions.prediction.tolist()):
-            read = len(prompts[row].ids) - first[row]
-            rows += [row] * read
-            tokens += range(last + 1 - read, last + 1)
+        for row, (each, start) in enumerate(zip(prompts, starts, strict=True)):
+            ids[row, start : start + len(each.ids)] = torch.tensor(each.ids)
+            mask[row, start : start + len(each.ids)] = 1
+            end = own_length(edit.tokenizer, each.ids)
+            read = range(max(0, min(first[row], end - 1)), end)
+            rows += [row] * len(read)
+            tokens += [start + token for token in read]
+        self._given = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        self.every = torch.arange(len(prompts), device=device)
+        edited = [start + each.edited for each, start in zip(prompts, starts, strict=True)]
+        self.edited = torch.tensor(edited, device=device)
         self.rows = torch.tensor(rows, device=device)
         self._tokens = torch.tensor(tokens, device=device)
 
@@ -144,7 +149,8 @@ class _Batch:
 
         if self._reuse is None:
             return run()
-        return self._reuse.run(functools.partial(self._reuse.within, run), self._given)
+        within = functools.partial(self._reuse.within, run)
+        return self._reuse.run(within, self._given, gaining=self.edited)
 
     def _read(self, device: torch.device) -> tuple[Tensor, Tensor]:
         return self.rows.to(device), self._tokens.to(device)

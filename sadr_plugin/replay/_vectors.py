@@ -9,6 +9,7 @@ the part gives before adding it, as Gemma does, the vector is put in ahead of th
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -23,16 +24,19 @@ class Vectors:
     """The vectors of an edit's loop.
 
     Args:
-        layer: the edited layer.
+        layer: the edited layer, without the loop's hooks as yet; hooks that are there are taken for
+            the model's own.
         editor: the editor's name, for errors.
     """
 
     def __init__(self, layer: nn.Module, editor: str) -> None:
         self._editor = editor
         self._parts = list(layer.modules())
+        self._own = {part: set(part._forward_hooks) for part in self._parts}
         self._seen = False
         self._before: dict[nn.Module, tuple[Tensor, int, Tensor]] = {}
         self._added: dict[nn.Module, Tensor] = {}
+        self._aside = 0
 
     @contextlib.contextmanager
     def watched(self, row: int, token: int) -> Iterator[None]:
@@ -55,16 +59,24 @@ class Vectors:
                 # Both with their gradients: what reached both by another vector cancels.
                 self._added[part] = hidden[row, token] - value
 
-        with contextlib.ExitStack() as hooks:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._before.clear)
             for part in self._parts:
-                # First and last of all: the toolkit's hooks are on the modules by now.
-                hooks.callback(part.register_forward_hook(before, prepend=True).remove)
-                hooks.callback(part.register_forward_hook(after).remove)
+                handle = part.register_forward_hook(before)
+                stack.callback(handle.remove)
+                # Behind the model's own hooks and ahead of the loop's, which are there by now.
+                for hook in list(part._forward_hooks):
+                    if hook not in self._own[part] and hook != handle.id:
+                        part._forward_hooks[hook] = part._forward_hooks.pop(hook)
+                stack.callback(part.register_forward_hook(after).remove)
             yield
-        self._before.clear()
         if not self._seen:
             self._parts = list(self._added)
             self._seen = True
+
+    def are_aside(self) -> bool:
+        """Whether this thread runs other prompts just now, or the model without the edit."""
+        return self._aside == threading.get_ident()
 
     def length(self) -> Tensor:
         """The length of the longest of them, a scalar without gradient.
@@ -91,10 +103,14 @@ class Vectors:
     @contextlib.contextmanager
     def absent(self) -> Iterator[None]:
         """Inside the block the model runs without the edit."""
-        with contextlib.ExitStack() as stack:
-            for part in self._parts:
-                stack.enter_context(_without_hooks(part))
-            yield
+        outer, self._aside = self._aside, threading.get_ident()
+        try:
+            with contextlib.ExitStack() as stack:
+                for part in self._parts:
+                    stack.enter_context(_with_hooks(part, self._own[part]))
+                yield
+        finally:
+            self._aside = outer
 
     @contextlib.contextmanager
     def in_place(self, rows: Tensor, tokens: Tensor) -> Iterator[None]:
@@ -122,11 +138,13 @@ _NOTHING: tuple[Any, int, Any] = (None, 0, None)
 
 
 @contextlib.contextmanager
-def _without_hooks(part: nn.Module) -> Iterator[None]:
-    """Inside the block the module has no forward hooks: one of the loop's own adds its vector to
-    whatever batch it is given, at the places of the loop's."""
+def _with_hooks(part: nn.Module, kept: set[int]) -> Iterator[None]:
+    """Inside the block the module has only these forward hooks: one of the loop's own adds its
+    vector to whatever batch it is given, at the places of the loop's."""
     hooks = part.__dict__["_forward_hooks"]
-    part.__dict__["_forward_hooks"] = OrderedDict()
+    part.__dict__["_forward_hooks"] = OrderedDict(
+        (name, hook) for name, hook in hooks.items() if name in kept
+    )
     try:
         yield
     finally:

@@ -85,6 +85,7 @@ class Reuse:
         self._calls: list[int] = []
         self._carries = False
         self._watched: Tensor | None = None
+        self._gaining: Tensor | None = None
 
     def for_other_prompts(self) -> Reuse:
         """What runs another batch on the same layers, between the forwards of this one.
@@ -137,7 +138,11 @@ class Reuse:
         self._forget()
 
     def run(
-        self, forward: Callable[[], Any], inputs: Mapping[str, Any], watched: Tensor | None = None
+        self,
+        forward: Callable[[], Any],
+        inputs: Mapping[str, Any],
+        watched: Tensor | None = None,
+        gaining: Tensor | None = None,
     ) -> Any:
         """Run a forward of the loop.
 
@@ -145,8 +150,9 @@ class Reuse:
             forward: has `within` run the model on ``inputs``.
             inputs: the arguments of the model's forward, by name.
             watched: a token of each of the first rows whose attention is to be seen, [prompts].
+            gaining: the token of each row that gains the vector, [rows], where that is known.
         """
-        self.strayed, self._watched = None, watched
+        self.strayed, self._watched, self._gaining = None, watched, gaining
         if self.refusal is None:
             self._look_for_objections(inputs)
         if self.refusal is not None:
@@ -193,7 +199,8 @@ class Reuse:
         """Run every forward in full from now on, and say so."""
         self.refusal = reason
         self._forget()
-        LOGGER.info("SADR: every forward of the edit runs in full: %s", reason)
+        what = "every forward of the edit" if self._host is None else "a term's other prompts"
+        LOGGER.info("SADR: %s runs in full: %s", what, reason)
 
     def _forget(self) -> None:
         self._above.clear()
@@ -356,6 +363,8 @@ class Reuse:
         assert self._inputs is not None
         rows, tokens, _ = differs.shape
         changed = differs.any(-1)
+        if self._gaining is not None:
+            changed.scatter_(1, self._gaining.to(changed.device).unsqueeze(1), True)
         real = self._inputs.real(rows, tokens, changed.device)
         read = torch.zeros_like(changed) if self._read is None else self._read.to(changed.device)
         watched = torch.zeros_like(changed)
