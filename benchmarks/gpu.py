@@ -47,7 +47,7 @@ def compare(model_name: str, device: str, dtype: torch.dtype, steps: int, rounds
     layers: int = LLAMAS[model_name]["num_hidden_layers"]
     model, tokenizer = load_model(model_name, device, dtype)
     loop = Loop(Case(model=model_name, layer=layers // 6), model, tokenizer, steps)
-    arms = ARMS[:3]
+    arms = ARMS[:4]
     for arm in arms:
         loop.run(arm)
     peaks = dict.fromkeys(arms, 0.0)

@@ -37,9 +37,9 @@ REQUEST = {"prompt": "{} is located in the city of", "subject": "The Eiffel Towe
 FILLER = """the quick brown fox jumps over a lazy dog and runs away from it into the
 wood""".split()  # noqa: SIM905
 
-ARMS = ("plain", "SADR", "SADR, reuse: false", "official way")
-"""The toolkit alone; the plugin as it is; without reuse; eager attention with every layer's weights
-kept, as the official code reads it."""
+ARMS = ("plain", "SADR", "SADR and keep", "SADR, reuse: false", "official way")
+"""The toolkit alone; the plugin as it is; with `keep: true`; without reuse; eager attention with
+every layer's weights kept, as the official code reads it."""
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def main() -> None:
             found = extrapolated(case, arms, options.steps)
         else:
             # One loop on each model shows what the official way costs.
-            arms = ARMS if options.table and case in (TABLE[0], TABLE[-1]) else ARMS[:3]
+            arms = ARMS if options.table and case in (TABLE[0], TABLE[-1]) else ARMS[:4]
             found = compare(case, arms, options.rounds, options.steps)
         print(json.dumps({"case": asdict(case), "threads": torch.get_num_threads(), **found}))
         sys.stdout.flush()
