@@ -85,6 +85,10 @@ class Edit:
     target: str | None = None
     old_target: str | None = None
 
+    def rewriting_prompts(self) -> Sequence[Prompt]:
+        """The prompts, which may be known only once the loop runs."""
+        return self.prompts() if callable(self.prompts) else self.prompts
+
 
 @dataclass(frozen=True)
 class EditPoint:

@@ -101,8 +101,7 @@ class Echo:
     def value(self) -> Tensor:
         """Look at both; what is given back is of no weight."""
         running = self._running
-        prompts = running.edit.prompts
-        prompts = prompts() if callable(prompts) else prompts
+        prompts = running.edit.rewriting_prompts()
         row = prompts.index(running.prompt())
         replay = running.replay([prompts[row]])
         now, before = (logits[-1].detach() for logits in (replay.now(), replay.before()))

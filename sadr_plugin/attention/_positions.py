@@ -87,7 +87,7 @@ def prompt_tokens(edit: Edit) -> list[PromptTokens]:
     Raises:
         PositionError: there are none, or the subject's tokens cannot be found.
     """
-    prompts = edit.prompts() if callable(edit.prompts) else edit.prompts
+    prompts = edit.rewriting_prompts()
     if not prompts:
         raise PositionError("the edit has no rewriting prompts")
     return [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
@@ -152,6 +152,30 @@ def own_length(tokenizer: Any, ids: Sequence[int]) -> int:
     while length > 1 and ids[length - 1] in special:
         length -= 1
     return length
+
+
+def padded(
+    rows: Sequence[Sequence[int]], side: str, token: int | None = None
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Texts of several lengths as one batch.
+
+    Args:
+        rows: the tokens of each.
+        side: where padding goes, ``"left"`` or ``"right"``.
+        token: what it is of.
+
+    Returns:
+        Tokens and attention mask, [rows, tokens], and where in each row its text begins.
+    """
+    size = max(map(len, rows))
+    starts = [size - len(row) if side == "left" else 0 for row in rows]
+    ids = torch.full((len(rows), size), token or 0)
+    mask = torch.zeros_like(ids)
+    for row, start in enumerate(starts):
+        inside = slice(start, start + len(rows[row]))
+        ids[row, inside] = torch.tensor(rows[row])
+        mask[row, inside] = 1
+    return ids, mask, starts
 
 
 def _tokens_within(offsets: Sequence[tuple[int, int]], prompt: Prompt) -> list[int]:

@@ -19,7 +19,6 @@ from ._texts import write_texts
 KEEP = "keep"
 DISTRACTED = "keep_distracted"
 
-
 ASKED = 10
 """A token at which the old object is among so many likeliest next ones asks for the edited fact."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, Prompt
-from ..attention._positions import own_length, shared_length
+from ..attention._positions import own_length, padded, shared_length
 from ..attention._tracer import input_device
 from ..config import KeepConfig
 from ..errors import UnsupportedModelError
@@ -117,10 +117,8 @@ def _written(
         )
     known = [tokenizer(text)["input_ids"] for text in beginnings]
     known = [row[: own_length(tokenizer, row)] for row in known]
-    size = max(map(len, known))
     # On the left, where text that is to be continued is padded, whatever the toolkit does.
-    ids = torch.tensor([[0] * (size - len(row)) + row for row in known])
-    mask = torch.tensor([[0] * (size - len(row)) + [1] * len(row) for row in known])
+    ids, mask, starts = padded(known, "left")
     device = input_device(model)
     with torch.no_grad(), _plain_generation(model, length):
         output = model.generate(
@@ -129,8 +127,8 @@ def _written(
             logits_processor=[_Choice(tokenizer.all_special_ids, seed)],
         )
     return [
-        _behind(tokenizer, row, whole[size - len(row) :].tolist())
-        for row, whole in zip(known, output, strict=True)
+        _behind(tokenizer, row, whole[start:].tolist())
+        for row, start, whole in zip(known, starts, output, strict=True)
     ]
 
 

@@ -95,8 +95,7 @@ class RunningEdit:
 
         May be called once the loop runs.
         """
-        prompts = self.edit.prompts() if callable(self.edit.prompts) else self.edit.prompts
-        return min(prompts, key=lambda prompt: len(prompt.text))
+        return min(self.edit.rewriting_prompts(), key=lambda prompt: len(prompt.text))
 
     def replay(self, prompts: Sequence[Prompt], read_from: Sequence[int] | None = None) -> Replay:
         """Other prompts, to run without the edit's vector and with it.

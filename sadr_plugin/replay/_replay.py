@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, Prompt
-from ..attention._positions import PromptTokens, first_token_after, own_length, tokenize
+from ..attention._positions import PromptTokens, first_token_after, own_length, padded, tokenize
 from ..attention._tracer import input_device
 from ..errors import PositionError, UnsupportedModelError
 from ..reuse._forwards import output_head
@@ -109,17 +109,14 @@ class _Batch:
         self._model = edit.model
         self._reuse = None if reuse is None else reuse()
         device = input_device(edit.model)
-        size = max(len(each.ids) for each in prompts)
-        on_the_left = edit.tokenizer.padding_side == "left"
-        starts = [size - len(each.ids) if on_the_left else 0 for each in prompts]
-        ids = torch.full((len(prompts), size), edit.tokenizer.pad_token_id or 0)
-        mask = torch.zeros_like(ids)
+        tokenizer = edit.tokenizer
+        ids, mask, starts = padded(
+            [each.ids for each in prompts], tokenizer.padding_side, tokenizer.pad_token_id
+        )
         rows: list[int] = []
         tokens: list[int] = []
         for row, (each, start) in enumerate(zip(prompts, starts, strict=True)):
-            ids[row, start : start + len(each.ids)] = torch.tensor(each.ids)
-            mask[row, start : start + len(each.ids)] = 1
-            end = own_length(edit.tokenizer, each.ids)
+            end = own_length(tokenizer, each.ids)
             read = range(max(0, min(first[row], end - 1)), end)
             rows += [row] * len(read)
             tokens += [start + token for token in read]

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UnsupportedLoopError
-from ..reuse._arguments import hidden_of
+from ..reuse._arguments import hidden_of, with_hidden
 
 
 class Vectors:
@@ -125,8 +125,7 @@ class Vectors:
             hidden = hidden_of(output)
             vector = self._added[part].to(hidden.device, hidden.dtype)
             at = (rows.to(hidden.device), tokens.to(hidden.device))
-            gained = hidden.index_put(at, vector, accumulate=True)
-            return (gained, *output[1:]) if isinstance(output, tuple) else gained
+            return with_hidden(output, hidden.index_put(at, vector, accumulate=True))
 
         with self.absent():
             for part in self._added:

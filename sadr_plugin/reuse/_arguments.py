@@ -75,6 +75,11 @@ def hidden_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else kwargs.get("hidden_states")
 
 
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """What a module gave, with other hidden states in it."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
 def hidden_of(output: Any) -> Any:
     """The hidden states among what a layer gives."""
     return output[0] if isinstance(output, tuple) and output else output

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from ..attention._modules import method_source
 from ..patching._forward import signature_of
-from ._arguments import Arguments, LayerCache, cut_value, detached, hidden_in, hidden_of
+from ._arguments import (
+    Arguments,
+    LayerCache,
+    cut_value,
+    detached,
+    hidden_in,
+    hidden_of,
+    with_hidden,
+)
 from ._conditions import is_hooked
 from ._window import Window
 
@@ -200,7 +208,7 @@ class WindowedLayer:
         assert self._output is not None
         output = self._run(forward, Arguments(args, kwargs, self._names), window, memo)
         whole = window.paste(hidden_of(output), self._output)
-        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+        return with_hidden(output, whole)
 
     def _run(
         self,
