@@ -24,10 +24,20 @@ from transformers.models.llama import modeling_llama
 
 import sadr_plugin
 from sadr_easyedit.editing import EasyEditEditor
-from sadr_easyedit.environment import import_text_only, silence
+from sadr_easyedit.environment import import_text_only
 from sadr_easyedit.hparams_files import load_hparams
 from sadr_easyedit.loading import load_model
-from sadr_plugin.evaluation import BUILTIN, Question, Record, Scorer, load, sample
+from sadr_plugin.commands.environment import silence
+from sadr_plugin.evaluation import (
+    BUILTIN,
+    Question,
+    Record,
+    Scorer,
+    UneditedWeights,
+    edited,
+    load,
+    sample,
+)
 from sadr_plugin.evaluation._metrics import SHORT, TASKS
 
 SPECIFICITY = ("neighbourhood", "relation", "distracting neighbourhood", "distracting relation")
@@ -100,6 +110,7 @@ def main() -> None:
     with silence():
         model, tokenizer = load_model(hparams, "eager")
         editor = EasyEditEditor(model, tokenizer, hparams)
+    unedited = UneditedWeights(model, editor.weights)
     scorer, attention = Scorer(model, tokenizer), Attention()
 
     everything = load(BUILTIN).records
@@ -112,7 +123,7 @@ def main() -> None:
             unedited = right(scorer, asked)
         for arm, sadr in arms.items():
             torch.manual_seed(0)
-            with silence(), editor.edited(record, sadr):
+            with silence(), edited(editor, unedited, [record], sadr):
                 now = right(scorer, asked)
                 with attention.restored():
                     restored = right(scorer, asked)

@@ -7,7 +7,7 @@ plugin imports it at start-up.
 
 TYPE_CHECKING = False  # as typing has it; importing typing would cost each start-up 10 ms
 if TYPE_CHECKING:
-    from .adapter import Edit, EditPoint, HparamsSummary, Prompt
+    from .adapter import Edit, EditorOptions, EditPoint, HparamsSummary, Prompt
     from .config import SadrConfig
     from .errors import SadrError
     from .events import Report, Step, last_report, reports
@@ -21,6 +21,7 @@ __all__ = [
     "DriftProbe",
     "Edit",
     "EditPoint",
+    "EditorOptions",
     "HparamsSummary",
     "LossTerm",
     "Prompt",
@@ -43,6 +44,7 @@ _HOME = {
     "DriftProbe": "method._measure",
     "Edit": "adapter",
     "EditPoint": "adapter",
+    "EditorOptions": "adapter",
     "HparamsSummary": "adapter",
     "LossTerm": "method._running",
     "Prompt": "adapter",

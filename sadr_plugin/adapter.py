@@ -6,7 +6,7 @@ Imports nothing heavy: adapters are imported while torch itself is being importe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import PositionError
@@ -137,6 +137,7 @@ class HparamsSummary:
         sadr: the value under ``sadr``, None if there is none.
         hparams: the class that the file is for, as `EditPoint.hparams` has it; None if any of the
             editor's name will do.
+        settings: all that the file says; a run's results depend on it.
     """
 
     editor: str
@@ -145,3 +146,19 @@ class HparamsSummary:
     layer_template: str
     sadr: Any
     hparams: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EditorOptions:
+    """How to load the editor and the model of an hparams file, for an evaluation.
+
+    Attributes:
+        seed: what the toolkit's own draws, such as its context prompts, start from.
+        dtype: torch's name of the type of the model's weights; None for the toolkit's choice.
+        trust_remote_code: whether code that comes with a model may run.
+    """
+
+    seed: int = 0
+    dtype: str | None = None
+    trust_remote_code: bool = False

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from .adapter import EditPoint, HparamsSummary
+    from .adapter import EditorOptions, EditPoint, HparamsSummary
     from .config import SadrConfig
+    from .evaluation import Editor
     from .events import Report, Step
     from .method._running import LossTerm, RunningEdit
 
@@ -45,6 +46,14 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     """What an hparams file says, read without importing the toolkit; None if it is not yours.
 
     ``sadr doctor FILE`` asks this.
+    """
+
+
+@hookspec(firstresult=True)
+def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
+    """The editor and the model that an hparams file names, for an evaluation; None if not yours.
+
+    ``sadr eval FILE`` asks this, after `sadr_read_hparams`. See `sadr_plugin.evaluation.Editor`.
     """
 
 

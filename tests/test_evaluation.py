@@ -1,8 +1,8 @@
 """The evaluation's engine, with an editor small enough to see through."""
 
-import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from rich.console import Console
@@ -19,11 +20,13 @@ from sadr_plugin.errors import ConfigError, DataError, EvaluationError, Position
 from sadr_plugin.evaluation import (
     UNEDITED,
     Arm,
+    Editor,
     EvaluationRun,
     LocalEngine,
     Question,
     RayEngine,
     Record,
+    SingleEvaluator,
     draw,
     read_results,
     summarise,
@@ -51,43 +54,61 @@ def records(count=3):
     ]
 
 
-class SmallEditor:
-    """Moves one weight, the more the further the record is down the file."""
+class SmallEditor(Editor):
+    """Moves one weight, the further the more often it has done so since it was reset."""
 
     layer = 1
     layer_template = "model.layers.{}"
+    weights = ("model.layers.2.self_attn.k_proj.weight",)
 
-    def __init__(self, restores=True, error=None, pause=0.0):
+    def __init__(self, elsewhere=False, error=None, pause=0.0, bad="1"):
         self.model = tiny_llama().requires_grad_(False)
         self.tokenizer = word_tokenizer()
-        self.restores = restores
+        self.elsewhere = elsewhere
         self.error = error
         self.pause = pause
+        self.bad = bad
         self.edits = []
+        self.remembered = torch.zeros(1)
 
-    @contextlib.contextmanager
-    def edited(self, record, sadr):
-        self.edits.append((record.key, None if sadr is None else sadr["gamma"]))
+    def edit(self, records, sadr):
+        for record in records:
+            self.edits.append((record.key, None if sadr is None else sadr["gamma"]))
         time.sleep(self.pause)
-        if self.error is not None and record.key == "1":
-            raise self.error
-        weight = self.model.model.layers[2].self_attn.k_proj.weight
-        before = weight.clone()
+        weight = self.model.get_parameter(self.weights[0])
+        self.remembered += len(records)
         with torch.enable_grad():
             for _ in range(4):
                 self.model(torch.tensor([[1, 2]]))
-        weight += (2.0 if sadr is None else 1.0) * torch.randn(weight.shape)
-        try:
-            yield
-        finally:
-            if self.restores:
-                weight.copy_(before)
+        size = (2.0 if sadr is None else 1.0) * self.remembered.sqrt()
+        weight += size * torch.randn(weight.shape)
+        if self.error is not None and self.bad in [record.key for record in records]:
+            raise self.error
+        if self.elsewhere:
+            # Reversed rows: no sum shows it.
+            other = self.model.model.layers[3].mlp.up_proj.weight
+            other.copy_(other.flip(0))
+
+    def reset(self):
+        self.remembered.zero_()
+
+    def state(self):
+        return {"remembered": self.remembered.clone()}
+
+    def load_state(self, state):
+        self.remembered = state["remembered"].clone()
 
 
-def evaluate(tmp_path, editor=None, count=3, **options):
-    evaluator = LocalEngine(editor or SmallEditor(), ARMS, **options)
-    evaluation = EvaluationRun(evaluator, tmp_path / "results.jsonl")
+def evaluate(tmp_path, editor=None, count=3, retry_failed=False, **options):
+    evaluator = SingleEvaluator(editor or SmallEditor(), ARMS, **options)
+    evaluation = EvaluationRun(LocalEngine(evaluator), tmp_path / "results.jsonl", retry_failed)
     return evaluation.run(records(count))
+
+
+def arm(results, name, record):
+    """The one result of a record in an arm."""
+    (found,) = (r for r in results if (r.arm, r.record) == (name, record))
+    return found
 
 
 def without_times(results):
@@ -97,14 +118,17 @@ def without_times(results):
 def test_every_record_in_every_arm(tmp_path):
     seen = []
     editor = SmallEditor()
-    evaluation = EvaluationRun(LocalEngine(editor, ARMS), tmp_path / "results.jsonl")
-    results = evaluation.run(records(), seen.append)
+    evaluation = EvaluationRun(
+        LocalEngine(SingleEvaluator(editor, ARMS)), tmp_path / "results.jsonl"
+    )
+    results = evaluation.run(records(6), seen.append)
     assert seen == results
-    assert [(r.record, r.arm) for r in results] == [
-        (key, arm) for key in "012" for arm in (UNEDITED, "plain", "sadr")
-    ]
-    assert editor.edits == [(key, gamma) for key in "012" for gamma in (None, 1.0)]
-    unedited, plain, sadr = results[3:6]
+    assert [r.record for r in results] == [key for key in "012345" for _ in range(3)]
+    assert [r.arm for r in results[::3]] == [UNEDITED] * 6
+    turns = [tuple(r.arm for r in results[place : place + 2]) for place in range(1, 18, 3)]
+    assert set(turns) == {("plain", "sadr"), ("sadr", "plain")}, "no arm is always the first"
+    assert [key for key, _ in editor.edits] == [key for key in "012345" for _ in range(2)]
+    unedited, plain, sadr = (arm(results, name, "1") for name in (UNEDITED, "plain", "sadr"))
     assert unedited.scores["relation"] != plain.scores["relation"] != sadr.scores["relation"]
     assert (unedited.steps, plain.steps) == (0, 4)
     assert unedited.drift == 0
@@ -112,6 +136,25 @@ def test_every_record_in_every_arm(tmp_path):
     assert unedited.fluency != plain.fluency
     assert results[0].scores["relation"] == []
     assert read_results(tmp_path / "results.jsonl") == results
+
+
+def test_the_random_generators_are_given_back(tmp_path):
+    """Also between results, to whoever takes them."""
+    random.seed(0)
+    numpy.random.seed(0)
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+    states = []
+
+    def seen(_):
+        states.append(torch.equal(torch.get_rng_state(), before[0]))
+
+    evaluation = EvaluationRun(
+        LocalEngine(SingleEvaluator(SmallEditor(), ARMS)), tmp_path / "results.jsonl"
+    )
+    evaluation.run(records(1), seen)
+    assert states == [True] * 3
+    assert random.getstate() == before[1]
+    assert numpy.random.get_state()[1].tolist() == before[2]
 
 
 def test_two_runs_with_one_seed_agree_and_another_does_not(tmp_path):
@@ -156,16 +199,16 @@ class Fragile(SmallEditor):
         super().__init__(error=error)
         self.folder, self.times = Path(folder), times
 
-    def edited(self, record, sadr):
+    def edit(self, records, sadr):
         deaths = len(list(self.folder.glob("death-*")))
-        if record.key == "2" and deaths < self.times:
+        if records[0].key == "2" and deaths < self.times:
             (self.folder / f"death-{deaths}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().edited(record, sadr)
+        super().edit(records, sadr)
 
 
 def fragile_evaluator(folder, times, error=None):
-    return LocalEngine(Fragile(folder, times, error), ARMS)
+    return SingleEvaluator(Fragile(folder, times, error), ARMS)
 
 
 @pytest.fixture
@@ -233,7 +276,7 @@ def test_a_worker_that_cannot_start(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the ray engine's own package is optional")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     evaluation = EvaluationRun(RayEngine(no_evaluator, ["plain"]), tmp_path / "results.jsonl")
-    with pytest.raises(EvaluationError, match=r"could not start(.|\n)*no such model"):
+    with pytest.raises(DataError, match="no such model"):
         evaluation.run(records(1))
 
 
@@ -289,16 +332,27 @@ def test_killed_and_taken_up_again(tmp_path):
     assert found == expected
 
 
-def test_weights_that_are_not_put_back_end_the_run(tmp_path):
-    with pytest.raises(EvaluationError, match="record 0, plain: the model's weights are not"):
-        evaluate(tmp_path, SmallEditor(restores=False))
+def test_a_change_that_the_editor_does_not_name_ends_the_run(tmp_path):
+    with pytest.raises(
+        EvaluationError, match=r"record 0, sadr: .*layers\.3\.mlp\.up_proj\.weight"
+    ):
+        evaluate(tmp_path, SmallEditor(elsewhere=True))
     assert [r.arm for r in read_results(tmp_path / "results.jsonl")] == [UNEDITED]
+
+
+def test_what_failed_is_tried_once_more(tmp_path):
+    evaluate(tmp_path, SmallEditor(error=PositionError("no subject")))
+    editor = SmallEditor()
+    results = evaluate(tmp_path, editor, retry_failed=True)
+    assert editor.edits == [("1", 1.0), ("1", None)]
+    assert all(result.error is None for result in results)
+    assert len(results) == len(read_results(tmp_path / "results.jsonl")) == 9
 
 
 def test_a_record_that_cannot_be_edited_is_told_and_left_out(tmp_path):
     results = evaluate(tmp_path, SmallEditor(error=PositionError("no subject")), count=3)
     assert [r.error for r in results if r.record == "1"] == [None, "no subject", "no subject"]
-    summaries = summarise(results)
+    summaries = summarise(results, ["plain", "sadr"])
     assert [(s.arm, s.records, s.failed) for s in summaries] == [
         (UNEDITED, 2, 0),
         ("plain", 2, 1),
@@ -335,7 +389,7 @@ def test_a_line_that_is_no_result(tmp_path, line):
 
 def test_what_is_written(tmp_path):
     results = evaluate(tmp_path)
-    summaries = write(tmp_path, results, {"seed": 0})
+    summaries = write(tmp_path, results, {"seed": 0}, ["plain", "sadr"])
     data = json.loads((tmp_path / "summary.json").read_text())
     assert data["about"] == {"seed": 0}
     assert [arm["arm"] for arm in data["arms"]] == [UNEDITED, "plain", "sadr"]

@@ -1,6 +1,7 @@
 """Every metric by hand, on cases small enough."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from sadr_plugin.evaluation import (
     sign_test,
 )
 from sadr_plugin.evaluation._metrics import probability, score
+from sadr_plugin.evaluation._significance import student_quantile
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from support import tiny_llama, word_tokenizer
 
@@ -63,19 +65,54 @@ def test_accuracy_and_probability_by_hand():
     found = estimate([FIRST, SECOND, THIRD], "relation")
     assert found.mean == pytest.approx(100 * 2 / 3)
     assert found.questions == 3
-    # Residuals of the two records: 1 − 2·⅔ = −⅓ and 1 − ⅔ = ⅓; their variance sum is 2·2/9.
-    assert found.margin == pytest.approx(100 * 1.959964 * math.sqrt(4 / 9) / 3, rel=1e-5)
+    # Residuals of the two records: 1 − 2·⅔ = −⅓ and 1 − ⅔ = ⅓, so the variance is 2·2/9 / 9, that
+    # of 4.5 questions; there are three. Two records leave one degree of freedom.
+    square = student_quantile(0.975, 1) ** 2 / 3
+    half = math.sqrt(square * (2 / 9 + square / 4))
+    assert found.low == pytest.approx(100 * (2 / 3 + square / 2 - half) / (1 + square))
+    assert found.high == pytest.approx(100 * (2 / 3 + square / 2 + half) / (1 + square))
     by_probability = estimate([FIRST, SECOND], "relation", probability)
     assert by_probability.mean == pytest.approx(100 * (0.5 + 0.1 + 0.9) / 3)
     assert estimate([THIRD], "neighbourhood").mean == 0
-    assert estimate([THIRD], "neighbourhood").margin is None
+    assert estimate([THIRD], "neighbourhood").low is None
     assert estimate([THIRD], "relation") is None
 
 
+@pytest.mark.parametrize(
+    ("freedom", "expected"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (60, 2.0003)]
+)
+def test_student_quantiles(freedom, expected):
+    assert student_quantile(0.975, freedom) == pytest.approx(expected, abs=1e-4)
+
+
+def test_all_right_is_not_certain():
+    """As many questions as records: Wilson's interval of 60 of 60."""
+    found = estimate([{"relation": [(0.0, -1.0)] * 2}] * 60, "relation")
+    square = student_quantile(0.975, 59) ** 2
+    assert (found.mean, found.high) == (100, pytest.approx(100))
+    assert found.low == pytest.approx(100 * 60 / (60 + square))
+
+
+@pytest.mark.parametrize("records", [5, 60])
+@pytest.mark.parametrize("share", [0.6, 0.95])
+def test_intervals_hold_what_they_promise(records, share):
+    """95 of a hundred hold the true share, of records whose questions hang together."""
+    draw, held = random.Random(0), 0
+    for _ in range(400):
+        drawn = []
+        for _ in range(records):
+            own = draw.betavariate(8 * share, 8 * (1 - share))
+            answers = [draw.random() < own for _ in range(draw.choice((1, 2, 4)))]
+            drawn.append({"relation": [(float(right), 0.5) for right in answers]})
+        found = estimate(drawn, "relation")
+        held += found.low <= 100 * share <= found.high
+    assert held / 400 > 0.93
+
+
 def test_score_is_the_harmonic_mean_of_what_there_is():
-    found = {"efficacy": Estimate(100, 0, 1), "relation": Estimate(50, 0, 1), "alias": None}
+    found = {"efficacy": Estimate(100, 0, 0, 1), "relation": Estimate(50, 0, 0, 1), "alias": None}
     assert score(found) == pytest.approx(2 / (1 / 100 + 1 / 50))
-    assert score({"efficacy": Estimate(100, 0, 1), "neighbourhood": Estimate(0, 0, 1)}) == 0
+    assert score({"efficacy": Estimate(100, 0, 0, 1), "neighbourhood": Estimate(0, 0, 0, 1)}) == 0
     assert score({}) is None
 
 

@@ -1,20 +1,20 @@
-"""EasyEdit's editors for an evaluation: a fact edited, and taken back to the bit."""
+"""EasyEdit's editors for an evaluation."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sadr_plugin.errors import ConfigError
+from sadr_plugin.evaluation import Editor
 
 from .declarations import EDIT_POINTS
+from .projection import prepare_projection
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from sadr_plugin import Edit
     from sadr_plugin.evaluation import Record
@@ -23,10 +23,18 @@ APPLY = {
     "ROME": "rome.rome_main:apply_rome_to_model",
     "R-ROME": "r_rome.r_rome_main:apply_r_rome_to_model",
     "MEMIT": "memit.memit_main:apply_memit_to_model",
+    "MEMIT-FE": "memit_FE.memit_FE_main:apply_memit_FE_to_model",
     "PMET": "pmet.pmet_main:apply_pmet_to_model",
     "EMMET": "emmet.emmet_main:apply_emmet_to_model",
+    "AlphaEdit": "alphaedit.AlphaEdit_main:apply_AlphaEdit_to_model",
+    "CORE": "core.core_main:apply_core_to_model",
+    "SPHERE": "SPHERE.SPHERE_main:apply_SPHERE_to_model",
+    "EAMET": "eamet.eamet_main:apply_eamet_to_model",
 }
-"""The functions that put an edit into a model's weights, by editor."""
+"""The functions that write edits into a model's weights, by editor."""
+
+ONE_AT_A_TIME = ("ROME", "R-ROME")
+"""Editors that take the first of several requests and pass over the others."""
 
 LEAVES_OUT_SPACE = ("PMET",)
 """Editors that put no space before a target. ROME and R-ROME put one before any, even a second."""
@@ -38,22 +46,7 @@ def rewritten_modules(hparams: Any) -> list[str]:
     return [template.format(layer) for layer in hparams.layers for template in templates]
 
 
-@contextlib.contextmanager
-def weights_kept(model: nn.Module, hparams: Any) -> Iterator[None]:
-    """After the block the weights an editor rewrites are to the bit what they were before it."""
-    import torch
-
-    names = [f"{module}.weight" for module in rewritten_modules(hparams)]
-    weights = {name: model.get_parameter(name).detach().clone() for name in names}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                model.get_parameter(name).copy_(weight)
-
-
-class EasyEditEditor:
+class EasyEditEditor(Editor):
     """One of EasyEdit's editors with a model.
 
     Args:
@@ -63,26 +56,27 @@ class EasyEditEditor:
         seed: what the toolkit's random context prompts are drawn from, here and now.
 
     Raises:
-        ConfigError: the editor is none that can be evaluated.
+        ConfigError: the editor's projection (AlphaEdit, SPHERE) cannot be had.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, hparams: Any, seed: int = 0) -> None:
-        if hparams.alg_name not in APPLY:
-            raise ConfigError(
-                f"alg_name: {hparams.alg_name} cannot be evaluated; {', '.join(APPLY)} can"
-            )
         self.model = model
         self.tokenizer = tokenizer
         self.tokenizer.padding_side = "right"
-        self.layer: int = hparams.layers[-1]
-        self.layer_template: str = hparams.layer_module_tmp
+        self.layer = hparams.layers[-1]
+        self.layer_template = hparams.layer_module_tmp
+        self.weights = [f"{module}.weight" for module in rewritten_modules(hparams)]
+        self.takes_batches = hparams.alg_name not in ONE_AT_A_TIME
         self._hparams = hparams
-        module, _, name = APPLY[hparams.alg_name].partition(":")
-        self._module = importlib.import_module(f"easyeditor.models.{module}")
-        self._apply = name
+        module, _, self._apply = APPLY[hparams.alg_name].partition(":")
+        self._module: Any = importlib.import_module(f"easyeditor.models.{module}")
         self._draw_contexts(seed)
+        self._remembers = hasattr(self._module, "cache_c_new")
+        if self._remembers:
+            prepare_projection(self._module, model, tokenizer, hparams)
+        self.reset()
 
-    def edit(self, record: Record) -> Edit:
+    def seen(self, record: Record) -> Edit:
         """A record's edit as the plugin sees it, with the toolkit's own context prompts."""
         point = next(p for p in EDIT_POINTS if p.editor == self._hparams.alg_name)
         return point.read(
@@ -96,18 +90,32 @@ class EasyEditEditor:
             }
         )
 
-    @contextlib.contextmanager
-    def edited(self, record: Record, sadr: Mapping[str, Any] | None) -> Iterator[None]:
-        """See `sadr_plugin.evaluation.Editor.edited`."""
+    def edit(self, records: Sequence[Record], sadr: Mapping[str, Any] | None) -> None:
+        """See `sadr_plugin.evaluation.Editor.edit`."""
         from .devices import cuda_or_cpu
 
         hparams = copy.deepcopy(self._hparams)
         hparams.sadr = False if sadr is None else dict(sadr)
-        requests = [self._request(record)]
-        with weights_kept(self.model, hparams):
-            with cuda_or_cpu():
-                getattr(self._module, self._apply)(self.model, self.tokenizer, requests, hparams)
-            yield
+        requests = [self._request(record) for record in records]
+        with cuda_or_cpu():
+            getattr(self._module, self._apply)(self.model, self.tokenizer, requests, hparams)
+
+    def reset(self) -> None:
+        """Have AlphaEdit and SPHERE forget the keys of earlier edits."""
+        if self._remembers:
+            self._module.cache_c_new = False
+
+    def state(self) -> dict[str, Tensor]:
+        """The keys of earlier edits, second moments [layers, width, width]; nothing, without."""
+        if self._remembers and self._module.cache_c_new:
+            return {"cache_c": self._module.cache_c.clone()}
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what `state` gave."""
+        self.reset()
+        if "cache_c" in state:
+            self._module.cache_c, self._module.cache_c_new = state["cache_c"].clone(), True
 
     def _request(self, record: Record) -> dict[str, str]:
         space = " " if self._hparams.alg_name in LEAVES_OUT_SPACE else ""
@@ -126,13 +134,17 @@ class EasyEditEditor:
 
         from .devices import cuda_or_cpu
 
-        module = self._module
-        module.CONTEXT_TEMPLATES_CACHE = None  # type: ignore[attr-defined]
+        module, hparams = self._module, self._hparams
+        module.CONTEXT_TEMPLATES_CACHE = None
         function = module.get_context_templates
         values = {
             "model": self.model,
             "tok": self.tokenizer,
-            "length_params": getattr(self._hparams, "context_template_length_params", None),
+            "length_params": getattr(hparams, "context_template_length_params", None),
+            # CORE's names, for what stands in its hparams.
+            "length": getattr(hparams, "ctx_len", None),
+            "ctx_top_k": getattr(hparams, "ctx_top_k", None),
+            "ctx_num": getattr(hparams, "ctx_num", None),
         }
         takes = inspect.signature(function).parameters
         with torch.random.fork_rng(devices=[]), cuda_or_cpu():

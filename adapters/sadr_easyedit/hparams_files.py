@@ -34,8 +34,7 @@ def load_hparams(file: Path) -> Any:
 
     Raises `ConfigError`, naming the file, if it cannot be read or names no such editor.
     """
-    if file.suffix != ".yaml":
-        raise ConfigError(f"{file}: EasyEdit reads hparams files whose names end in .yaml")
+    _expect_suffix(file)
     content = read_yaml(file)
     name = content.get("alg_name") if isinstance(content, dict) else None
     classes = {point.editor: point.hparams for point in EDIT_POINTS}
@@ -49,6 +48,11 @@ def load_hparams(file: Path) -> Any:
         raise ConfigError(f"{file}: {error}") from None
 
 
+def _expect_suffix(file: Path) -> None:
+    if file.suffix != ".yaml":
+        raise ConfigError(f"{file}: EasyEdit reads hparams files whose names end in .yaml")
+
+
 @hookimpl
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     """What EasyEdit's YAML says; None unless it has the ``alg_name`` of an attached editor."""
@@ -57,6 +61,7 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
         return None
     if content.get("alg_name") not in [point.editor for point in EDIT_POINTS]:
         return None
+    _expect_suffix(file)
     missing = {"model_name", "layers", "layer_module_tmp"} - content.keys()
     if missing:
         raise ConfigError(f"{file}: lacks {', '.join(sorted(missing))}")
@@ -70,4 +75,5 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),
         hparams=next(p.hparams for p in EDIT_POINTS if p.editor == content["alg_name"]),
+        settings=content,
     )

@@ -13,6 +13,7 @@ from ..errors import SadrError
 from ..plugins import plugin_manager
 from ._doctor import doctor
 from ._editors import editors
+from ._eval import evaluate
 from ._models import models
 
 
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
 
     app.command()(doctor)
     app.command()(editors)
+    app.command("eval")(evaluate)
     app.command()(models)
     for implementation in plugin_manager().hook.sadr_register_commands.get_hookimpls():
         try:

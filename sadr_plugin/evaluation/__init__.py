@@ -2,22 +2,30 @@
 
 All names that a program needs are here::
 
-    from sadr_plugin.evaluation import Arm, EvaluationRun, LocalEngine, load, summarise, table
+    from sadr_plugin.evaluation import Arm, EvaluationRun, LocalEngine, SingleEvaluator, load
 """
 
 from ._data import BUILTIN, Data, load
-from ._editor import Editor, counted_steps, fingerprint
+from ._editor import Editor, counted_steps, edited
 from ._formats import schema
 from ._metrics import SHORT, TASKS, ngram_entropy
+from ._perplexity import read_text
 from ._plot import draw
 from ._records import Question, Record, sample
-from ._results import UNEDITED, Arm, Result, read_results
+from ._results import UNEDITED, Arm, Checkpoint, Result, read_checkpoints, read_results
 from ._run import EvaluationRun
 from ._scoring import Answer, Scorer, answer_probability
+from ._sequence import SequenceEvaluator
+from ._sequence_plot import draw_sequence
+from ._sequence_run import SequenceRun, checkpoints
+from ._sequence_summary import SequenceSummary, summarise_sequence
+from ._sequence_tables import sequence_table, write_sequence
 from ._significance import Estimate, estimate, holm, sign_test
+from ._single import SingleEvaluator
 from ._summary import ArmSummary, summarise
 from ._tables import markdown, table, tex, write
-from .engines import Engine
+from ._weights import UneditedWeights
+from .engines import Engine, Evaluator, Item
 from .engines._local import LocalEngine
 from .engines._ray import RayEngine
 
@@ -29,32 +37,47 @@ __all__ = [
     "Answer",
     "Arm",
     "ArmSummary",
+    "Checkpoint",
     "Data",
     "Editor",
     "Engine",
     "Estimate",
     "EvaluationRun",
+    "Evaluator",
+    "Item",
     "LocalEngine",
     "Question",
     "RayEngine",
     "Record",
     "Result",
     "Scorer",
+    "SequenceEvaluator",
+    "SequenceRun",
+    "SequenceSummary",
+    "SingleEvaluator",
+    "UneditedWeights",
     "answer_probability",
+    "checkpoints",
     "counted_steps",
     "draw",
+    "draw_sequence",
+    "edited",
     "estimate",
-    "fingerprint",
     "holm",
     "load",
     "markdown",
     "ngram_entropy",
+    "read_checkpoints",
     "read_results",
+    "read_text",
     "sample",
     "schema",
+    "sequence_table",
     "sign_test",
     "summarise",
+    "summarise_sequence",
     "table",
     "tex",
     "write",
+    "write_sequence",
 ]

@@ -3,42 +3,59 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ._records import Record
+from ._weights import UneditedWeights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
-class Editor(Protocol):
-    """What an evaluation edits with: a toolkit's editor and a model.
+class Editor(ABC):
+    """A toolkit's editor and a model, as an evaluation uses them.
 
     Attributes:
         model: the model, which is edited in place.
         tokenizer: its tokenizer.
         layer: the layer after which attention can drift.
         layer_template: where the layers are, e.g. ``"model.layers.{}"``.
+        weights: the names of the parameters that edits change, as ``named_parameters`` has them.
+            The evaluation keeps and restores them.
+        takes_batches: whether `edit` takes more than one record.
     """
 
     model: nn.Module
     tokenizer: Any
     layer: int
     layer_template: str
+    weights: Sequence[str]
+    takes_batches: bool = True
 
-    def edited(
-        self, record: Record, sadr: Mapping[str, Any] | None
-    ) -> AbstractContextManager[object]:
-        """The model with the record's edit in it, and the exact weights again afterwards.
+    @abstractmethod
+    def edit(self, records: Sequence[Record], sadr: Mapping[str, Any] | None) -> None:
+        """Write the records' edits into the model, in one call of the toolkit's.
 
         Args:
-            record: what to edit.
+            records: what to edit; one of them, if `takes_batches` is false.
             sadr: SADR's settings, as under ``sadr:`` in an hparams file; None for none.
         """
+
+    # What follows matters only to editors that remember earlier edits, as AlphaEdit does.
+
+    def reset(self) -> None:  # noqa: B027
+        """Forget earlier edits; called with the unedited weights in place."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What is remembered of earlier edits, so that a sequence can go on in another process."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Remember what `state` gave."""
 
 
 @contextlib.contextmanager
@@ -69,7 +86,21 @@ def counted_steps(
         hook.remove()
 
 
-def fingerprint(model: nn.Module) -> tuple[float, ...]:
-    """What changes when any weight does: each parameter's sum, in float64."""
-    with torch.no_grad():
-        return tuple(p.double().sum().item() for p in model.parameters())
+@contextlib.contextmanager
+def edited(
+    editor: Editor,
+    unedited: UneditedWeights,
+    records: Sequence[Record],
+    sadr: Mapping[str, Any] | None,
+) -> Iterator[None]:
+    """The editor's model with the records' edits in it, and the unedited one again afterwards.
+
+    Raises:
+        EvaluationError: afterwards; the edits changed what the editor does not name.
+    """
+    try:
+        editor.edit(records, sadr)
+        yield
+    finally:
+        unedited.restore()
+        editor.reset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import EvaluationError
 from ._metrics import SHORT
@@ -25,7 +26,6 @@ def draw(file: Path, summaries: Sequence[ArmSummary], title: str) -> None:
         EvaluationError: matplotlib is not installed, or there is nothing to draw.
     """
     try:
-        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         raise EvaluationError(
@@ -47,7 +47,10 @@ def draw(file: Path, summaries: Sequence[ArmSummary], title: str) -> None:
             [place + (number - (len(summaries) - 1) / 2) * width for place, _ in found],
             [estimate.mean for _, estimate in found],
             width,
-            yerr=[estimate.margin or 0 for _, estimate in found],
+            yerr=[
+                [0 if e.low is None else e.mean - e.low for _, e in found],
+                [0 if e.high is None else e.high - e.mean for _, e in found],
+            ],
             label=summary.arm,
             color=f"C{number}" if number else "lightgrey",
             error_kw={"elinewidth": 1, "capsize": 2},
@@ -59,6 +62,13 @@ def draw(file: Path, summaries: Sequence[ArmSummary], title: str) -> None:
     axes.legend(
         fontsize="small", ncols=len(summaries), loc="upper center", bbox_to_anchor=(0.5, -0.1)
     )
+    save(figure, file)
+
+
+def save(figure: Any, file: Path) -> None:
+    """Write a figure; the same figure gives the same file."""
+    from matplotlib import rc_context
+
     undated = {"Date": None} if file.suffix == ".svg" else None  # the same results, the same file
     with rc_context({"svg.hashsalt": "sadr"}):
         figure.savefig(file, metadata=undated)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 UNEDITED = "unedited"
 """The arm without an edit."""
+
+Pairs = list[tuple[float, float]]
+"""For each question (right, wrong), mean log-probabilities in nats."""
+
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -35,20 +43,25 @@ class Result:
             the prompt, 0 to 1; what EasyEdit calls so.
         drift: the penalty at γ = 1 on the record's prompt; 0 without an edit.
         fluency: mean n-gram entropy of generated texts in bits, None without openings.
-        steps: optimisation steps of the edit.
-        seconds: wall time of the edit.
+        steps: optimisation steps of the edit; of edits made in one call, their mean.
+        seconds: wall time of the edit; of edits made in one call, their mean.
         error: why there is no edit; then there are no scores.
+        edits: how many edits had been made when the record was asked about, its own among them.
+        when: "single": its own was the only one; "made": directly after its own; "checkpoint":
+            with all the others so far.
     """
 
     record: str
     arm: str
-    scores: dict[str, list[tuple[float, float]]]
+    scores: dict[str, Pairs]
     rewrite_acc: float | None
     drift: float | None
     fluency: float | None
-    steps: int
-    seconds: float
+    steps: float = 0.0
+    seconds: float = 0.0
     error: str | None = None
+    edits: int = 1
+    when: Literal["single", "made", "checkpoint"] = "single"
 
     @classmethod
     def from_line(cls, line: bytes) -> Result:
@@ -57,11 +70,59 @@ class Result:
         Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for anything else.
         """
         data = json.loads(line)
-        data["scores"] = {
-            task: [(float(right), float(wrong)) for right, wrong in pairs]
-            for task, pairs in data["scores"].items()
-        }
+        data["scores"] = _pairs(data["scores"])
         return cls(**data)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An arm's model after a number of edits.
+
+    Attributes:
+        arm: the arm's name.
+        edits: how many edits had been made, 0 in the unedited model.
+        unrelated: what facts about subjects that are never edited show: for each record of
+            these, by kind, pairs as in `Result.scores`.
+        perplexity: of a text, None without one.
+        changes: by edited weight, the Frobenius norm of its change as a share of its own.
+        saved: what the arm goes on from: the edited weights, and what the editor remembers.
+            In a file of its own.
+    """
+
+    arm: str
+    edits: int
+    unrelated: list[dict[str, Pairs]]
+    perplexity: float | None
+    changes: dict[str, float]
+    saved: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Checkpoint:
+        """Read a line of a file of checkpoints; raises as `Result.from_line` does."""
+        data = json.loads(line)
+        data["unrelated"] = [_pairs(scores) for scores in data["unrelated"]]
+        return cls(**data)
+
+
+def _pairs(scores: Any) -> dict[str, Pairs]:
+    return {
+        task: [(float(right), float(wrong)) for right, wrong in pairs]
+        for task, pairs in scores.items()
+    }
+
+
+def line_of(item: Result | Checkpoint) -> str:
+    """An item as a line of its file, without what is kept elsewhere."""
+    names = [f.name for f in fields(item) if f.name != "saved"]
+    return json.dumps({name: getattr(item, name) for name in names}) + "\n"
+
+
+def append_lines(file: Path, items: Sequence[Result | Checkpoint]) -> None:
+    """Write items at a file's end, and see that they are on the disk."""
+    with file.open("a", encoding="utf-8") as stream:
+        stream.writelines(map(line_of, items))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def read_results(file: Path) -> list[Result]:
@@ -69,16 +130,25 @@ def read_results(file: Path) -> list[Result]:
 
     Raises `DataError` for any other line that is no result.
     """
+    return _read_lines(file, Result.from_line)
+
+
+def read_checkpoints(file: Path) -> list[Checkpoint]:
+    """The checkpoints in a file, without what is saved elsewhere; otherwise as `read_results`."""
+    return _read_lines(file, Checkpoint.from_line)
+
+
+def _read_lines(file: Path, from_line: Callable[[bytes], Line]) -> list[Line]:
     if not file.exists():
         return []
     content = file.read_bytes()
     whole, newline, cut = content.rpartition(b"\n")
     if cut:
         os.truncate(file, len(whole) + len(newline))
-    results = []
+    found = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            results.append(Result.from_line(line))
+            found.append(from_line(line))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{file}: line {number} is no result: {error}") from None
-    return results
+    return found

@@ -1,4 +1,4 @@
-"""A run over records: what is left to do, who does it, and the file the results go to.
+"""A run over single edits: what is left to do, who does it, and the file the results go to.
 
 A line is written for each record and arm as soon as it is known, so that a run that was killed
 goes on where it stopped.
@@ -6,15 +6,14 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-import json
-import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from ._records import Record
-from ._results import UNEDITED, Result, read_results
-from .engines import Engine, Todo
+from ._results import UNEDITED, Result, append_lines, line_of, read_results
+from ._single import RecordTask
+from .engines import Engine, Item
 
 
 class EvaluationRun:
@@ -23,35 +22,41 @@ class EvaluationRun:
     Args:
         engine: who evaluates.
         file: where the results go, a line each; those that are there already stay.
+        retry_failed: forget the records that could not be edited, so that they are tried again.
     """
 
-    def __init__(self, engine: Engine, file: Path) -> None:
+    def __init__(self, engine: Engine, file: Path, retry_failed: bool = False) -> None:
         self._engine = engine
         self._file = file
         self.results = read_results(file)
+        if retry_failed and any(result.error is not None for result in self.results):
+            self.results = [result for result in self.results if result.error is None]
+            rewrite(file, self.results)
 
     def run(
         self,
         records: Sequence[Record],
-        on_result: Callable[[Result], None] = lambda result: None,
+        on_item: Callable[[Item], None] = lambda item: None,
     ) -> list[Result]:
         """Evaluate what has no result yet; gives all results, old and new."""
-        for result in self._engine.results(self._todo(records)):
-            self._write(result)
-            on_result(result)
+        for item in self._engine.items(self._todo(records)):
+            assert isinstance(item, Result)
+            append_lines(self._file, [item])
+            self.results.append(item)
+            on_item(item)
         return self.results
 
-    def _todo(self, records: Sequence[Record]) -> list[Todo]:
+    def _todo(self, records: Sequence[Record]) -> deque[RecordTask]:
         done: dict[str, set[str]] = {}
         for result in self.results:
             done.setdefault(result.record, set()).add(result.arm)
         wanted = {UNEDITED, *self._engine.arms}
-        todo = [(record, frozenset(done.get(record.key, ()))) for record in records]
-        return [(record, has) for record, has in todo if wanted - has]
+        todo = [RecordTask(record, frozenset(done.get(record.key, ()))) for record in records]
+        return deque(task for task in todo if wanted - task.done)
 
-    def _write(self, result: Result) -> None:
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.results.append(result)
+
+def rewrite(file: Path, items: Sequence[Item]) -> None:
+    """Put other lines in place of a file's, all or none."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text("".join(map(line_of, items)), encoding="utf-8")
+    part.replace(file)

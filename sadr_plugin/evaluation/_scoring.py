@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..attention._tracer import input_device
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -100,7 +102,7 @@ class Scorer:
             yield batch
 
     def _answers(self, batch: Sequence[_Sequence]) -> list[Answer]:
-        device = next(self._model.parameters()).device
+        device = input_device(self._model)
         width = max(len(sequence.ids) for sequence in batch)
         ids = torch.zeros((len(batch), width), dtype=torch.long)
         mask = torch.zeros_like(ids)

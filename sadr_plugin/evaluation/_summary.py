@@ -52,12 +52,18 @@ class ArmSummary:
     corrected: dict[str, dict[str, float | None]]
 
 
-def summarise(results: Sequence[Result]) -> list[ArmSummary]:
-    """Every arm, in the order of first appearance, over the records that all arms have scored.
+def summarise(results: Sequence[Result], arms: Sequence[str] | None = None) -> list[ArmSummary]:
+    """Every arm over the records that all arms have scored.
 
     In whatever order the records were evaluated, the summary is the same.
+
+    Args:
+        results: of one mode.
+        arms: the order in which arms come, the unedited first; None for that of their results.
     """
-    arms = list(dict.fromkeys(result.arm for result in results))
+    found = dict.fromkeys(result.arm for result in results)
+    arms = [arm for arm in (UNEDITED, *(arms or found)) if arm in found]
+    arms = list(dict.fromkeys(arms))
     scored = {
         arm: {r.record: r for r in results if r.arm == arm and r.error is None} for arm in arms
     }

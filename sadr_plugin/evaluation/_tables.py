@@ -22,27 +22,30 @@ HEADER = ["arm", "records", "S", *(SHORT[task] for task in IN_TABLE), "FL", "dri
 NOTHING = "–"
 
 
-def _rows(summaries: Sequence[ArmSummary], digits: int = 1, space: str = " ") -> list[list[str]]:
-    """The table, header first, without columns that no arm has anything in.
+def cell(found: Estimate | None, form: str = "{} ({}–{})", digits: int = 1) -> str:
+    """A metric and its interval, as ``form`` has it, the ends with ``digits`` after the point."""
+    if found is None:
+        return NOTHING
+    if found.low is None or found.high is None:
+        return f"{found.mean:.1f}"
+    return form.format(f"{found.mean:.1f}", f"{found.low:.{digits}f}", f"{found.high:.{digits}f}")
 
-    Margins have ``digits`` after the point and ``space`` before their sign.
-    """
 
-    def cell(found: Estimate | None) -> str:
-        if found is None:
-            return NOTHING
-        margin = f"{space}±{found.margin:.{digits}f}" if found.margin else ""
-        return f"{found.mean:.1f}{margin}"
+def number(value: float | None, places: int) -> str:
+    """A number, or what stands for nothing."""
+    return NOTHING if value is None else f"{value:.{places}f}"
 
-    def number(value: float | None, places: int) -> str:
-        return NOTHING if value is None else f"{value:.{places}f}"
 
+def _rows(
+    summaries: Sequence[ArmSummary], form: str = "{} ({}–{})", digits: int = 1
+) -> list[list[str]]:
+    """The table, header first, without columns that no arm has anything in; cells as `cell`'s."""
     rows = [
         [
             summary.arm,
             str(summary.records),
             number(summary.score, 1),
-            *(cell(summary.accuracy[task]) for task in IN_TABLE),
+            *(cell(summary.accuracy[task], form, digits) for task in IN_TABLE),
             number(summary.fluency and 100 * summary.fluency, 0),
             number(None if summary.arm == UNEDITED else summary.drift, 2),
             number(None if summary.arm == UNEDITED else summary.steps, 0),
@@ -58,11 +61,11 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    rows = _rows(summaries, digits=0, space="")
+    rows = _rows(summaries, "{}\n{}–{}", digits=0)
     count = summaries[0].records if summaries else 0
     shown = Table(
         title=title,
-        caption=f"{count} records; percent right, ± 95 %; FL in hundredths of a bit",
+        caption=f"{count} records; percent right, with 95 % intervals; FL in hundredths of a bit",
         box=box.SIMPLE,
         padding=(0, 0, 0, 1),
     )
@@ -84,8 +87,8 @@ def markdown(summaries: Sequence[ArmSummary]) -> str:
 
 def tex(summaries: Sequence[ArmSummary]) -> str:
     """The table in the paper's layout: a row for each arm, the metrics across."""
-    rows = _rows(summaries)
-    body = [" & ".join(cell.replace("±", r"\,$\pm$\,") for cell in row) + r" \\" for row in rows]
+    rows = _rows(summaries, r"{} {{\scriptsize({}--{})}}")
+    body = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
         [
             rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
@@ -100,9 +103,17 @@ def tex(summaries: Sequence[ArmSummary]) -> str:
     )
 
 
-def write(folder: Path, results: Sequence[Result], about: Mapping[str, Any]) -> list[ArmSummary]:
-    """Write ``summary.json``, ``summary.md`` and ``summary.tex``; gives the summaries."""
-    summaries = summarise(results)
+def write(
+    folder: Path,
+    results: Sequence[Result],
+    about: Mapping[str, Any],
+    arms: Sequence[str] | None = None,
+) -> list[ArmSummary]:
+    """Write ``summary.json``, ``summary.md`` and ``summary.tex``; gives the summaries.
+
+    The arms come as in `summarise`.
+    """
+    summaries = summarise(results, arms)
     data = {"about": dict(about), "arms": [asdict(summary) for summary in summaries]}
     (folder / "summary.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     (folder / "summary.md").write_text(markdown(summaries), encoding="utf-8")

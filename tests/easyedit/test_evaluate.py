@@ -13,15 +13,15 @@ from typer.testing import CliRunner
 import sadr_plugin
 from easyedit.test_editors import exists, hparams_of
 from sadr_easyedit import smollm2
-from sadr_easyedit.commands.eval import _claim
 from sadr_easyedit.declarations import EDIT_POINTS
 from sadr_easyedit.editing import EasyEditEditor
 from sadr_easyedit.hparams_files import load_hparams, read_yaml
 from sadr_easyedit.loading import device_of
+from sadr_plugin.commands._run_folder import claim
 from sadr_plugin.commands.cli import build
 from sadr_plugin.config import SadrConfig
 from sadr_plugin.errors import ConfigError
-from sadr_plugin.evaluation import Record, Scorer, fingerprint
+from sadr_plugin.evaluation import Record, Scorer, UneditedWeights, edited
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks/hparams"
 
@@ -210,8 +210,8 @@ def test_the_target_is_edited_in_as_it_is_asked_for(editor, model, tok, monkeypa
     record = Record("0", "The Eiffel Tower", "{} is in", "New York City", "Paris")
     hook = model.register_forward_pre_hook(forward, with_kwargs=True)
     try:
-        with pytest.raises(Enough), edit.edited(record, None):
-            pass
+        with pytest.raises(Enough):
+            edit.edit([record], None)
     finally:
         hook.remove()
     asked = tok("The Eiffel Tower is in New York City")["input_ids"]
@@ -245,12 +245,12 @@ def test_bad_options(hparams, data, tmp_path):
 
 
 def test_a_run_that_came_to_no_result_does_not_hold_its_folder(tmp_path):
-    _claim(tmp_path, {"seed": 0}, resume=False)
-    _claim(tmp_path, {"seed": 1}, resume=True)
+    claim(tmp_path, {"seed": 0}, resume=False)
+    claim(tmp_path, {"seed": 1}, resume=True)
     assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
     (tmp_path / "results.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match="other settings"):
-        _claim(tmp_path, {"seed": 0}, resume=True)
+        claim(tmp_path, {"seed": 0}, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -271,11 +271,19 @@ def test_an_edit_is_put_in_and_taken_back_to_the_bit(model, tok, rome_yaml):
     editor = EasyEditEditor(model, tok, hparams, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
     record = Record("0", "The Eiffel Tower", "{} is in", "Rome", "Paris")
-    before = fingerprint(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def same():
+        return all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    unedited = UneditedWeights(model, editor.weights)
     for sadr in (None, {"gamma": 0.1}):
-        with editor.edited(record, sadr):
-            assert fingerprint(model) != before
-        assert fingerprint(model) == before
-    with pytest.raises(ZeroDivisionError), editor.edited(record, None):
+        with edited(editor, unedited, [record], sadr):
+            assert not same()
+            (change,) = unedited.changes().values()
+            assert 0 < change < 1
+        assert same()
+    with pytest.raises(ZeroDivisionError), edited(editor, unedited, [record], None):
         raise ZeroDivisionError
-    assert fingerprint(model) == before
+    assert same()
+    unedited.check()

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sadr_plugin.commands.environment import silence, versions
 from sadr_plugin.errors import ConfigError
-
-from ..environment import versions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,13 +162,13 @@ def run(
     )
 
     from sadr_plugin import DriftProbe, enabled
-    from sadr_plugin.evaluation import Arm, counted_steps
+    from sadr_plugin.evaluation import Arm, UneditedWeights, counted_steps, edited
 
     from .. import smollm2
     from ..corpus import python_manual
     from ..devices import cuda_or_cpu
     from ..editing import EasyEditEditor
-    from ..environment import import_text_only, silence
+    from ..environment import import_text_only
     from ..statistics import Job, compute
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -184,14 +183,15 @@ def run(
             compute(Job(model, tokenizer, hparams), python_manual(), progress)
         with cuda_or_cpu(), silence():
             editor = EasyEditEditor(model, tokenizer, hparams, settings.seed)
-            probe = DriftProbe(editor.edit(record))
+            unedited = UneditedWeights(model, editor.weights)
+            probe = DriftProbe(editor.seen(record))
             _ask(rows, "before", model, tokenizer)
             # γ = 0 restricts nothing, and leaves out of each forward what cannot change.
             for arm in (Arm("plain", {"gamma": 0}), Arm("sadr", {"gamma": settings.gamma})):
                 task = progress.add_task(f"ROME, {arm.name}", total=settings.steps)
                 watch = counted_steps(model, partial(_advance, progress, task))
                 started = time.perf_counter()
-                with watch as counted, editor.edited(record, arm.sadr):
+                with watch as counted, edited(editor, unedited, [record], arm.sadr):
                     seconds = time.perf_counter() - started
                     steps = counted()
                     _ask(rows, arm.name, model, tokenizer)

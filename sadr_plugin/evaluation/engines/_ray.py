@@ -1,4 +1,4 @@
-"""Records spread over the workers of a Ray cluster, a model for each."""
+"""Tasks spread over the workers of a Ray cluster, a model for each."""
 
 from __future__ import annotations
 
@@ -6,41 +6,59 @@ import contextlib
 import logging
 import math
 import os
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EvaluationError, SadrError
-from .._results import Result
-from . import Todo
-from ._local import LocalEngine
+from . import Evaluator, Item
 
 if TYPE_CHECKING:
     import ray
 
 ATTEMPTS = 3
-"""How often a record is begun whose worker dies."""
+"""How often a task is begun whose worker dies."""
+
+PATIENCE = 60.0
+"""Seconds that the cluster has to find a place for a worker."""
+
+
+@dataclass
+class _Running:
+    """A worker at its task."""
+
+    worker: Any
+    task: Any
+    attempt: int
 
 
 class RayEngine:
     """Evaluates on the workers of a Ray cluster.
 
     The cluster is the one Ray finds: the process's own connection, ``RAY_ADDRESS``, one started
-    on this machine; else this machine alone. Results come a whole record at a time. A worker
-    that dies is replaced, and the record in its hands begun anew.
+    on this machine; else this machine alone. Items come a whole task at a time. A worker that
+    dies is replaced, and the task in its hands begun anew. Workers for which the cluster has no
+    place are done without, with a warning.
 
     Args:
-        make: makes a worker's engine, on the worker; everything it names (modules, files)
+        make: makes a worker's evaluator, on the worker; everything it names (modules, files)
             has to be there.
-        arms: the names of that engine's arms.
+        arms: the names of that evaluator's arms.
         workers: how many; None for one on each GPU of the cluster, or one if there is none.
+        threads: how many threads torch may use on each worker; None for Ray's choice, one.
 
     Raises:
         EvaluationError: Ray is not installed.
     """
 
     def __init__(
-        self, make: Callable[[], LocalEngine], arms: Sequence[str], workers: int | None = None
+        self,
+        make: Callable[[], Evaluator],
+        arms: Sequence[str],
+        workers: int | None = None,
+        threads: int | None = None,
     ) -> None:
         try:
             import ray  # noqa: F401
@@ -51,73 +69,161 @@ class RayEngine:
         self.arms = arms
         self._make = make
         self._workers = workers
+        self._threads = threads
 
-    def results(self, todo: Iterable[Todo]) -> Iterator[Result]:
-        """See `Engine.results`; records come as they are finished.
+    def items(self, queue: deque[Any]) -> Iterator[Item]:
+        """See `Engine.items`; items come as tasks are finished.
 
-        After an error no record is begun any more, and those under way are finished first.
+        After an error no task is begun any more, and those under way are finished first.
 
         Raises:
-            EvaluationError: besides, a worker could not start; or a record's worker died at each
-                attempt, naming the record.
+            EvaluationError: besides, a worker could not start, or the cluster has no place for
+                any; or a task's worker died at each attempt, naming the task.
         """
-        waiting = deque((task, 1) for task in todo)
-        if not waiting:
+        if not queue:
             return
-        failure: Exception | None = None
-        with _connected(), contextlib.ExitStack() as workers:
-            import ray
+        with _connected(), contextlib.ExitStack() as stack:
+            yield from _Crew(self, stack).items(queue)
 
-            gpus = int(ray.cluster_resources().get("GPU", 0))
-            count = self._workers or max(1, gpus)
-            share = 1 / math.ceil(count / gpus) if gpus else 0
-            idle: list[Any] = []
-            running: dict[ray.ObjectRef[list[Result]], tuple[Any, Todo, int]] = {}
-            while running or (waiting and failure is None):
-                while waiting and failure is None and len(running) < count:
-                    worker = idle.pop() if idle else self._worker(workers, share)
-                    task, attempt = waiting.popleft()
-                    running[worker.evaluate.remote(task)] = worker, task, attempt
-                (finished, *_), _ = ray.wait(list(running))
-                worker, task, attempt = running.pop(finished)
-                try:
-                    results = ray.get(finished)
-                except ray.exceptions.RayTaskError as error:
-                    own = isinstance(error.cause, SadrError)
-                    failure = failure or (error.cause if own else error)
-                except ray.exceptions.RayError as error:
-                    if getattr(error, "actor_init_failed", False):
-                        failure = failure or EvaluationError(f"a worker could not start: {error}")
-                    elif attempt == ATTEMPTS:
-                        failure = failure or EvaluationError(
-                            f"record {task[0].key}: its worker died {ATTEMPTS} times: {error}"
-                        )
-                    else:
-                        waiting.appendleft((task, attempt + 1))
-                else:
-                    idle.append(worker)
-                    yield from results
-        if failure is not None:
-            raise failure
 
-    def _worker(self, workers: contextlib.ExitStack, gpus: float) -> Any:
+class _Crew:
+    """The workers of one run."""
+
+    def __init__(self, engine: RayEngine, stack: contextlib.ExitStack) -> None:
         import ray
 
-        worker = ray.remote(_Worker).options(num_gpus=gpus).remote(os.getcwd(), self._make)
-        workers.callback(ray.kill, worker)
+        self._ray = ray
+        self._stack = stack
+        self._make = engine._make
+        self._threads = engine._threads
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        self._count = engine._workers or max(1, gpus)
+        self._gpu_share = 1 / math.ceil(self._count / gpus) if gpus else 0
+        self._idle: list[Any] = []
+        self._running: dict[ray.ObjectRef[list[Item]], _Running] = {}
+        self._placed: dict[Any, ray.ObjectRef[None]] = {}
+        self._failure: Exception | None = None
+
+    def items(self, queue: deque[Any]) -> Iterator[Item]:
+        waiting = deque[tuple[Any, int]]()
+        while self._running or waiting or queue:
+            waiting.extend((queue.popleft(), 1) for _ in range(len(queue)))
+            if self._failure is not None:
+                waiting.clear()
+            while waiting and len(self._running) < self._count:
+                self._begin(*waiting.popleft())
+            if not self._running:
+                break
+            finished, _ = self._ray.wait(list(self._running), timeout=PATIENCE)
+            if finished:
+                yield from self._outcome(finished[0], waiting)
+            else:
+                self._give_up_unplaced(waiting)
+        if self._failure is None:
+            self._finish()
+        if self._failure is not None:
+            raise self._failure
+
+    def _begin(self, task: Any, attempt: int) -> None:
+        worker = self._idle.pop() if self._idle else self._new_worker()
+        self._running[worker.items.remote(task)] = _Running(worker, task, attempt)
+
+    def _outcome(
+        self, finished: ray.ObjectRef[list[Item]], waiting: deque[tuple[Any, int]]
+    ) -> list[Item]:
+        """What a worker found; after its death nothing, and the task waits again."""
+        exceptions = self._ray.exceptions
+        of = self._running.pop(finished)
+        try:
+            items: list[Item] = self._ray.get(finished)
+        except exceptions.RayTaskError as error:
+            own = isinstance(error.cause, SadrError)
+            self._fail(error.cause if own else error)
+        except exceptions.RayError as error:
+            if getattr(error, "actor_init_failed", False):
+                self._fail(EvaluationError(f"a worker could not start: {error}"))
+            elif of.attempt == ATTEMPTS:
+                name = _name(of.task)
+                self._fail(EvaluationError(f"{name}: its worker died {ATTEMPTS} times: {error}"))
+            else:
+                waiting.appendleft((of.task, of.attempt + 1))
+        else:
+            self._idle.append(of.worker)
+            return items
+        return []
+
+    def _give_up_unplaced(self, waiting: deque[tuple[Any, int]]) -> None:
+        """Do without the workers that the cluster has found no place for."""
+        unplaced = [
+            (reference, of)
+            for reference, of in self._running.items()
+            if not self._ray.wait([self._placed[of.worker]], timeout=0)[0]
+        ]
+        if not unplaced:
+            return
+        free = {k: v for k, v in self._ray.available_resources().items() if k in ("CPU", "GPU")}
+        needs = f"{self._gpu_share:g} of a GPU each; free in the cluster: {free or 'nothing'}"
+        why = f"{len(unplaced)} workers have found no place for {PATIENCE:.0f} seconds ({needs})"
+        for reference, of in unplaced:
+            del self._running[reference]
+            self._ray.kill(of.worker)
+            waiting.appendleft((of.task, of.attempt))
+        self._count -= len(unplaced)
+        if self._count == 0:
+            waiting.clear()
+            self._fail(EvaluationError(f"{why}; give another --workers, or free some"))
+        else:
+            warnings.warn(f"SADR: {why}; the other {self._count} go on alone", stacklevel=2)
+
+    def _finish(self) -> None:
+        try:
+            self._ray.get([worker.finish.remote() for worker in self._idle])
+        except self._ray.exceptions.RayTaskError as error:
+            self._fail(error.cause if isinstance(error.cause, SadrError) else error)
+        except self._ray.exceptions.RayError:
+            pass  # a worker that has died since takes its model with it
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+
+    def _new_worker(self) -> Any:
+        actor = self._ray.remote(_Worker).options(num_gpus=self._gpu_share)
+        worker = actor.remote(os.getcwd(), self._make, self._threads)
+        self._stack.callback(self._ray.kill, worker)
+        self._placed[worker] = worker.placed.remote()
         return worker
 
 
-class _Worker:
-    """A process with a model of its own."""
+def _name(task: Any) -> str:
+    record = getattr(task, "record", None)
+    return f"record {record.key}" if record is not None else f"{task.arm}, {task.end} edits"
 
-    def __init__(self, folder: str, make: Callable[[], LocalEngine]) -> None:
+
+class _Worker:
+    """A process with a model of its own, which is loaded for the first task."""
+
+    def __init__(self, folder: str, make: Callable[[], Evaluator], threads: int | None) -> None:
         if os.path.isdir(folder):
             os.chdir(folder)  # relative paths in hparams are the driver's
-        self._engine = make()
+        self._make = make
+        self._threads = threads
+        self._evaluator: Evaluator | None = None
 
-    def evaluate(self, task: Todo) -> list[Result]:
-        return list(self._engine.results([task]))
+    def placed(self) -> None:
+        """Answers once the process has a place."""
+
+    def items(self, task: Any) -> list[Item]:
+        if self._evaluator is None:
+            if self._threads is not None:
+                import torch
+
+                torch.set_num_threads(self._threads)
+            self._evaluator = self._make()
+        return list(self._evaluator.items(task))
+
+    def finish(self) -> None:
+        if self._evaluator is not None:
+            self._evaluator.finish()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,53 @@
+"""The arms of an evaluation, as the command line and the hparams file give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import SadrConfig
+from ..errors import ConfigError
+from ..evaluation import Arm
+
+
+def arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
+    """The arms; SADR's settings are the hparams file's, γ the option's if there is one.
+
+    Args:
+        names: ``--arms``; empty for plain, sadr and, with keep in the file, sadr+keep.
+        configured: what stands under ``sadr:`` in the hparams file.
+        gammas: ``--gamma``, each an arm of its own.
+
+    Raises:
+        ConfigError: an option does not make sense.
+    """
+    config = SadrConfig.parse(configured) or SadrConfig()
+    settings = config.model_dump(exclude_unset=True)
+    keep = {"keep": settings.pop("keep", None) or True}
+
+    def of_each_gamma(name: str, more: dict[str, Any]) -> list[Arm]:
+        if len(gammas) > 1:
+            return [Arm(f"{name} {g:g}", {**settings, **more, "gamma": g}) for g in gammas]
+        return [Arm(name, {**settings, **more, **({"gamma": gammas[0]} if gammas else {})})]
+
+    sadr = of_each_gamma("sadr", {})
+    known = {
+        "plain": [Arm("plain", None)],
+        "control": [Arm("control", {**settings, "gamma": 0.0})],
+        "sadr": sadr,
+        "keep": [Arm("keep", {**settings, **keep, "gamma": 0.0})],
+        "sadr+keep": of_each_gamma("sadr+keep", keep),
+    }
+    names = names or ("plain,sadr" if config.keep is None else "plain,sadr,sadr+keep")
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted or len(set(wanted)) < len(wanted):
+        raise ConfigError(f"--arms: expected some of {', '.join(known)} with commas, got {names!r}")
+    if len({arm.name for arm in sadr}) < len(sadr):
+        raise ConfigError(f"--gamma: expected different values, got {gammas}")
+    if gammas and not {"sadr", "sadr+keep"} & set(wanted):
+        raise ConfigError(f"--gamma: there is no arm sadr or sadr+keep in {names!r}")
+    found = [arm for name in wanted for arm in known[name]]
+    for arm in found:
+        SadrConfig.parse(arm.sadr)
+    return found

@@ -1,0 +1,326 @@
+"""``sadr eval``: an editor measured as the paper does, without and with SADR."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..adapter import EditorOptions, HparamsSummary
+from ..errors import ConfigError
+from ..plugins import plugin_manager
+from . import _run_folder
+from .environment import silence
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..evaluation import Arm, Editor, Engine, Evaluator, Item
+    from ._eval_plans import Plan
+
+
+class Modes(str, Enum):
+    """How edits follow one another."""
+
+    single = "single"
+    batch = "batch"
+    sequence = "sequence"
+
+
+class Engines(str, Enum):
+    """Where edits are evaluated."""
+
+    local = "local"
+    ray = "ray"
+
+
+class Types(str, Enum):
+    """Types of a model's weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Precision(str, Enum):
+    """`torch.set_float32_matmul_precision`."""
+
+    highest = "highest"
+    high = "high"
+    medium = "medium"
+
+
+def evaluate(
+    hparams_file: Annotated[
+        Path, typer.Argument(metavar="HPARAMS.yaml", help="The editor and its settings.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help='"builtin", facts SmolLM2 knows; or a file of records: CounterFact, KnowEdit, '
+            "ZsRE or the official SADR format, told apart by their content."
+        ),
+    ],
+    limit: Annotated[
+        int | None,
+        typer.Option(help="How many records, chosen by the seed; else all.", min=1),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice, the contexts and generated texts.")] = 0,
+    mode: Annotated[
+        Modes,
+        typer.Option(
+            help="single: each edit is taken back before the next. batch: all in one call of the "
+            "editor. sequence: one after another, none taken back."
+        ),
+    ] = Modes.single,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="With batch or sequence: how many edits make a call.", min=1),
+    ] = None,
+    checkpoints: Annotated[
+        str,
+        typer.Option(
+            help="With batch or sequence: after how many edits everything edited so far is asked "
+            "about, with commas; always at the end. [default: 1,10,25,50,100,250,500,1000]",
+            show_default=False,
+        ),
+    ] = "",
+    text: Annotated[
+        str,
+        typer.Option(
+            help="With batch or sequence: the text whose perplexity is measured, a file, or "
+            '"python" for Python\'s own manual.'
+        ),
+    ] = "python",
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="With commas: plain (SADR off), control (γ = 0: stop_at alone), sadr, keep "
+            "(γ = 0, and the file's keep or the default one), sadr+keep. The file's keep is in "
+            "the last two only. [default: plain,sadr; with keep in the file sadr+keep, too]",
+            show_default=False,
+        ),
+    ] = "",
+    gamma: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="SADR's weight, else as the hparams file says; repeatable, an arm for each.",
+            min=0,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("sadr-eval"),
+    resume: Annotated[bool, typer.Option(help="Go on where an earlier run stopped.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option(help="With --resume: try once more what could not be edited.")
+    ] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            help="Skip and count bad records, and those on which the editor itself fails; else "
+            "they end the run."
+        ),
+    ] = False,
+    fluency: Annotated[bool, typer.Option(help="Generate texts to measure fluency.")] = True,
+    engine: Annotated[
+        Engines, typer.Option(help="Here, or on the workers of a Ray cluster.")
+    ] = Engines.local,
+    workers: Annotated[
+        int | None, typer.Option(help="With ray: how many; else one for each GPU, or one.", min=1)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Torch's threads, of each worker with ray.", min=1)
+    ] = None,
+    dtype: Annotated[
+        Types | None,
+        typer.Option(help="Type of the model's weights; else as the hparams say (fp16)."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    matmul: Annotated[
+        Precision,
+        typer.Option(
+            help="Precision of float32 matrix products; high and medium are faster where the "
+            "processor has TF32 or bfloat16."
+        ),
+    ] = Precision.highest,
+) -> None:
+    """Measure edits as the paper does, without SADR and with it.
+
+    Efficacy, generalisation, specificity, fluency and drift, by the paper's metrics.
+    """
+    from rich.console import Console
+
+    from .. import enabled
+    from ..evaluation import BUILTIN, LocalEngine, load, sample
+    from ._arms import arms as parse_arms
+    from ._eval_plans import SequencePlan, Settings, SinglePlan
+
+    file = BUILTIN if data == "builtin" else Path(data)
+    found = load(file, skip_bad)
+    chosen = sample(found.records, limit, seed)
+    summary = _summary(hparams_file)
+    options = EditorOptions(seed, dtype and dtype.value, trust_remote_code)
+    chosen_arms = parse_arms(arms, summary.sadr, gamma or [])
+    about = {
+        "hparams": _json(summary.settings),
+        "arms": {arm.name: arm.sadr for arm in chosen_arms},
+        "data": file.name,
+        "data_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "records": [record.key for record in chosen],
+        "seed": seed,
+        "fluency": fluency,
+        "matmul": matmul.value,
+        "dtype": options.dtype,
+        "mode": mode.value,
+        "versions": _run_folder.packages(),
+    }
+    settings = Settings(chosen_arms, chosen, seed, fluency, skip_bad)
+    plan: Plan
+    if mode is Modes.single:
+        if batch_size is not None or checkpoints:
+            raise ConfigError("--batch-size, --checkpoints: for --mode batch or sequence only")
+        plan = SinglePlan(settings, retry_failed)
+    else:
+        if retry_failed:
+            raise ConfigError("--retry-failed: only single edits can be tried once more")
+        size = batch_size or (len(chosen) if mode is Modes.batch else 1)
+        plan = SequencePlan(settings, size, checkpoints, text)
+    about |= plan.about
+    make = partial(_make, hparams_file, options, plan.evaluator)
+    console = Console(file=sys.stdout)
+    title = f"{summary.editor}, {len(chosen)} records of {file.name}"
+    with enabled(), _torch_settings(matmul, threads):
+        cluster = _cluster(engine, partial(_on_worker, make, matmul), chosen_arms, workers, threads)
+        _run_folder.claim(out, about, resume)
+        with silence():
+            plan.start(cluster or LocalEngine(make()), out)
+        with _shown(console, title, plan) as show, silence():
+            plan.run(show)
+    where = {"engine": engine.value, "workers": workers}
+    context = {**about, "skipped": found.skipped, **where, **_run_folder.machine()}
+    plan.write(out, context, title, console)
+    for result in plan.results:
+        if result.error is not None:
+            failed = f"failed: record {result.record}, {result.arm}: {result.error}"
+            console.print(failed, markup=False)
+    for skipped in found.skipped:
+        console.print(f"skipped: {skipped}", markup=False)
+    console.print(f"in {out.absolute()}", markup=False)
+
+
+def _summary(hparams_file: Path) -> HparamsSummary:
+    if not hparams_file.is_file():
+        raise ConfigError(f"there is no file {hparams_file}")
+    summary: HparamsSummary | None = plugin_manager().hook.sadr_read_hparams(file=hparams_file)
+    if summary is None:
+        raise ConfigError(
+            f"{hparams_file}: no installed adapter knows it as an hparams file of an attached "
+            "editor"
+        )
+    return summary
+
+
+def _make(
+    hparams_file: Path,
+    options: EditorOptions,
+    evaluator: Callable[[Editor], Evaluator],
+) -> Evaluator:
+    """An evaluator with the editor and the model that the hparams file names.
+
+    SADR has to be enabled.
+    """
+    with silence():
+        editor: Editor | None = plugin_manager().hook.sadr_editor(
+            file=hparams_file, options=options
+        )
+    if editor is None:
+        raise ConfigError(
+            f"{hparams_file}: its adapter does not say how to evaluate its editor (sadr_editor)"
+        )
+    return evaluator(editor)
+
+
+def _cluster(
+    engine: Engines,
+    make: Callable[[], Evaluator],
+    arms: Sequence[Arm],
+    workers: int | None,
+    threads: int | None,
+) -> Engine | None:
+    """The engine with workers, if it is asked for."""
+    if engine is Engines.ray:
+        from ..evaluation import RayEngine
+
+        return RayEngine(make, [arm.name for arm in arms], workers, threads)
+    if workers is not None:
+        raise ConfigError("--workers: there are none but with --engine ray")
+    return None
+
+
+def _on_worker(make: Callable[[], Evaluator], matmul: Precision) -> Evaluator:
+    """The evaluator of a process that does nothing else."""
+    import torch
+
+    from .. import enable
+
+    torch.set_float32_matmul_precision(matmul.value)
+    enable()
+    return make()
+
+
+@contextlib.contextmanager
+def _torch_settings(matmul: Precision, threads: int | None) -> Iterator[None]:
+    """Torch's precision of matrix products and its threads, inside the block."""
+    import torch
+
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_float32_matmul_precision(matmul.value)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.set_num_threads(before[1])
+
+
+@contextlib.contextmanager
+def _shown(console: Console, title: str, plan: Plan) -> Iterator[Callable[[Item], None]]:
+    """A bar, and above it the table so far, on the terminal; yields what moves them on."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=console)
+    task = bar.add_task("records × arms", total=plan.total, completed=plan.done)
+    with Live(bar, console=console) as live:
+
+        def show(_: Item) -> None:
+            bar.advance(task)
+            table = plan.table(title)
+            if table is not None:
+                live.update(Group(table, bar))
+
+        yield show
+        live.update(bar)
+
+
+def _json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON can hold them."""
+    return {name: json.loads(json.dumps(value, default=str)) for name, value in values.items()}

@@ -1,0 +1,238 @@
+"""What ``sadr eval`` does in each of its modes: whom it asks, what it shows and writes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, EvaluationError
+from ..evaluation import (
+    BUILTIN,
+    Arm,
+    Editor,
+    Engine,
+    EvaluationRun,
+    Evaluator,
+    Item,
+    Record,
+    Result,
+    SequenceEvaluator,
+    SequenceRun,
+    SingleEvaluator,
+    checkpoints,
+    draw,
+    draw_sequence,
+    load,
+    read_text,
+    sequence_table,
+    summarise,
+    summarise_sequence,
+    table,
+    write,
+    write_sequence,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is edited, how, and what is asked."""
+
+    arms: Sequence[Arm]
+    records: Sequence[Record]
+    seed: int
+    fluency: bool
+    skip_bad: bool
+
+
+class Plan(ABC):
+    """One mode's way through an evaluation.
+
+    Attributes:
+        about: what the numbers depend on besides the settings of every mode.
+        evaluator: makes what asks, from an editor; on a worker, perhaps.
+        total: how many items the whole run has.
+    """
+
+    about: Mapping[str, Any]
+    evaluator: Callable[[Editor], Evaluator]
+    total: int
+
+    @abstractmethod
+    def start(self, engine: Engine, out: Path) -> None:
+        """Find what is there of the run."""
+
+    @property
+    @abstractmethod
+    def results(self) -> Sequence[Result]:
+        """The results so far."""
+
+    @property
+    @abstractmethod
+    def done(self) -> int:
+        """How many items there are so far."""
+
+    @abstractmethod
+    def run(self, on_item: Callable[[Item], None]) -> None:
+        """Do what is left."""
+
+    @abstractmethod
+    def table(self, title: str) -> RenderableType | None:
+        """What the run has come to so far, if there is something new to show."""
+
+    @abstractmethod
+    def write(self, out: Path, about: Mapping[str, Any], title: str, console: Console) -> None:
+        """Write the summaries, and show them."""
+
+
+class SinglePlan(Plan):
+    """Each edit is taken back before the next.
+
+    Args:
+        settings: what every mode has.
+        retry_failed: see `EvaluationRun`.
+    """
+
+    def __init__(self, settings: Settings, retry_failed: bool) -> None:
+        self.about = {}
+        self.evaluator = partial(
+            SingleEvaluator,
+            arms=settings.arms,
+            seed=settings.seed,
+            fluency=settings.fluency,
+            skip_bad=settings.skip_bad,
+        )
+        self.total = len(settings.records) * (len(settings.arms) + 1)
+        self._arms = [arm.name for arm in settings.arms]
+        self._settings = settings
+        self._retry_failed = retry_failed
+
+    def start(self, engine: Engine, out: Path) -> None:
+        """See `Plan.start`."""
+        self._run = EvaluationRun(engine, out / "results.jsonl", self._retry_failed)
+
+    @property
+    def results(self) -> Sequence[Result]:
+        """See `Plan.results`."""
+        return self._run.results
+
+    @property
+    def done(self) -> int:
+        """See `Plan.done`."""
+        return len(self._run.results)
+
+    def run(self, on_item: Callable[[Item], None]) -> None:
+        """See `Plan.run`."""
+        self._run.run(self._settings.records, on_item)
+
+    def table(self, title: str) -> RenderableType | None:
+        """See `Plan.table`: one more record is finished."""
+        if len(self.results) % (len(self._settings.arms) + 1):
+            return None
+        return table(summarise(self.results, self._arms), title)
+
+    def write(self, out: Path, about: Mapping[str, Any], title: str, console: Console) -> None:
+        """See `Plan.write`."""
+        summaries = write(out, self.results, about, self._arms)
+        console.print(table(summaries, title))
+        with _without_plot(console):
+            draw(out / "summary.svg", summaries, title)
+
+
+class SequencePlan(Plan):
+    """Edits add up.
+
+    Args:
+        settings: what every mode has.
+        batch_size: how many edits make a call of the editor.
+        wanted: ``--checkpoints``.
+        text: ``--text``.
+
+    Raises:
+        ConfigError: an option does not make sense.
+    """
+
+    def __init__(self, settings: Settings, batch_size: int, wanted: str, text: str) -> None:
+        count = len(settings.records)
+        self._checkpoints = checkpoints(_numbers(wanted), count, batch_size)
+        edited = {record.subject.casefold() for record in settings.records}
+        unrelated = [r for r in load(BUILTIN).records if r.subject.casefold() not in edited]
+        content = read_text(text)
+        self.about = {
+            "batch_size": batch_size,
+            "checkpoints": self._checkpoints,
+            "unrelated": [record.key for record in unrelated],
+            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        }
+        self.evaluator = partial(
+            SequenceEvaluator,
+            arms=settings.arms,
+            records=settings.records,
+            batch_size=batch_size,
+            unrelated=unrelated,
+            text=content,
+            seed=settings.seed,
+            fluency=settings.fluency,
+            skip_bad=settings.skip_bad,
+        )
+        own = count + sum(self._checkpoints) + len(self._checkpoints)
+        self.total = count + 1 + len(settings.arms) * own
+
+    def start(self, engine: Engine, out: Path) -> None:
+        """See `Plan.start`."""
+        self._run = SequenceRun(engine, out, self._checkpoints)
+        self._shown = len(self._run.checkpoints)
+
+    @property
+    def results(self) -> Sequence[Result]:
+        """See `Plan.results`."""
+        return self._run.results
+
+    @property
+    def done(self) -> int:
+        """See `Plan.done`."""
+        return len(self._run.results) + len(self._run.checkpoints)
+
+    def run(self, on_item: Callable[[Item], None]) -> None:
+        """See `Plan.run`."""
+        self._run.run(on_item)
+
+    def table(self, title: str) -> RenderableType | None:
+        """See `Plan.table`: one more checkpoint is reached."""
+        if len(self._run.checkpoints) == self._shown:
+            return None
+        self._shown = len(self._run.checkpoints)
+        return sequence_table(summarise_sequence(self.results, self._run.checkpoints), title)
+
+    def write(self, out: Path, about: Mapping[str, Any], title: str, console: Console) -> None:
+        """See `Plan.write`."""
+        summary = write_sequence(out, self.results, self._run.checkpoints, about)
+        console.print(sequence_table(summary, title))
+        with _without_plot(console):
+            draw_sequence(out / "summary.svg", summary, title)
+
+
+def _numbers(text: str) -> list[int] | None:
+    if not text.strip():
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--checkpoints: expected numbers with commas, got {text!r}") from None
+
+
+@contextlib.contextmanager
+def _without_plot(console: Console) -> Iterator[None]:
+    """Say why there is no picture, if there is none."""
+    try:
+        yield
+    except EvaluationError as error:
+        console.print(f"no plot: {error}", markup=False)

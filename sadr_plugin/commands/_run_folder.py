@@ -1,0 +1,74 @@
+"""The folder of an evaluation: whose it is, and whether a run may go on in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .environment import versions
+
+PACKAGES = ("sadr-plugin", "easyeditor", "pyfastedit", "torch", "transformers", "nnsight")
+
+
+def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
+    """Make the folder this run's, or see that it is.
+
+    Args:
+        folder: ``--out``.
+        about: what the run's numbers depend on; it is kept in ``run.json``.
+        resume: whether the run may go on with what is there.
+
+    Raises:
+        ConfigError: the folder holds another run, or results of which nothing says whose they
+            are. A run that came to no result is none.
+    """
+    file, text = folder / "run.json", json.dumps(about, indent=2)
+    results = folder / "results.jsonl"
+    if results.exists() and results.stat().st_size:
+        if not file.exists():
+            raise ConfigError(
+                f"--out: {folder} holds results without the run.json that says whose they are; "
+                "name another folder"
+            )
+        if not resume:
+            raise ConfigError(f"--out: {folder} holds a run; go on with --resume, or name another")
+        _expect_same(file, json.loads(text))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def _expect_same(file: Path, about: dict[str, Any]) -> None:
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        differing = [key for key in {**before, **about} if before.get(key) != about.get(key)]
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"--resume: {file} cannot be read: {error}") from None
+    if differing:
+        raise ConfigError(
+            f"--resume: {file.parent} holds a run with other settings: {', '.join(differing)}; "
+            f"see {file}"
+        )
+
+
+def packages() -> dict[str, str | None]:
+    """The versions that results depend on."""
+    return versions(PACKAGES)
+
+
+def machine() -> dict[str, Any]:
+    """What times depend on."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "processor": platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }

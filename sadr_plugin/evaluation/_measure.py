@@ -1,0 +1,115 @@
+"""What a model is asked about a record, whether edited or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ..adapter import Edit, Prompt
+from ..attention._tracer import input_device
+from ..errors import PositionError
+from ..method._measure import DriftProbe
+from ._editor import Editor
+from ._metrics import TASKS, ngram_entropy
+from ._records import Question, Record
+from ._results import Result
+from ._scoring import Scorer
+
+OPENINGS = 3
+"""How many texts are generated for each record's fluency."""
+
+GENERATED_TOKENS = 100
+
+
+class Measure:
+    """Asks the editor's model, as it stands, about records.
+
+    Args:
+        editor: has the model.
+        seed: what generated texts are drawn from, for each record anew.
+        fluency: whether to generate texts.
+    """
+
+    def __init__(self, editor: Editor, seed: int, fluency: bool) -> None:
+        self._editor = editor
+        self._seed = seed
+        self._fluency = fluency
+        self._scorer = Scorer(editor.model, editor.tokenizer)
+
+    def probe(self, record: Record) -> DriftProbe | None:
+        """What tells from now on how far the record's attention has drifted.
+
+        None where there is no drift to speak of, as the subject is no token.
+        """
+        try:
+            prompt = Prompt.from_template(record.template, record.subject)
+            editor = self._editor
+            edit = Edit(
+                editor.model, editor.tokenizer, [prompt], editor.layer, editor.layer_template
+            )
+            return DriftProbe(edit)
+        except PositionError:
+            return None
+
+    def result(self, record: Record, arm: str, drift: float | None, **more: int | float) -> Result:
+        """All of a record's questions asked.
+
+        Args:
+            record: what to ask about.
+            arm: goes into the result, as do the others.
+            drift: see `Result`.
+            **more: further attributes of the result.
+        """
+        questions = {task: ask(record) for task, ask in TASKS.items()}
+        scores, chosen = self._asked(questions)
+        fluency = self._generate(record) if self._fluency else None
+        return Result(record.key, arm, scores, chosen, drift, fluency, **more)  # type: ignore[arg-type]
+
+    def scores(
+        self, questions: Mapping[str, Sequence[Question]]
+    ) -> dict[str, list[tuple[float, float]]]:
+        """By kind, for each question (right, wrong), mean log-probabilities in nats."""
+        return self._asked(questions)[0]
+
+    def _asked(
+        self, questions: Mapping[str, Sequence[Question]]
+    ) -> tuple[dict[str, list[tuple[float, float]]], float]:
+        """Besides, how far the model chooses the first question's right answer."""
+        pairs = [
+            (question.prompt, answer)
+            for asked in questions.values()
+            for question in asked
+            for answer in (question.right, question.wrong)
+        ]
+        answers = self._scorer.answers(pairs)
+        found = iter(answers)
+        scores = {
+            task: [
+                (next(found).mean_log_probability, next(found).mean_log_probability) for _ in asked
+            ]
+            for task, asked in questions.items()
+        }
+        return scores, answers[0].chosen
+
+    def _generate(self, record: Record) -> float | None:
+        """The mean n-gram entropy of texts that begin as the record says, drawn top-5."""
+        openings = list(dict.fromkeys(record.openings))[:OPENINGS]
+        if not openings:
+            return None
+        tokenizer, model = self._editor.tokenizer, self._editor.model
+        side, tokenizer.padding_side = tokenizer.padding_side, "left"
+        try:
+            batch = tokenizer(openings, padding=True, return_tensors="pt")
+        finally:
+            tokenizer.padding_side = side
+        torch.manual_seed(self._seed)
+        output = model.generate(  # type: ignore[operator]
+            **batch.to(input_device(model)),
+            do_sample=True,
+            top_k=5,
+            max_new_tokens=GENERATED_TOKENS,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+        return sum(map(ngram_entropy, texts)) / len(texts)

@@ -1,0 +1,78 @@
+"""How well a model goes on writing a text that no edit is about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..attention._tracer import input_device
+from ..errors import ConfigError
+
+TOKENS = 4096
+"""How many tokens of the text are read."""
+
+WINDOW = 256
+"""How many of them the model sees at a time."""
+
+OPTION = "python"
+
+
+def read_text(name: str) -> str:
+    """The text that ``--text`` names: a UTF-8 file, or ``"python"``, the manual Python carries.
+
+    Raises `ConfigError` for what cannot be read.
+    """
+    if name == OPTION:
+        try:
+            from pydoc_data.topics import topics
+        except ImportError:
+            raise ConfigError("--text: this Python has no manual; give a text file") from None
+        return "\n\n".join(topics[topic] for topic in sorted(topics))
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"--text: there is no file {name}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--text: {name} cannot be read as UTF-8 text: {error}") from None
+
+
+class Perplexity:
+    """The perplexity of one text, time and again.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer.
+        text: the first `TOKENS` tokens of it count.
+
+    Raises:
+        ConfigError: the text is shorter than two tokens.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, text: str) -> None:
+        self._model = model
+        # A token has at most some ten characters on average; the tokenizer need not see the rest.
+        ids = tokenizer(text[: 16 * TOKENS], add_special_tokens=False)["input_ids"][:TOKENS]
+        if len(ids) < 2:
+            raise ConfigError("--text: a text of at least two tokens is needed")
+        self._windows: Sequence[list[int]] = [
+            window for i in range(0, len(ids), WINDOW) if len(window := ids[i : i + WINDOW]) > 1
+        ]
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        """Exp of the mean negative log-probability of the tokens, each window by itself."""
+        device, total, count = input_device(self._model), 0.0, 0
+        for window in self._windows:
+            ids = torch.tensor([window], device=device)
+            logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            total += nn.functional.cross_entropy(
+                logits, ids[0, 1:].to(logits.device), reduction="sum"
+            ).item()
+            count += len(window) - 1
+        mean = total / count
+        return math.exp(mean) if mean < 700 else math.inf

@@ -1,0 +1,184 @@
+"""Edits that add up: in batches or one after another, with nothing taken back in between.
+
+At checkpoints everything edited so far is asked about on the model as it then is. From one
+checkpoint to the next is a leg; each begins from what the one before it saved, in whatever process,
+so that an interrupted run comes to the numbers of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..method._measure import DriftProbe
+from ._editor import Editor, counted_steps
+from ._measure import Measure
+from ._perplexity import Perplexity
+from ._records import Question, Record
+from ._results import UNEDITED, Arm, Checkpoint, Result
+from ._single import failed, is_records_own
+from ._weights import UneditedWeights
+from .engines import Item
+
+WEIGHT, STATE = "weight:", "state:"
+"""What the names of saved tensors begin with."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """An arm's way from one checkpoint to the next.
+
+    Attributes:
+        arm: the arm's name.
+        start: how many edits have been made before.
+        end: how many will have been made; start and end of the unedited arm are 0.
+        saved: `Checkpoint.saved` at the start; nothing for the unedited model.
+        failed: keys of the records before ``start`` that could not be edited.
+    """
+
+    arm: str
+    start: int
+    end: int
+    saved: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    failed: frozenset[str] = frozenset()
+
+
+def unrelated_questions(record: Record) -> dict[str, list[Question]]:
+    """A fact and its relations, when nothing edits them: right is what was true all along."""
+    fact = Question(record.prompt, record.target_true, record.target_new)
+    return {"fact": [fact], "relation": list(record.relations)}
+
+
+class SequenceEvaluator:
+    """Evaluates edits that add up, with one model.
+
+    Args:
+        editor: edits.
+        arms: the ways of editing; the unedited model is asked besides.
+        records: what is edited, in this order.
+        batch_size: how many records go into one call of the editor.
+        unrelated: records that are never edited, asked at each checkpoint.
+        text: whose perplexity is measured at each checkpoint; None for none.
+        seed: what generated texts and the toolkit's own draws start from, for each call anew.
+        fluency: whether to generate texts.
+        skip_bad: whether an error of the toolkit's own in a call is counted, as the plugin's on
+            a record is; else it ends the run.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        arms: Sequence[Arm],
+        records: Sequence[Record],
+        batch_size: int = 1,
+        unrelated: Sequence[Record] = (),
+        text: str | None = None,
+        seed: int = 0,
+        fluency: bool = True,
+        skip_bad: bool = False,
+    ) -> None:
+        self.arms = [arm.name for arm in arms]
+        self._editor = editor
+        self._arms = {arm.name: arm for arm in arms}
+        self._records = list(records)
+        self._batch_size = batch_size
+        self._unrelated = list(unrelated)
+        self._seed = seed
+        self._skip_bad = skip_bad
+        self._unedited = UneditedWeights(editor.model, editor.weights)
+        self._measure = Measure(editor, seed, fluency)
+        self._perplexity = text and Perplexity(editor.model, editor.tokenizer, text)
+        self._probes: dict[str, DriftProbe | None] = {}
+
+    def items(self, task: Leg) -> Iterator[Item]:
+        """See `Evaluator.items`: what was seen on the way, then a `Checkpoint`."""
+        if task.arm == UNEDITED:
+            for record in self._records:
+                yield self._measure.result(record, UNEDITED, 0.0, edits=0)
+            yield self._checkpoint(UNEDITED, 0)
+            return
+        for record in self._records[: task.end]:
+            if record.key not in self._probes:  # the model is unedited here
+                self._probes[record.key] = self._measure.probe(record)
+        try:
+            self._load(task.saved)
+            yield from self._leg(task)
+        finally:
+            self._unedited.restore()
+            self._editor.reset()
+
+    def finish(self) -> None:
+        """See `Evaluator.finish`."""
+        self._unedited.check()
+
+    def _leg(self, leg: Leg) -> Iterator[Item]:
+        arm, done = self._arms[leg.arm], set(leg.failed)
+        for start in range(leg.start, leg.end, self._batch_size):
+            batch = self._records[start : min(start + self._batch_size, leg.end)]
+            for result in self._edit(batch, arm, start + len(batch)):
+                if result.error is not None:
+                    done.add(result.record)
+                yield result
+        for record in self._records[: leg.end]:
+            if record.key not in done:
+                yield replace(self._ask(record, arm.name, leg.end), when="checkpoint")
+        yield self._checkpoint(leg.arm, leg.end)
+
+    def _edit(self, batch: Sequence[Record], arm: Arm, edits: int) -> list[Result]:
+        """Edit a batch, and ask about it directly afterwards; an error leaves things as before."""
+        torch.manual_seed(self._seed)
+        before, remembered = self._unedited.edited(), self._editor.state()
+        started = time.perf_counter()
+        try:
+            with counted_steps(self._editor.model) as steps:
+                self._editor.edit(batch, arm.sadr)
+        except Exception as error:
+            if not is_records_own(error, self._skip_bad):
+                raise
+            self._unedited.load(before)
+            self._editor.load_state(remembered)
+            seconds = (time.perf_counter() - started) / len(batch)
+            results = [failed(record, arm.name, error, seconds) for record in batch]
+            return [replace(result, edits=edits, when="made") for result in results]
+        seconds = (time.perf_counter() - started) / len(batch)
+        return [
+            replace(
+                self._ask(record, arm.name, edits),
+                steps=steps() / len(batch),
+                seconds=seconds,
+                when="made",
+            )
+            for record in batch
+        ]
+
+    def _ask(self, record: Record, arm: str, edits: int) -> Result:
+        probe = self._probes[record.key]
+        drift = None if probe is None else probe.drift()
+        return self._measure.result(record, arm, drift, edits=edits)
+
+    def _checkpoint(self, arm: str, edits: int) -> Checkpoint:
+        weights = {f"{WEIGHT}{name}": tensor for name, tensor in self._unedited.edited().items()}
+        state = {f"{STATE}{name}": tensor for name, tensor in self._editor.state().items()}
+        return Checkpoint(
+            arm=arm,
+            edits=edits,
+            unrelated=[self._measure.scores(unrelated_questions(r)) for r in self._unrelated],
+            perplexity=self._perplexity() if self._perplexity else None,
+            changes=self._unedited.changes(),
+            saved={**weights, **state} if edits else {},
+        )
+
+    def _load(self, saved: Mapping[str, Tensor]) -> None:
+        self._editor.reset()
+        if not saved:
+            return
+        parts: dict[str, dict[str, Tensor]] = {WEIGHT: {}, STATE: {}}
+        for name, tensor in saved.items():
+            kind, _, own = name.partition(":")
+            parts[f"{kind}:"][own] = tensor
+        self._unedited.load(parts[WEIGHT])
+        self._editor.load_state(parts[STATE])

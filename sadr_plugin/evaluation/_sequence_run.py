@@ -1,0 +1,142 @@
+"""A run over edits that add up: which legs are left, who goes them, and the files they fill.
+
+A leg's results reach the disk together with its checkpoint. A run that was killed goes on from
+the last checkpoint of each arm.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import ConfigError, DataError
+from ._results import (
+    UNEDITED,
+    Checkpoint,
+    Result,
+    append_lines,
+    read_checkpoints,
+    read_results,
+)
+from ._run import rewrite
+from ._sequence import Leg
+from .engines import Engine, Item
+
+CHECKPOINTS = (1, 10, 25, 50, 100, 250, 500, 1000)
+"""After how many edits a run looks at its models, besides at its end."""
+
+
+def checkpoints(wanted: Sequence[int] | None, records: int, batch_size: int) -> list[int]:
+    """After how many edits to look: where a batch ends, and at the end.
+
+    Args:
+        wanted: numbers of edits; None for those of `CHECKPOINTS` where a batch ends.
+        records: how many there are to edit.
+        batch_size: how many are edited in one call.
+
+    Raises:
+        ConfigError: a wanted one is no number of edits at which a batch ends.
+    """
+    asked = CHECKPOINTS if wanted is None else wanted
+    fitting = [number for number in asked if 0 < number < records and number % batch_size == 0]
+    wrong = [number for number in asked if number not in (*fitting, records)]
+    if wanted is not None and wrong:
+        raise ConfigError(
+            f"--checkpoints: after {wrong[0]} edits no batch of {batch_size} ends, of {records} "
+            "records"
+        )
+    return sorted({*fitting, records})
+
+
+class SequenceRun:
+    """One run.
+
+    Args:
+        engine: who evaluates.
+        folder: where the files go; what is there already stays.
+        checkpoints: after how many edits to look, ascending; the last is the end.
+    """
+
+    def __init__(self, engine: Engine, folder: Path, checkpoints: Sequence[int]) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._wanted = list(checkpoints)
+        self._results_file = folder / "results.jsonl"
+        self._checkpoints_file = folder / "checkpoints.jsonl"
+        self.checkpoints = read_checkpoints(self._checkpoints_file)
+        reached = {checkpoint.arm: checkpoint.edits for checkpoint in self.checkpoints}
+        found = read_results(self._results_file)
+        self.results = [r for r in found if r.edits <= reached.get(r.arm, -1)]
+        if len(self.results) < len(found):  # of a leg that did not reach its checkpoint
+            rewrite(self._results_file, self.results)
+        self._legs_results: dict[str, list[Result]] = {}
+
+    def run(self, on_item: Callable[[Item], None] = lambda item: None) -> list[Result]:
+        """Go what has not been gone; gives all results, old and new."""
+        queue: deque[Leg] = deque(filter(None, map(self._next, (UNEDITED, *self._engine.arms))))
+        for item in self._engine.items(queue):
+            if isinstance(item, Checkpoint):
+                self._write(item)
+                following = self._next(item.arm, item.saved)
+                if following is not None:
+                    queue.append(following)
+            else:
+                self._legs_results.setdefault(item.arm, []).append(item)
+            on_item(item)
+        return self.results
+
+    def _next(self, arm: str, saved: dict[str, Tensor] | None = None) -> Leg | None:
+        """The leg after an arm's last checkpoint; None at its end."""
+        reached = [c.edits for c in self.checkpoints if c.arm == arm]
+        if arm == UNEDITED:
+            return None if reached else Leg(arm, 0, 0)
+        start = max(reached, default=0)
+        ahead = [number for number in self._wanted if number > start]
+        if not ahead:
+            return None
+        if saved is None:
+            saved = self._load(arm, start) if start else {}
+        bad = frozenset(r.record for r in self.results if r.arm == arm and r.error is not None)
+        return Leg(arm, start, ahead[0], saved, bad)
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        """What is saved first, then the results, then the line that says that they are whole."""
+        if checkpoint.saved:
+            self._save(checkpoint)
+        results = self._legs_results.pop(checkpoint.arm, [])
+        append_lines(self._results_file, results)
+        append_lines(self._checkpoints_file, [checkpoint])
+        self.results += results
+        for earlier in self.checkpoints:
+            if earlier.arm == checkpoint.arm:
+                self._saved(earlier.arm, earlier.edits).unlink(missing_ok=True)
+        self.checkpoints.append(replace(checkpoint, saved={}))
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        from safetensors.torch import save_file
+
+        file = self._saved(checkpoint.arm, checkpoint.edits)
+        part = file.with_name(f"{file.name}.part")
+        contiguous = {name: tensor.contiguous() for name, tensor in checkpoint.saved.items()}
+        save_file(contiguous, part)
+        part.replace(file)
+
+    def _load(self, arm: str, edits: int) -> dict[str, Tensor]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        file = self._saved(arm, edits)
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise DataError(
+                f"{file}: cannot be read, so arm {arm} cannot go on after {edits} edits: {error}"
+            ) from None
+
+    def _saved(self, arm: str, edits: int) -> Path:
+        name = "".join(c if c.isalnum() or c in "+-." else "-" for c in arm)
+        return self._folder / f"{name}-{edits}.safetensors"

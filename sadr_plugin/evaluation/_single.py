@@ -1,0 +1,108 @@
+"""Single edits: score a record, edit it, score again, take the edit back."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
+from ..method._measure import DriftProbe
+from ._editor import Editor, counted_steps, edited
+from ._measure import Measure
+from ._records import Record
+from ._results import UNEDITED, Arm, Result
+from ._weights import UneditedWeights
+
+
+@dataclass(frozen=True)
+class RecordTask:
+    """A record, and the names of the arms that it has results of."""
+
+    record: Record
+    done: frozenset[str] = frozenset()
+
+
+class SingleEvaluator:
+    """Evaluates single edits with one model; each is taken back before the next.
+
+    Args:
+        editor: edits.
+        arms: the ways of editing; every record is also scored unedited.
+        seed: what generated texts and the toolkit's own draws start from, for each record anew.
+        fluency: whether to generate texts.
+        skip_bad: whether an error of the toolkit's own on a record is counted, as the plugin's
+            on a record is; else it ends the run.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        arms: Sequence[Arm],
+        seed: int = 0,
+        fluency: bool = True,
+        skip_bad: bool = False,
+    ) -> None:
+        self.arms = [arm.name for arm in arms]
+        self._editor = editor
+        self._arms = list(arms)
+        self._seed = seed
+        self._skip_bad = skip_bad
+        self._unedited = UneditedWeights(editor.model, editor.weights)
+        self._measure = Measure(editor, seed, fluency)
+
+    def items(self, task: RecordTask) -> Iterator[Result]:
+        """See `Evaluator.items`: the unedited scores, then arm after arm.
+
+        Which arm comes first differs from record to record, so that none is always the one that
+        finds cold caches.
+        """
+        record = task.record
+        first = zlib.crc32(record.key.encode()) % len(self._arms) if self._arms else 0
+        rotated = [*self._arms[first:], *self._arms[:first]]
+        todo = [arm for arm in rotated if arm.name not in task.done]
+        if UNEDITED not in task.done:
+            yield self._measure.result(record, UNEDITED, 0.0, edits=0)
+        if not todo:
+            return
+        probe = self._measure.probe(record)
+        for arm in todo:
+            yield self._result(record, arm, probe)
+
+    def finish(self) -> None:
+        """See `Evaluator.finish`."""
+        self._unedited.check()
+
+    def _result(self, record: Record, arm: Arm, probe: DriftProbe | None) -> Result:
+        torch.manual_seed(self._seed)
+        started = time.perf_counter()
+        try:
+            with (
+                counted_steps(self._editor.model) as steps,
+                edited(self._editor, self._unedited, [record], arm.sadr),
+            ):
+                taken, seconds = steps(), time.perf_counter() - started
+                drift = None if probe is None else probe.drift()
+                return self._measure.result(record, arm.name, drift, steps=taken, seconds=seconds)
+        except EvaluationError as error:
+            raise EvaluationError(f"record {record.key}, {arm.name}: {error}") from error
+        except Exception as error:
+            if not is_records_own(error, self._skip_bad):
+                raise
+            return failed(record, arm.name, error, time.perf_counter() - started)
+
+
+def is_records_own(error: Exception, skip_bad: bool) -> bool:
+    """Whether an error is a single record's, not one of the settings or the evaluation."""
+    if isinstance(error, SadrError):
+        return isinstance(error, (PositionError, PenaltyError))
+    return skip_bad
+
+
+def failed(record: Record, arm: str, error: Exception, seconds: float) -> Result:
+    """The result of a record that could not be edited."""
+    why = str(error) if isinstance(error, SadrError) else f"{type(error).__name__}: {error}"
+    return Result(record.key, arm, {}, None, None, None, seconds=seconds, error=why)

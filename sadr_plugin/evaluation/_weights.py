@@ -1,0 +1,149 @@
+"""A model's unedited weights: kept where an edit changes them, known by their hashes elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import EvaluationError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class UneditedWeights:
+    """What a model is to be again after its edits.
+
+    Memory: a copy of the weights named, on their own device, and a hash of each other tensor.
+
+    Args:
+        model: the model before any edit.
+        edited: the names of the parameters that edits change.
+
+    Raises:
+        EvaluationError: there is no such parameter, or it lies outside the model's memory
+            (offloaded by accelerate), where no edit could change it.
+    """
+
+    def __init__(self, model: nn.Module, edited: Sequence[str]) -> None:
+        self._model = model
+        tensors = _tensors(model)
+        self._own = {name: _editable(tensors, name) for name in edited}
+        self._kept = {name: tensor.detach().clone() for name, tensor in self._own.items()}
+        self._hashes = {name: self._hash(name, tensor) for name, tensor in tensors.items()}
+        self._marks = _marks(tensors)
+
+    def restore(self) -> None:
+        """Put the edited weights back, and see that all that was touched is as it was, to the bit.
+
+        Raises:
+            EvaluationError: something else was changed.
+        """
+        with torch.no_grad():
+            for name, weight in self._kept.items():
+                module, _, leaf = name.rpartition(".")
+                parent = self._model.get_submodule(module)
+                if getattr(parent, leaf) is not self._own[name]:
+                    setattr(parent, leaf, self._own[name])
+                self._own[name].copy_(weight)
+        marks = _marks(_tensors(self._model))
+        self._expect({name for name, mark in marks.items() if mark != self._marks.get(name)})
+        self._marks = marks
+
+    def check(self) -> None:
+        """See that the whole model is what it was, to the bit.
+
+        Raises:
+            EvaluationError: it is not.
+        """
+        self._expect(set(self._hashes))
+
+    def changes(self) -> dict[str, float]:
+        """By edited weight, the Frobenius norm of its change as a share of its own norm."""
+        now = self.edited()
+        return {
+            name: _norm(now[name].double() - weight.cpu().double()) / _norm(weight.cpu().double())
+            for name, weight in self._kept.items()
+        }
+
+    def edited(self) -> dict[str, Tensor]:
+        """The edited weights as they now are, copied to the processor's memory."""
+        tensors = _tensors(self._model)
+        return {name: tensors[name].detach().cpu().clone() for name in self._kept}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the edited weights the values that `edited` gave."""
+        tensors = _tensors(self._model)
+        with torch.no_grad():
+            for name in self._kept:
+                tensors[name].copy_(weights[name])
+
+    def _expect(self, names: AbstractSet[str]) -> None:
+        tensors = _tensors(self._model)
+        strange = tensors.keys() ^ self._hashes.keys()
+        changed = strange | {
+            name
+            for name in names - strange
+            if self._hash(name, tensors[name]) != self._hashes[name]
+        }
+        if changed:
+            first, more = min(changed), len(changed) - 1
+            raise EvaluationError(
+                f"after an edit was taken back, {first}{f' and {more} more' if more else ''} of "
+                "the model is not what it was; its editor has to name all weights that it changes"
+            )
+
+    def _hash(self, name: str, tensor: Tensor) -> bytes:
+        if tensor.is_meta:
+            tensor = _offloaded(self._model, name)
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return hashlib.blake2b(content.numpy().data, digest_size=16).digest()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _editable(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise EvaluationError(f"the model has no parameter {name}, which its editor rewrites")
+    if tensors[name].is_meta:
+        raise EvaluationError(
+            f"{name} is offloaded, so no edit can change it; have the edited layers on a device "
+            "(device_map)"
+        )
+    return tensors[name]
+
+
+def _marks(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """What moves when a tensor is written to in place, or its memory replaced.
+
+    Offloaded tensors are replaced at every forward; `UneditedWeights.check` looks at them.
+    """
+    return {
+        name: (0, 0) if tensor.is_meta else (tensor.data_ptr(), tensor._version)
+        for name, tensor in tensors.items()
+    }
+
+
+def _norm(tensor: Tensor) -> float:
+    norm: float = torch.linalg.vector_norm(tensor).item()
+    return norm
+
+
+def _offloaded(model: nn.Module, name: str) -> Tensor:
+    """A tensor that accelerate holds for a module, in memory or on disk."""
+    path = name.split(".")
+    for depth in range(len(path) - 1, -1, -1):
+        hook = getattr(model.get_submodule(".".join(path[:depth])), "_hf_hook", None)
+        for one in (hook, *getattr(hook, "hooks", ())):
+            held: Any = getattr(one, "weights_map", None)
+            own = ".".join(path[depth:])
+            if held is not None and own in held:
+                tensor: Tensor = held[own]
+                return tensor
+    raise EvaluationError(f"{name} is on no device, and accelerate does not hold it either")
