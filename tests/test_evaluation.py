@@ -333,9 +333,7 @@ def test_killed_and_taken_up_again(tmp_path):
 
 
 def test_a_change_that_the_editor_does_not_name_ends_the_run(tmp_path):
-    with pytest.raises(
-        EvaluationError, match=r"record 0, sadr: .*layers\.3\.mlp\.up_proj\.weight"
-    ):
+    with pytest.raises(EvaluationError, match=r"record 0, sadr: .*layers\.3\.mlp\.up_proj\.weight"):
         evaluate(tmp_path, SmallEditor(elsewhere=True))
     assert [r.arm for r in read_results(tmp_path / "results.jsonl")] == [UNEDITED]
 

@@ -48,6 +48,33 @@ WIKIDATA = {
         "Relation_Specificity": [{"prompt": "Danielle was born in", "ground_truth": [["Lyon"]]}]
     },
 }
+KNOWEDIT = {
+    "subject": "Danielle",
+    "prompt": "What is the mother tongue of Danielle?",
+    "target_new": "English",
+    "ground_truth": ["French"],
+    "rephrase_prompt": "Which is Danielle's first language?",
+    "portability": {
+        "Reasoning": [{"prompt": "Danielle's greeting is", "ground_truth": "Hello"}],
+        "Logical_Generalization": [
+            {"prompt": "Is Danielle a native of French?", "ground_truth": [["no"], ["wrong"]]},
+            {"prompt": "Who shares Danielle's mother tongue?", "ground_truth": [[""]]},
+        ],
+        "Subject_Aliasing": None,
+    },
+    "locality": {
+        "Relation_Specificity": {
+            "prompt": ["Danielle was born in", "Danielle works as"],
+            "ground_truth": [["Lyon", "Lugdunum"], "a dancer"],
+        },
+        "Forgetfulness": [
+            {
+                "prompt": ["Danielle's mother tongue, which is not English, is"],
+                "ground_truth": [["French"]],
+            }
+        ],
+    },
+}
 ZSRE = {
     "subject": "Danielle",
     "src": "What is the mother tongue of Danielle?",
@@ -95,8 +122,42 @@ def write(tmp_path, content):
                 "neighbours": (Question("who wrote hamlet", "Shakespeare", "English"),),
             },
         ),
+        (
+            KNOWEDIT,
+            {
+                "paraphrases": (
+                    Question("Which is Danielle's first language?", "English", "French"),
+                ),
+                "aliases": (),
+                "consequences": (
+                    Question("Danielle's greeting is", "Hello", "French"),
+                    Question("Is Danielle a native of French?", "no", "French"),
+                ),
+                "relations": (*RELATION, Question("Danielle works as", "a dancer", "English")),
+                "reminders": (
+                    Question(
+                        "Danielle's mother tongue, which is not English, is", "French", "English"
+                    ),
+                ),
+            },
+        ),
+        (
+            {
+                "subject": "Danielle",
+                "prompt": "What is the mother tongue of Danielle?",
+                "target_new": "English",
+                "ground_truth": "French",
+                "rephrase_prompt": ["Danielle, a native"],
+                "loc": "who wrote hamlet",
+                "loc_ans": "Shakespeare",
+            },
+            {
+                "paraphrases": PARAPHRASE,
+                "neighbours": (Question("who wrote hamlet", "Shakespeare", "English"),),
+            },
+        ),
     ],
-    ids=["counterfact", "merged", "wikidata", "zsre"],
+    ids=["counterfact", "merged", "wikidata", "zsre", "knowedit", "newer-names"],
 )
 def test_every_format(tmp_path, item, expected):
     (record,) = load(write(tmp_path, [item])).records
@@ -109,6 +170,30 @@ def test_every_format(tmp_path, item, expected):
     )
     for name, value in expected.items():
         assert getattr(record, name) == value, name
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "template"),
+    [
+        ("Art", "The Artist Art lived in", "The Artist {} lived in"),
+        ("Art", "Art's city is", "{}'s city is"),
+        ("AT&T", "The boss of AT&T is", "The boss of {} is"),
+        ("Wham!", "Wham!'s singer is", "{}'s singer is"),
+        ("2 Fast", "2 Fast was made by", "{} was made by"),
+        ("2", "12 and 2 are", "12 and {} are"),
+        ("Art", "Art and Art are", "{} and Art are"),
+        ("Élan", "Le vélan et Élan sont", "Le vélan et {} sont"),
+        ("エッフェル塔", "エッフェル塔は", "{}は"),
+        ("埃菲尔铁塔", "埃菲尔铁塔位于", "{}位于"),
+        ("파리", "파리는", "{}는"),
+        ("iPhone", "iPhoneは", "{}は"),
+    ],
+)
+def test_the_subject_is_found_by_words(tmp_path, subject, prompt, template):
+    item = {"subject": subject, "prompt": prompt, "target_new": "a", "ground_truth": "b"}
+    (record,) = load(write(tmp_path, [item])).records
+    assert record.template == template
+    assert record.prompt == prompt
 
 
 def test_json_lines_and_the_statement(tmp_path):
@@ -151,6 +236,20 @@ BAD = [
     (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new.str"),
     (changed(WIKIDATA, [], "ground_truth"), "ground_truth"),
     (without(ZSRE, "answers"), "answers: Field required"),
+    (without(WIKIDATA, "ground_truth"), "ground_truth: is missing, as in WikiData_recent"),
+    ({"concept": "x", "text": "x is", "labels": "y"}, "a text of WikiBio has no object"),
+    (
+        changed(KNOWEDIT, ["Lyon"], "locality", "Relation_Specificity", "ground_truth"),
+        "ground_truth: expected 2 answers in a list",
+    ),
+    (
+        changed(KNOWEDIT, [3, 4], "locality", "Relation_Specificity", "ground_truth"),
+        "ground_truth: expected text, got 3",
+    ),
+    (
+        changed(WIKIDATA, "Dan", "subject"),
+        "subject: 'Dan' is in the prompt 'The mother tongue of Danielle is' only as part of",
+    ),
     ("text", "expected an object, got 'text'"),
     (None, "expected an object, got None"),
     ({}, "subject: Field required"),
@@ -213,7 +312,7 @@ def test_a_file_that_is_no_text(tmp_path):
 
 def test_the_schema_knows_every_format():
     names = [form["title"] for form in schema()["items"]["anyOf"]]
-    assert names == ["CounterFact", "Merged", "WikiData", "ZsRE"]
+    assert names == ["CounterFact", "Merged", "KnowEdit", "ZsRE"]
     assert "p-paraphrase" in str(schema())
 
 

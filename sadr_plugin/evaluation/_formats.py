@@ -6,6 +6,8 @@ Each is a pydantic model, which gives the check, the error message and the JSON 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -49,9 +51,37 @@ def _template(prompt: str, subject: str) -> str:
         if prompt.count("{}") > 1:
             raise ValueError(f"prompt: {prompt!r} holds '{{}}' more than once")
         return _only_braces(prompt)
+    start = _find(subject, prompt)
+    return _only_braces(f"{prompt[:start]}{{}}{prompt[start + len(subject) :]}")
+
+
+def _find(subject: str, prompt: str) -> int:
+    """Where the subject first stands in the prompt as words of its own.
+
+    Raises `ValueError` where it does not.
+    """
     if not subject.strip() or subject not in prompt:
         raise ValueError(f"subject: {subject!r} is not in the prompt {prompt!r}")
-    return _only_braces(prompt.replace(subject, "{}", 1))
+    for start in range(len(prompt)):
+        end = start + len(subject)
+        if prompt.startswith(subject, start) and not (
+            _in_word(prompt, start) or _in_word(prompt, end)
+        ):
+            return start
+    raise ValueError(
+        f"subject: {subject!r} is in the prompt {prompt!r} only as part of another word"
+    )
+
+
+def _in_word(text: str, place: int) -> bool:
+    """Whether a word goes on across ``place``, between two characters.
+
+    Only letters with case and digits tell: scripts without case may put no spaces between words.
+    """
+    return 0 < place < len(text) and all(
+        unicodedata.category(character) in ("Lu", "Ll", "Lt", "Nd")
+        for character in text[place - 1 : place + 1]
+    )
 
 
 def _only_braces(template: str) -> str:
@@ -139,68 +169,92 @@ class Merged(_Format):
         )
 
 
-class _Fact(BaseModel):
-    prompt: Text
-    ground_truth: Answer
+class _Facts(BaseModel):
+    """Questions with their answers: one of each, or as many of one as of the other."""
+
+    prompt: Text | list[Text]
+    ground_truth: Any
+
+    def questions(self, wrong: str) -> Iterator[Question]:
+        """The questions; one without an answer is left out, as EasyEdit does."""
+        if isinstance(self.prompt, str):
+            pairs = [(self.prompt, self.ground_truth)]
+        else:
+            answers = self.ground_truth
+            if len(self.prompt) == 1 and not isinstance(answers, str):
+                answers = [answers]
+            if not isinstance(answers, list) or len(answers) != len(self.prompt):
+                raise ValueError(f"ground_truth: expected {len(self.prompt)} answers in a list")
+            pairs = list(zip(self.prompt, answers, strict=True))
+        for prompt, answer in pairs:
+            right = _first(answer)
+            if not isinstance(right, str) and right != []:
+                raise ValueError(f"ground_truth: expected text, got {_short(right)}")
+            if isinstance(right, str) and right.strip():
+                yield Question(prompt, right, wrong)
 
 
-def _facts(group: dict[str, list[_Fact]], name: str, wrong: str) -> tuple[Question, ...]:
-    return tuple(Question(f.prompt, f.ground_truth, wrong) for f in group.get(name, []))
+Groups = dict[str, list[_Facts] | _Facts | None]
 
 
-class WikiData(_Format):
-    """WikiData_counterfact of KnowEdit."""
+def _asked(groups: Groups, names: Sequence[str], wrong: str) -> tuple[Question, ...]:
+    """The questions of some groups."""
+    facts: list[_Facts] = []
+    for name in names:
+        group = groups.get(name) or []
+        facts += group if isinstance(group, list) else [group]
+    return tuple(question for fact in facts for question in fact.questions(wrong))
+
+
+class KnowEdit(_Format):
+    """KnowEdit's sets: ZsRE, WikiData_counterfact; and what EasyEdit made of ZsRE before.
+
+    Of equally good answers the first counts, as in EasyEdit.
+    """
 
     subject: Text
     prompt: Text
     target_new: Answer
     ground_truth: Answer
-    portability: dict[str, list[_Fact]] = {}
-    locality: dict[str, list[_Fact]] = {}
+    rephrase_prompt: Text | list[Text] | None = None
+    loc: Text | None = None
+    loc_ans: Answer | None = None
+    portability: Groups = {}
+    locality: Groups = {}
 
     def record(self, key: str) -> Record:
-        """As a `Record`."""
+        """As a `Record`; groups of other names than KnowEdit's are not asked."""
         new, true = self.target_new, self.ground_truth
-        aliases = _facts(self.portability, "Subject_Aliasing", true)
+        rephrased = self.rephrase_prompt or []
+        rephrased = [rephrased] if isinstance(rephrased, str) else rephrased
+        neighbours: tuple[Question, ...] = ()
+        if self.loc and self.loc_ans:
+            neighbours = (Question(self.loc.removeprefix("nq question: "), self.loc_ans, new),)
         return replace(
             _edit(key, self.subject, self.prompt, new, true),
+            paraphrases=tuple(Question(prompt, new, true) for prompt in rephrased),
             # An alias's own answer is the new object, in other words perhaps.
-            aliases=aliases,
-            relations=_facts(self.locality, "Relation_Specificity", new),
+            aliases=_asked(self.portability, ["Subject_Aliasing"], true),
+            consequences=_asked(self.portability, ["Reasoning", "Logical_Generalization"], true),
+            relations=_asked(self.locality, ["Relation_Specificity"], new),
+            reminders=_asked(self.locality, ["Forgetfulness"], new),
+            neighbours=neighbours,
         )
 
 
-class ZsRE(_Format):
-    """ZsRE as EasyEdit distributes it, under its older or newer names."""
+class ZsRE(KnowEdit):
+    """ZsRE under the names of MEND, which EasyEdit also reads."""
 
-    subject: Text
     prompt: Text = Field(alias="src")
     target_new: Answer = Field(alias="alt")
     ground_truth: Answer = Field(alias="answers")
-    rephrase_prompt: Text | None = Field(None, alias="rephrase")
-    loc: Text | None = None
-    loc_ans: Answer | None = None
-
-    def record(self, key: str) -> Record:
-        """As a `Record`; its locality questions are about something else."""
-        new, true = self.target_new, self.ground_truth
-        paraphrases = (Question(self.rephrase_prompt, new, true),) if self.rephrase_prompt else ()
-        neighbours = (
-            (Question(self.loc.removeprefix("nq question: "), self.loc_ans, new),)
-            if self.loc and self.loc_ans
-            else ()
-        )
-        return replace(
-            _edit(key, self.subject, self.prompt, new, true),
-            paraphrases=paraphrases,
-            neighbours=neighbours,
-        )
+    rephrase_prompt: Text | list[Text] | None = Field(None, alias="rephrase")
 
 
 FORMATS: dict[str, type[_Format]] = {
     "CounterFact": CounterFact,
     "merged": Merged,
-    "WikiData_counterfact": WikiData,
+    "KnowEdit": KnowEdit,
     "ZsRE": ZsRE,
 }
 
@@ -218,9 +272,18 @@ def _format_of(item: dict[str, Any]) -> type[_Format]:
     """Which format an item means to be, by its keys."""
     if "requested_rewrite" in item:
         return Merged if "rewrite" in item else CounterFact
-    if {"src", "alt"} & item.keys() or {"rephrase_prompt", "rephrase", "loc"} & item.keys():
-        return ZsRE
-    return WikiData
+    return ZsRE if {"src", "alt", "answers", "rephrase"} & item.keys() else KnowEdit
+
+
+def _refuse_without_object(item: dict[str, Any]) -> None:
+    """KnowEdit's sets that say nothing of a true object, against which all is weighed here."""
+    if "concept" in item and "labels" in item:
+        raise ValueError("concept: a text of WikiBio has no object to edit")
+    if {"subject", "prompt", "target_new"} <= item.keys() and "ground_truth" not in item:
+        raise ValueError(
+            "ground_truth: is missing, as in WikiData_recent; without what was true before there "
+            "is nothing to weigh the new object against"
+        )
 
 
 def as_record(item: Any, key: str) -> Record:
@@ -235,6 +298,7 @@ def as_record(item: Any, key: str) -> Record:
     """
     if not isinstance(item, dict):
         raise ValueError(f"expected an object, got {_short(item)}")
+    _refuse_without_object(item)
     try:
         return _format_of(item).model_validate(item).record(key)
     except ValidationError as error:

@@ -40,6 +40,8 @@ TASKS: dict[str, Callable[[Record], list[Question]]] = {
     DISTRACTED + "neighbourhood": lambda record: _distracted(record, record.neighbours),
     "relation": lambda record: list(record.relations),
     DISTRACTED + "relation": lambda record: _distracted(record, record.relations),
+    "consequence": lambda record: list(record.consequences),
+    "reminder": lambda record: list(record.reminders),
 }
 """What is asked of each record, by the name of the metric."""
 
@@ -51,6 +53,8 @@ SHORT = {
     "relation": "RS",
     DISTRACTED + "neighbourhood": "DNS",
     DISTRACTED + "relation": "DRS",
+    "consequence": "CS",
+    "reminder": "MS",
 }
 """The metrics' abbreviations."""
 

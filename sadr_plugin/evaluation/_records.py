@@ -30,6 +30,9 @@ class Record:
         aliases: the edited fact with another name for the subject; right is the new object.
         neighbours: facts about other subjects; wrong is the new object.
         relations: other facts about the subject; wrong is the new object.
+        consequences: what follows from the edited fact; wrong is the true object.
+        reminders: the edited fact as one that has other answers besides the new object, which
+            the prompt names; wrong is the new object.
         openings: beginnings of texts, for fluency.
     """
 
@@ -42,6 +45,8 @@ class Record:
     aliases: tuple[Question, ...] = ()
     neighbours: tuple[Question, ...] = ()
     relations: tuple[Question, ...] = ()
+    consequences: tuple[Question, ...] = ()
+    reminders: tuple[Question, ...] = ()
     openings: tuple[str, ...] = ()
 
     @property
