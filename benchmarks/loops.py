@@ -24,10 +24,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import sadr_plugin
 from sadr_easyedit import smollm2
 from sadr_easyedit.declarations import EDIT_POINTS
-from sadr_easyedit.devices import cuda_or_cpu
 from sadr_easyedit.environment import import_text_only
 from sadr_easyedit.hparams_files import load_hparams
 from sadr_plugin.attention._positions import locate, prompt_tokens
+from sadr_plugin.devices import cuda_or_cpu
 from sadr_plugin.method.penalty import drift_penalty, selected_heads
 from sadr_plugin.patching._loop import with_loss_term
 

@@ -1,14 +1,18 @@
 """FastEdit's ROME: left padding, another tokenizer argument, the whole target in the batch."""
 
+import json
+
 import fastedit.rome.compute_v
 import pytest
 import torch
 from fastedit.rome import ROMEHyperParams, rome_main
 
+import sadr_fastedit
 import sadr_plugin
-from sadr_easyedit.devices import cuda_or_cpu
 from sadr_fastedit import sadr_edit_points
+from sadr_plugin.devices import cuda_or_cpu
 from sadr_plugin.errors import ConfigError, PositionError
+from sadr_plugin.evaluation import Record, UneditedWeights, edited
 from sadr_plugin.testing import EditorConformance, witnessing
 from support import attributes, tiny_llama, word_tokenizer
 
@@ -145,3 +149,67 @@ def test_the_flag_is_checked_where_it_is_set():
     sadr_plugin.enable()
     with pytest.raises(ConfigError, match=r"sadr\.gamma"):
         hparams([9], 2, sadr={"gamma": -1})
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A file for FastEdit with a small model, and a function that changes it."""
+    tiny_llama().save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+
+    def write(**changes):
+        content = {
+            "alg_name": "FastEdit-ROME",
+            "model_name": str(tmp_path / "model"),
+            "config": "llama-7b",
+            "layers": [1],
+            "v_loss_layer": 3,
+            "v_num_grad_steps": 4,
+            "sadr": {"gamma": 1.0, "select_heads": False},
+            **changes,
+        }
+        file = tmp_path / "fastedit.yaml"
+        file.write_text(json.dumps(content))
+        return file
+
+    return write
+
+
+def test_it_is_evaluated(settings):
+    """By the hooks that `sadr eval` asks."""
+    sadr_plugin.enable()
+    hook = sadr_plugin.plugin_manager().hook
+    file = settings()
+    summary = hook.sadr_read_hparams(file=file)
+    assert (summary.editor, summary.layer, summary.sadr["gamma"]) == ("ROME", 1, 1.0)
+    torch.manual_seed(0)
+    editor = hook.sadr_editor(file=file, options=sadr_plugin.EditorOptions())
+    unedited = UneditedWeights(editor.model, editor.weights)
+    records = [
+        Record(key, subject, "the {} is in", "rome", "paris")
+        for key, subject in (("0", "tower"), ("1", "louvre"))
+    ]
+    for sadr in (None, summary.sadr):
+        with witnessing() as witness, edited(editor, unedited, records, sadr):
+            assert list(unedited.changes().values()) > [0]
+        assert len(witness.reports) == (2 if sadr else 0)
+    unedited.check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": "llama-8b"}, "config: FastEdit has no settings named 'llama-8b'"),
+        ({"model_name": None}, "lacks model_name"),
+        ({"v_lrr": 1}, "v_lrr: FastEdit's ROME has no such setting"),
+    ],
+)
+def test_a_file_that_is_wrong(settings, changes, message):
+    hook = sadr_plugin.plugin_manager().hook
+    with pytest.raises(ConfigError, match=message):
+        hook.sadr_read_hparams(file=settings(**changes))
+
+
+def test_a_file_for_another_editor_is_left_to_it(settings):
+    assert sadr_fastedit.sadr_read_hparams(settings(alg_name="ROME")) is None
+    assert sadr_fastedit.sadr_editor(settings(alg_name="ROME"), None) is None

@@ -92,7 +92,7 @@ class EasyEditEditor(Editor):
 
     def edit(self, records: Sequence[Record], sadr: Mapping[str, Any] | None) -> None:
         """See `sadr_plugin.evaluation.Editor.edit`."""
-        from .devices import cuda_or_cpu
+        from sadr_plugin.devices import cuda_or_cpu
 
         hparams = copy.deepcopy(self._hparams)
         hparams.sadr = False if sadr is None else dict(sadr)
@@ -132,7 +132,7 @@ class EasyEditEditor(Editor):
         that is taken up again is to find the same ones."""
         import torch
 
-        from .devices import cuda_or_cpu
+        from sadr_plugin.devices import cuda_or_cpu
 
         module, hparams = self._module, self._hparams
         module.CONTEXT_TEMPLATES_CACHE = None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sadr_plugin.errors import ConfigError
+from sadr_plugin import EditorOptions
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 QWEN_TOKENS = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
@@ -15,56 +14,31 @@ QWEN_TOKENS = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftex
 
 
 def load_model(
-    hparams: Any,
-    attention: str | None = None,
-    dtype: str | None = None,
-    trust_remote_code: bool = False,
+    hparams: Any, attention: str | None = None, options: EditorOptions | None = None
 ) -> tuple[nn.Module, Any]:
-    """The model and tokenizer that ``model_name`` names.
+    """The model and tokenizer that ``model_name`` names; ``fp16`` and ``model_parallel`` count.
 
-    The hparams' ``fp16`` and ``model_parallel`` count.
+    Code that comes with a model runs only if the options say so; EasyEdit itself lets that of
+    some models run, by their names.
 
     Args:
         hparams: an editor's hparams object.
-        attention: the implementation of attention, as transformers names them; None for its own
-            choice.
-        dtype: torch's name of the weights' type, such as ``"bfloat16"``; None for float16 with
-            ``fp16`` and float32 without.
-        trust_remote_code: whether code that comes with a model may run; EasyEdit itself lets
-            that of some models, by their names.
+        attention: see `sadr_plugin.evaluation.load_model`.
+        options: what the user wants.
 
     Raises `ConfigError` if there is no such model.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from sadr_plugin.evaluation import load_model
 
-    name = hparams.model_name
-    spread = bool(getattr(hparams, "model_parallel", False))
-    code = {"trust_remote_code": True} if trust_remote_code else {}
-    special = QWEN_TOKENS if "qwen" in name.lower() else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name,
-            torch_dtype=_dtype(hparams, dtype),
-            attn_implementation=attention,
-            device_map="auto" if spread else None,
-            **code,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name, **special, **code)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"model_name: {name!r} cannot be loaded: {error}") from None
-    if not special:
-        tokenizer.pad_token = tokenizer.eos_token
-    model = model.eval()
-    return (model if spread else model.to(device_of(hparams))), tokenizer
-
-
-def _dtype(hparams: Any, name: str | None) -> torch.dtype:
-    import torch
-
-    if name is None:
-        return torch.float16 if getattr(hparams, "fp16", False) else torch.float32
-    found: torch.dtype = getattr(torch, name)
-    return found
+    return load_model(
+        hparams.model_name,
+        options or EditorOptions(),
+        dtype="float16" if getattr(hparams, "fp16", False) else "float32",
+        device=device_of(hparams),
+        spread=bool(getattr(hparams, "model_parallel", False)),
+        attention=attention,
+        special_tokens=QWEN_TOKENS if "qwen" in hparams.model_name.lower() else None,
+    )
 
 
 def device_of(hparams: Any) -> str:

@@ -43,7 +43,8 @@ def prepare_projection(module: Any, model: nn.Module, tokenizer: Any, hparams: A
     """
     import torch
 
-    from .devices import cuda_or_cpu
+    from sadr_plugin.devices import cuda_or_cpu
+
     from .statistics import Job, missing
 
     file = Path(hparams.P_loc)

@@ -7,12 +7,18 @@ FastEdit pads on the left, calls its tokenizer argument ``tokenizer`` and the ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
 from sadr_plugin.errors import PositionError
 
-__all__ = ["sadr_edit_points", "sadr_hparams_base"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sadr_plugin import EditorOptions, HparamsSummary
+    from sadr_plugin.evaluation import Editor
+
+__all__ = ["sadr_edit_points", "sadr_editor", "sadr_hparams_base", "sadr_read_hparams"]
 
 
 def read(arguments: Mapping[str, Any]) -> Edit:
@@ -56,3 +62,19 @@ def sadr_edit_points() -> list[EditPoint]:
 def sadr_hparams_base() -> str:
     """The base of FastEdit's hparams classes."""
     return "fastedit.utils.hparams:HyperParams"
+
+
+@hookimpl
+def sadr_read_hparams(file: Path) -> HparamsSummary | None:
+    """What a file for FastEdit says, see `editing`; None for any other."""
+    from .editing import summary
+
+    return summary(file)
+
+
+@hookimpl
+def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
+    """FastEdit's editor and model; None for a file that is not FastEdit's."""
+    from .editing import editor
+
+    return editor(file, options)

@@ -8,6 +8,7 @@ All names that a program needs are here::
 from ._data import BUILTIN, Data, load
 from ._editor import Editor, counted_steps, edited
 from ._formats import schema
+from ._loading import load_model
 from ._metrics import SHORT, TASKS, ngram_entropy
 from ._perplexity import read_text
 from ._plot import draw
@@ -65,6 +66,7 @@ __all__ = [
     "estimate",
     "holm",
     "load",
+    "load_model",
     "markdown",
     "ngram_entropy",
     "read_checkpoints",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..method._measure import DriftProbe
 from ._editor import Editor, counted_steps
 from ._measure import Measure
@@ -67,6 +68,9 @@ class SequenceEvaluator:
         fluency: whether to generate texts.
         skip_bad: whether an error of the toolkit's own in a call is counted, as the plugin's on
             a record is; else it ends the run.
+
+    Raises:
+        ConfigError: the editor does not take that many records in one call.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class SequenceEvaluator:
         fluency: bool = True,
         skip_bad: bool = False,
     ) -> None:
+        if batch_size > 1 and not editor.takes_batches:
+            raise ConfigError("--batch-size: this editor takes one edit at a time")
         self.arms = [arm.name for arm in arms]
         self._editor = editor
         self._arms = {arm.name: arm for arm in arms}

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from sadr_easyedit.devices import cuda_or_cpu
 from sadr_easyedit.environment import import_text_only
+from sadr_plugin.devices import cuda_or_cpu
 
 MAIN_BRANCH = os.environ.get("SADR_TEST_MAIN_BRANCH") == "1"
 if MAIN_BRANCH:

@@ -30,7 +30,7 @@ class Kit(EditorConformance):
         )
 
     def run(self, model, hparams, tokenizer=None):
-        from sadr_easyedit.devices import cuda_or_cpu
+        from sadr_plugin.devices import cuda_or_cpu
 
         request = {"prompt": "the {} is in", "subject": "tower", "target_new": " rome"}
         contexts = ["{}", "so then {}"]

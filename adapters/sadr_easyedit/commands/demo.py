@@ -162,11 +162,11 @@ def run(
     )
 
     from sadr_plugin import DriftProbe, enabled
+    from sadr_plugin.devices import cuda_or_cpu
     from sadr_plugin.evaluation import Arm, UneditedWeights, counted_steps, edited
 
     from .. import smollm2
     from ..corpus import python_manual
-    from ..devices import cuda_or_cpu
     from ..editing import EasyEditEditor
     from ..environment import import_text_only
     from ..statistics import Job, compute

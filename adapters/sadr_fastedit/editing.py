@@ -1,0 +1,127 @@
+"""FastEdit's ROME for an evaluation.
+
+FastEdit has no files of hparams, so one is defined here: ``alg_name: FastEdit-ROME``,
+``model_name``, ``config``, a name that FastEdit itself knows settings under, such as
+``llama-7b``; ``sadr``; and any of these settings that are to be others.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sadr_plugin import EditorOptions, HparamsSummary
+from sadr_plugin.errors import ConfigError
+from sadr_plugin.evaluation import Editor, load_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sadr_plugin.evaluation import Record
+
+ALG_NAME = "FastEdit-ROME"
+
+OWN = ("alg_name", "model_name", "config", "sadr")
+
+
+def summary(file: Path) -> HparamsSummary | None:
+    """What a file says; None if it is not one of FastEdit's.
+
+    Raises `ConfigError` if it lacks what it needs.
+    """
+    content = _content(file)
+    if content is None:
+        return None
+    hparams = _hparams(file, content)
+    return HparamsSummary(
+        editor="ROME",
+        model_name=str(content["model_name"]),
+        layer=hparams.layers[-1],
+        layer_template=hparams.layer_module_tmp,
+        sadr=content.get("sadr"),
+        hparams="fastedit.rome.rome_hparams:ROMEHyperParams",
+        settings=content,
+    )
+
+
+class FastEditEditor(Editor):
+    """FastEdit's ROME with a model; it makes the edits of a batch one after another.
+
+    Args:
+        model: the model, edited in place.
+        tokenizer: its tokenizer; it pads on the left from now on, as FastEdit expects.
+        hparams: a `ROMEHyperParams`.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, hparams: Any) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.tokenizer.padding_side = "left"
+        self.layer = hparams.layers[-1]
+        self.layer_template = hparams.layer_module_tmp
+        self.weights = [f"{hparams.rewrite_module_tmp.format(i)}.weight" for i in hparams.layers]
+        self._hparams = hparams
+
+    def edit(self, records: Sequence[Record], sadr: Mapping[str, Any] | None) -> None:
+        """See `sadr_plugin.evaluation.Editor.edit`."""
+        from fastedit.rome import rome_main
+
+        from sadr_plugin.devices import cuda_or_cpu
+
+        hparams = copy.deepcopy(self._hparams)
+        hparams.sadr = False if sadr is None else dict(sadr)
+        requests = [
+            {
+                "prompt": record.template,
+                "subject": record.subject,
+                "target": f" {record.target_new.strip()}",
+            }
+            for record in records
+        ]
+        with cuda_or_cpu():
+            rome_main.apply_rome_to_model(self.model, self.tokenizer, requests, hparams)
+
+
+def editor(file: Path, options: EditorOptions) -> FastEditEditor | None:
+    """The editor and the model that a file names; None if it is not one of FastEdit's."""
+    content = _content(file)
+    if content is None:
+        return None
+    model, tokenizer = load_model(str(content["model_name"]), options)
+    return FastEditEditor(model, tokenizer, _hparams(file, content))
+
+
+def _content(file: Path) -> dict[str, Any] | None:
+    import yaml
+
+    if file.suffix not in (".yaml", ".yml"):
+        return None
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None  # another adapter's, or nobody's
+    is_own = isinstance(content, dict) and content.get("alg_name") == ALG_NAME
+    return content if is_own else None
+
+
+def _hparams(file: Path, content: Mapping[str, Any]) -> Any:
+    try:
+        from fastedit.rome import ROMEHyperParams
+    except ImportError as error:
+        raise ConfigError(f"{file}: FastEdit is not installed ({error})") from None
+    if not isinstance(content.get("model_name"), str):
+        raise ConfigError(f"{file}: lacks model_name")
+    try:
+        hparams = ROMEHyperParams.from_name(content.get("config"))
+    except NotImplementedError:
+        raise ConfigError(
+            f"{file}: config: FastEdit has no settings named {content.get('config')!r}; "
+            "llama-7b is one that it has"
+        ) from None
+    for name in content.keys() - set(OWN):
+        if not hasattr(hparams, name):
+            raise ConfigError(f"{file}: {name}: FastEdit's ROME has no such setting")
+        setattr(hparams, name, content[name])
+    return hparams
