@@ -89,7 +89,8 @@ def editor(file: Path, options: EditorOptions) -> FastEditEditor | None:
     content = _content(file)
     if content is None:
         return None
-    model, tokenizer = load_model(str(content["model_name"]), options)
+    # FastEdit writes its edit in half precision, into no other model.
+    model, tokenizer = load_model(str(content["model_name"]), options, dtype="float16")
     return FastEditEditor(model, tokenizer, _hparams(file, content))
 
 
