@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,11 @@ import numpy
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
+import sadr_plugin
+from sadr_plugin import HparamsSummary, hookimpl
+from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError, DataError, EvaluationError, PositionError
 from sadr_plugin.evaluation import (
     UNEDITED,
@@ -73,7 +78,7 @@ class SmallEditor(Editor):
 
     def edit(self, records, sadr):
         for record in records:
-            self.edits.append((record.key, None if sadr is None else sadr["gamma"]))
+            self.edits.append((record.key, None if sadr is None else sadr.get("gamma")))
         time.sleep(self.pause)
         weight = self.model.get_parameter(self.weights[0])
         self.remembered += len(records)
@@ -405,3 +410,60 @@ def test_what_is_written(tmp_path):
     with console.capture() as capture:
         console.print(shown)
     assert "…" not in capture.get(), "nothing is cut off on a terminal of 80 columns"
+
+
+class Stranger:
+    """An adapter with a file format and an editor of its own."""
+
+    @hookimpl
+    def sadr_read_hparams(self, file):
+        if file.suffix == ".small":
+            return HparamsSummary("Small", "tiny", 1, "model.layers.{}", sadr=True)
+        return None
+
+    @hookimpl
+    def sadr_editor(self, file, options):
+        return SmallEditor() if file.suffix == ".small" else None
+
+
+class WithoutEditor:
+    """One that has not heard of evaluations."""
+
+    @hookimpl
+    def sadr_read_hparams(self, file):
+        return Stranger().sadr_read_hparams(file)
+
+
+def sadr_eval(tmp_path, *options):
+    (tmp_path / "hparams.small").touch()
+    data = [
+        {"prompt": "the tower is in", "subject": s, "target_new": "rome", "ground_truth": "paris"}
+        for s in ("tower", "the tower")
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    given = ["eval", tmp_path / "hparams.small", "--data", tmp_path / "data.json", "--no-fluency"]
+    given += ["--out", tmp_path / "out", *options]
+    return CliRunner().invoke(build(), list(map(str, given)), catch_exceptions=False)
+
+
+def test_a_strangers_editor_is_evaluated(tmp_path):
+    manager = sadr_plugin.plugin_manager()
+    with pytest.raises(ConfigError, match=r"hparams\.small: no installed adapter knows it"):
+        sadr_eval(tmp_path)
+    for plugin, options in ((Stranger(), []), (Stranger(), ["--mode", "batch"])):
+        manager.register(plugin)
+        try:
+            shown = sadr_eval(tmp_path, *options)
+        finally:
+            manager.unregister(plugin)
+        assert shown.exit_code == 0, shown.output
+        assert "Small, 2 records of data.json" in shown.output
+        assert json.loads((tmp_path / "out" / "summary.json").read_text())["about"]["arms"]
+        shutil.rmtree(tmp_path / "out")
+    plugin = WithoutEditor()
+    manager.register(plugin)
+    try:
+        with pytest.raises(ConfigError, match=r"does not say how to evaluate its editor"):
+            sadr_eval(tmp_path)
+    finally:
+        manager.unregister(plugin)
