@@ -109,8 +109,11 @@ class EditPoint:
             each position the token that the logits of that position should predict, -100 for
             none. ``stop_at`` reads it. None if there is none of that form.
         cache: the function that keeps found vectors in files and takes them from there,
-            ``"package.module:function"``, or None.
-        cache_argument: that function's argument with the template of the files' names.
+            ``"package.module:function"``; several of them, or None.
+        cache_argument: the argument of these functions with the template of the files' names.
+        parameters: the parameters of ``function``, in their order, where its module has so common
+            a name that it may be a stranger's. One that has others, or whose hparams class is no
+            dataclass with ``steps_attribute``, is then left alone, without a word.
     """
 
     editor: str
@@ -121,8 +124,16 @@ class EditPoint:
     hparams_argument: str = "hparams"
     steps_attribute: str | None = "v_num_grad_steps"
     labels: str | None = None
-    cache: str | None = None
+    cache: str | Sequence[str] | None = None
     cache_argument: str = "cache_template"
+    parameters: Sequence[str] | None = None
+
+    @property
+    def caches(self) -> Sequence[str]:
+        """The functions that keep vectors in files."""
+        if self.cache is None:
+            return ()
+        return (self.cache,) if isinstance(self.cache, str) else self.cache
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sadr_plugin.evaluation import Editor
+from sadr_plugin.evaluation import Editor, generators_kept
 
 from .declarations import EDIT_POINTS
 from .projection import prepare_projection
@@ -147,6 +147,6 @@ class EasyEditEditor(Editor):
             "ctx_num": getattr(hparams, "ctx_num", None),
         }
         takes = inspect.signature(function).parameters
-        with torch.random.fork_rng(devices=[]), cuda_or_cpu():
+        with generators_kept(), cuda_or_cpu():
             torch.manual_seed(seed)
             function(**{name: value for name, value in values.items() if name in takes})

@@ -16,6 +16,7 @@ from ..errors import AttachmentError, UnsupportedLoopError
 from ..patching._functions import cache_arguments, loop_arguments, refuse_missing_arguments
 from ..patching._loop import insert_term
 from ..patching._names import Name
+from ..patching._strangers import is_written_as_declared
 from ..plugins import edit_points
 
 
@@ -40,16 +41,23 @@ def attachabilities() -> list[Attachability]:
 def _obstacle(point: EditPoint) -> str | None:
     toolkit = Name.parse(point.function).toolkit
     if importlib.util.find_spec(toolkit) is None:
-        return f"{toolkit} is not installed"
+        where = "" if point.parameters is None else ", or its folder is not on PYTHONPATH"
+        return f"{toolkit} is not installed{where}"
     try:
         loop = Name.parse(point.function).definition(ast.FunctionDef)
+        hparams = Name.parse(point.hparams).definition(ast.ClassDef)
+        if point.parameters is not None and not is_written_as_declared(point, loop, hparams):
+            return f"the {toolkit} that is here is another package"
         refuse_missing_arguments(point.function, loop_arguments(point), _arguments(loop))
-        Name.parse(point.hparams).definition(ast.ClassDef)
-        if point.cache is not None:
-            cache = Name.parse(point.cache).definition(ast.FunctionDef)
-            refuse_missing_arguments(point.cache, cache_arguments(point), _arguments(cache))
+        for target in point.caches:
+            if len(point.caches) > 1 and not Name.parse(target).exists():
+                continue  # not every version has them all
+            cache = Name.parse(target).definition(ast.FunctionDef)
+            refuse_missing_arguments(target, cache_arguments(point), _arguments(cache))
         insert_term(loop, point.function, point.labels)
     except LookupError as error:
+        if point.parameters is not None:
+            return f"the {toolkit} that is here is another package"
         return f"this version of {toolkit} has no {error.args[0]}"
     except (AttachmentError, UnsupportedLoopError) as error:
         return str(error)

@@ -12,6 +12,7 @@ from ._loading import load_model
 from ._metrics import SHORT, TASKS, ngram_entropy
 from ._perplexity import read_text
 from ._plot import draw
+from ._random import generators_kept
 from ._records import Question, Record, sample
 from ._results import UNEDITED, Arm, Checkpoint, Result, read_checkpoints, read_results
 from ._run import EvaluationRun
@@ -64,6 +65,7 @@ __all__ = [
     "draw_sequence",
     "edited",
     "estimate",
+    "generators_kept",
     "holm",
     "load",
     "load_model",

@@ -24,6 +24,7 @@ from ._functions import (
 )
 from ._hparams import HparamsPatch, is_patched
 from ._names import Name
+from ._strangers import is_declared_one
 
 _lock = threading.RLock()
 _enabled = False
@@ -114,8 +115,7 @@ def _modules_to_watch() -> set[str]:
     declared = (
         target
         for point in edit_points()
-        for target in (point.function, point.hparams, point.cache)
-        if target is not None
+        for target in (point.function, point.hparams, *point.caches)
     )
     targets = [*bases, *declared]
     modules = {Name.parse(target).module for target in targets}
@@ -132,13 +132,15 @@ def _imported(module: ModuleType) -> None:
 def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
     # A toolkit that an adapter does not fit must still be importable.
     for point in edit_points():
+        if point.parameters is not None and not is_declared_one(point, just_now):
+            continue
         try:
             _attach_hparams(point, just_now)
             loop = loop_arguments(point)
             _attach_function(point, point.function, loop, run_with_penalty, just_now)
-            if point.cache is not None:
+            for target in point.caches:
                 cache = cache_arguments(point)
-                _attach_function(point, point.cache, cache, run_with_own_cache, just_now)
+                _attach_function(point, target, cache, run_with_own_cache, just_now)
         except AttachmentError as error:
             _refuse_flag(point, error, just_now)
     for base in plugin_manager().hook.sadr_hparams_base():

@@ -48,6 +48,10 @@ class Name:
         """What has the name; None if there is nothing, or the module is not imported."""
         return getattr(self.home(just_now), self.name, None)
 
+    def exists(self) -> bool:
+        """Whether the toolkit's files have such a module."""
+        return bool(self._files())
+
     def definition(self, kind: type[_Definition]) -> _Definition:
         """The definition in the toolkit's files, which are not imported; the last one counts.
 

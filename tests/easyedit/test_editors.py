@@ -234,7 +234,7 @@ def test_cached_vectors_are_not_shared_between_settings(editor, model, tok, tmp_
     point = next(point for point in EDIT_POINTS if point.editor == editor)
     if not exists(point.function):
         pytest.skip(f"EasyEdit's PyPI release has no {editor}")
-    module, _, name = point.cache.partition(":")
+    module, _, name = point.caches[0].partition(":")
     main = importlib.import_module(module)
     monkeypatch.setattr(main, "CONTEXT_TEMPLATES_CACHE", [["{}"], ["However {}"]])
 

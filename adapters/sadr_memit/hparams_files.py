@@ -1,0 +1,63 @@
+"""The research code's hparams files: JSON, which does not say whose it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sadr_plugin import HparamsSummary, hookimpl
+from sadr_plugin.errors import ConfigError
+
+NEEDED = {"layers", "layer_module_tmp", "rewrite_module_tmp", "v_num_grad_steps", "v_loss_layer"}
+"""What all of these files have."""
+
+TOLD_BY = {
+    "nullspace_threshold": ("AlphaEdit", "AlphaEdit.AlphaEdit_hparams:AlphaEditHyperParams"),
+    "neuron_threshold": ("NSE", "nse.nse_hparams:NSEHyperParams"),
+    "rewrite_module_tmps": ("PMET", "pmet.pmet_hparams:PMETHyperParams"),
+    "context_template_length_params": ("ROME", "rome.rome_hparams:ROMEHyperParams"),
+    "mom2_update_weight": ("MEMIT", "memit.memit_hparams:MEMITHyperParams"),
+}
+"""The first of these keys that a file has tells its editor and its class."""
+
+
+@hookimpl
+def sadr_read_hparams(file: Path) -> HparamsSummary | None:
+    """What such a file says; None for any other.
+
+    The model is the file's ``model_name`` or, without one, the file's own name, as the research
+    code's scripts have it.
+
+    Raises `ConfigError` if its ``layers`` are no list of indices.
+    """
+    content = _content(file)
+    if content is None or "alg_name" in content or not content.keys() >= NEEDED:
+        return None
+    told = next((found for key, found in TOLD_BY.items() if key in content), None)
+    if told is None:
+        return None
+    editor, hparams = told
+    layers = content["layers"]
+    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
+        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
+    return HparamsSummary(
+        editor=editor,
+        model_name=str(content.get("model_name") or file.stem.replace("_", "/", 1)),
+        layer=layers[-1],
+        layer_template=str(content["layer_module_tmp"]),
+        sadr=content.get("sadr"),
+        hparams=hparams,
+        settings=content,
+    )
+
+
+def _content(file: Path) -> dict[str, Any] | None:
+    """The file's object; None where it is another adapter's, or nobody's."""
+    if file.suffix != ".json":
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

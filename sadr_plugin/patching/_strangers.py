@@ -1,0 +1,51 @@
+"""Whether a module with a common name is the declared toolkit's, or a stranger's.
+
+Research code has top-level packages such as ``rome`` and ``util``; anybody may have one.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Sequence
+from types import FunctionType, ModuleType
+
+from ..adapter import EditPoint
+from ._forward import signature_of
+from ._names import Name
+
+
+def is_declared_one(point: EditPoint, just_now: ModuleType | None = None) -> bool:
+    """Whether what is imported fits a declaration with ``parameters``; no, while it is not.
+
+    Args:
+        point: the declaration.
+        just_now: a module that is known to be imported, though it may not say so yet.
+    """
+    function = Name.parse(point.function).imported(just_now)
+    hparams = Name.parse(point.hparams).imported(just_now)
+    if not isinstance(function, FunctionType) or not isinstance(hparams, type):
+        return False
+    taken = list(signature_of(function).parameters)
+    is_dataclass = dataclasses.is_dataclass(hparams)
+    fields = [field.name for field in dataclasses.fields(hparams)] if is_dataclass else []
+    return _fits(point, taken, fields)
+
+
+def is_written_as_declared(
+    point: EditPoint, function: ast.FunctionDef, hparams: ast.ClassDef
+) -> bool:
+    """The same of definitions in files."""
+    taken = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+    fields = [
+        statement.target.id
+        for statement in hparams.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    ]
+    return _fits(point, taken, fields)
+
+
+def _fits(point: EditPoint, taken: Sequence[str], fields: Sequence[str]) -> bool:
+    return list(taken) == list(point.parameters or ()) and (
+        point.steps_attribute is None or point.steps_attribute in fields
+    )
