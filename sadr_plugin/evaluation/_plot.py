@@ -25,16 +25,11 @@ def draw(file: Path, summaries: Sequence[ArmSummary], title: str) -> None:
     Raises:
         EvaluationError: matplotlib is not installed, or there is nothing to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise EvaluationError(
-            "matplotlib is not installed; pip install 'sadr-plugin[plot]'"
-        ) from None
+    new_figure = figure_class()
     tasks = [task for task in SHOWN if any(s.accuracy[task] for s in summaries)]
     if not tasks:
         raise EvaluationError("no record was scored in every arm")
-    figure = Figure(figsize=(1.5 + 1.3 * len(tasks), 3.6), layout="constrained")
+    figure = new_figure(figsize=(1.5 + 1.3 * len(tasks), 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(summaries)
     for number, summary in enumerate(summaries):
@@ -63,6 +58,20 @@ def draw(file: Path, summaries: Sequence[ArmSummary], title: str) -> None:
         fontsize="small", ncols=len(summaries), loc="upper center", bbox_to_anchor=(0.5, -0.1)
     )
     save(figure, file)
+
+
+def figure_class() -> Any:
+    """Matplotlib's, which draws without a screen.
+
+    Raises `EvaluationError` where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise EvaluationError(
+            "matplotlib is not installed; pip install 'sadr-plugin[plot]'"
+        ) from None
+    return Figure
 
 
 def save(figure: Any, file: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import EvaluationError
 from ._metrics import SHORT
-from ._plot import save
+from ._plot import figure_class, save
 from ._results import UNEDITED
 from ._sequence_summary import Point, SequenceSummary
 from ._sequence_tables import UNRELATED_SHORT
@@ -31,17 +31,12 @@ def draw_sequence(file: Path, summary: SequenceSummary, title: str) -> None:
     Raises:
         EvaluationError: matplotlib is not installed, or there is nothing to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise EvaluationError(
-            "matplotlib is not installed; pip install 'sadr-plugin[plot]'"
-        ) from None
+    new_figure = figure_class()
     if not summary.points:
         raise EvaluationError("no checkpoint was reached in every arm")
     panels = [(name, curve) for name, curve in _panels().items() if _is_drawn(summary, curve)]
     rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(2.9 * COLUMNS, 2.4 * rows + 0.8), layout="constrained")
+    figure = new_figure(figsize=(2.9 * COLUMNS, 2.4 * rows + 0.8), layout="constrained")
     all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     arms = list(summary.points[-1].models)
     for axes, (name, curve) in zip(all_axes, panels, strict=False):
