@@ -120,7 +120,7 @@ class KeepConfig(BaseModel):
     parts: Annotated[StrictInt, Field(ge=1)] = 2
     """In how many parts the texts take turns: each step runs one part, for as much less time."""
 
-    distracted: Weight = 1.0
+    distracted: Weight = 4.0
     """Weight of the texts after the edited statement; 0 for none."""
 
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
