@@ -105,7 +105,8 @@ class KeepConfig(BaseModel):
     """Weight of the texts about the subject; 0 for none."""
 
     openings: Annotated[tuple[str, ...], BeforeValidator(_openings)] = OPENINGS
-    """Texts about the subject, which stands at ``{}``."""
+    """Texts about the subject, which stands at ``{}``. Those that share a word with the edit's own
+    prompt ("The language of {} is", "The official language of {} is") are left out."""
 
     texts: Annotated[StrictInt, Field(ge=0)] = 0
     """How many texts the model writes about the subject. Those that state the new object or the
