@@ -494,7 +494,7 @@ def test_a_layer_that_does_not_give_the_same_in_part(dtype):
     mlp.forward = lambda hidden: forward(hidden) * (1 + hidden.shape[1] / 50)
     found = trial(model)
     expected = trial(model).run(False)
-    same(found.run(True), expected, 1e-6 if dtype == torch.float32 else 0.02)
+    same(found.run(True), expected, 1e-5 if dtype == torch.float32 else 0.02)
     assert found.remark == "3 does not give the same on a part of its tokens"
     assert found.left_out > 0.25
 
