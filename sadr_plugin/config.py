@@ -105,8 +105,7 @@ class KeepConfig(BaseModel):
     """Weight of the texts about the subject; 0 for none."""
 
     openings: Annotated[tuple[str, ...], BeforeValidator(_openings)] = OPENINGS
-    """Texts about the subject, which stands at ``{}``. Those that share a word with the edit's own
-    prompt ("The language of {} is", "The official language of {} is") are left out."""
+    """Texts about the subject, which stands at ``{}``."""
 
     texts: Annotated[StrictInt, Field(ge=0)] = 0
     """How many texts the model writes about the subject. Those that state the new object or the

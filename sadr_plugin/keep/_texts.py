@@ -32,19 +32,12 @@ FUNCTION_WORDS = frozenset(
 """Words an answer may begin with that are no object."""
 
 
-COMMON_WORDS = frozenset(
-    ["from", "have", "that", "their", "there", "they", "this", "what", "when", "which", "with"]
-)
-"""Words of four letters and more that say nothing of what is asked."""
-
-
 @dataclass(frozen=True)
 class Texts:
     """What is to be kept, as prompts with the subject in them.
 
     Attributes:
-        about: the openings that do not ask for what is edited, then what the model writes of the
-            subject.
+        about: the openings, then what the model writes of the subject.
         after: texts about anything, after the edited statement.
         begin: where in each of those the statement ends, in characters.
         old: the first token of the old object; None where it is not known.
@@ -68,8 +61,7 @@ def write_texts(edit: Edit, prompt: Prompt, config: KeepConfig) -> Texts:
         UnsupportedModelError: the model cannot write.
     """
     subject = prompt.subject
-    openings = [Prompt.from_template(text, subject) for text in config.openings]
-    about = [opening for opening in openings if not _asks_the_same(opening, prompt)]
+    about = [Prompt.from_template(text, subject) for text in config.openings]
     count = CANDIDATES * config.texts if config.weight else 0
     others = config.others if config.distracted else 0
     beginnings = [BEGINNINGS[index % len(BEGINNINGS)] for index in range(others)]
@@ -85,19 +77,6 @@ def write_texts(edit: Edit, prompt: Prompt, config: KeepConfig) -> Texts:
     ]
     first = None if old is None else _first_token(edit, prompt, old)
     return Texts(about, after, len(prompt.prefix + subject + suffix), first)
-
-
-def _asks_the_same(opening: Prompt, prompt: Prompt) -> bool:
-    """Whether an opening asks for what is edited: it shares a word that says something.
-
-    To keep what the model says there would be to keep the edit from being told in other words.
-    """
-    return bool(_telling_words(opening) & _telling_words(prompt))
-
-
-def _telling_words(prompt: Prompt) -> set[str]:
-    words = re.findall(r"\w{4,}", f"{prompt.prefix} {prompt.suffix}".lower())
-    return set(words) - COMMON_WORDS
 
 
 def _states(text: str, answer: str) -> bool:
