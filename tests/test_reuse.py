@@ -124,7 +124,7 @@ def trial(model=None, inputs=None, **options):
     return Trial(model or model_(), inputs or INPUTS, SUBJECT, READ, **options)
 
 
-def same(found, expected, tolerance=1e-6):
+def same(found, expected, tolerance=5e-6):
     assert ((found - expected).norm() / expected.norm()).item() <= tolerance
 
 

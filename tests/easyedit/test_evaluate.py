@@ -130,7 +130,7 @@ def test_on_a_worker(hparams, data, tmp_path):
             [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
         )
     here, there = lines
-    assert [line["arm"] for line in there] == ["unedited", "plain", "sadr"]
+    assert [line["arm"] for line in there] == ["unedited", "sadr", "plain"]  # this record's turn
     for one, other in zip(here, there, strict=True):
         assert one["rewrite_acc"] == other["rewrite_acc"]
         # Sums depend on the number of threads.
