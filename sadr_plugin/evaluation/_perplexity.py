@@ -74,5 +74,4 @@ class Perplexity:
                 logits, ids[0, 1:].to(logits.device), reduction="sum"
             ).item()
             count += len(window) - 1
-        mean = total / count
-        return math.exp(mean) if mean < 700 else math.inf
+        return math.exp(min(total / count, 700))  # no more fits a float

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from torch import Tensor
 
@@ -138,5 +139,4 @@ class SequenceRun:
             ) from None
 
     def _saved(self, arm: str, edits: int) -> Path:
-        name = "".join(c if c.isalnum() or c in "+-." else "-" for c in arm)
-        return self._folder / f"{name}-{edits}.safetensors"
+        return self._folder / f"{quote(arm, safe='+')}-{edits}.safetensors"
