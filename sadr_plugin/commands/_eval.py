@@ -194,6 +194,8 @@ def evaluate(
             raise ConfigError("--retry-failed: only single edits can be tried once more")
         size = batch_size or (len(chosen) if mode is Modes.batch else 1)
         plan = SequencePlan(settings, size, checkpoints, text)
+    if retry_failed and not resume:
+        raise ConfigError("--retry-failed: there is nothing to try once more but with --resume")
     about |= plan.about
     make = partial(_make, hparams_file, options, plan.evaluator)
     console = Console(file=sys.stdout)
