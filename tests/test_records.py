@@ -1,6 +1,7 @@
 """Files of records: every format by its content, and everything that can be wrong with one."""
 
 import json
+import re
 
 import pytest
 
@@ -90,6 +91,24 @@ ALIAS = (Question("Dani's mother tongue is", "English", "French"),)
 RELATION = (Question("Danielle was born in", "Lyon", "English"),)
 
 
+def without(item, *path):
+    item = json.loads(json.dumps(item))
+    inner = item
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return item
+
+
+def changed(item, value, *path):
+    item = json.loads(json.dumps(item))
+    inner = item
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return item
+
+
 def write(tmp_path, content):
     file = tmp_path / "data.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -112,6 +131,15 @@ def write(tmp_path, content):
             },
         ),
         (WIKIDATA, {"aliases": ALIAS, "relations": RELATION}),
+        (
+            changed(
+                WIKIDATA,
+                {"prompt": ["Danielle was born in"], "ground_truth": "Lyon"},
+                "locality",
+                "Relation_Specificity",
+            ),
+            {"relations": RELATION},
+        ),
         (
             ZSRE,
             {
@@ -157,7 +185,15 @@ def write(tmp_path, content):
             },
         ),
     ],
-    ids=["counterfact", "merged", "wikidata", "zsre", "knowedit", "newer-names"],
+    ids=[
+        "counterfact",
+        "merged",
+        "wikidata",
+        "one-prompt-in-a-list",
+        "zsre",
+        "knowedit",
+        "newer-names",
+    ],
 )
 def test_every_format(tmp_path, item, expected):
     (record,) = load(write(tmp_path, [item])).records
@@ -187,6 +223,8 @@ def test_every_format(tmp_path, item, expected):
         ("埃菲尔铁塔", "埃菲尔铁塔位于", "{}位于"),
         ("파리", "파리는", "{}는"),
         ("iPhone", "iPhoneは", "{}は"),
+        ("Rene", "Rene\u0301 and Rene are", "Rene\u0301 and {} are"),
+        ("राम", "रामायण, राम", "रामायण, {}"),
     ],
 )
 def test_the_subject_is_found_by_words(tmp_path, subject, prompt, template):
@@ -201,24 +239,6 @@ def test_json_lines_and_the_statement(tmp_path):
     records = load(write(tmp_path, lines)).records
     assert [record.key for record in records] == ["0", "7"]
     assert records[0].statement == "The mother tongue of Danielle is English."
-
-
-def without(item, *path):
-    item = json.loads(json.dumps(item))
-    inner = item
-    for key in path[:-1]:
-        inner = inner[key]
-    del inner[path[-1]]
-    return item
-
-
-def changed(item, value, *path):
-    item = json.loads(json.dumps(item))
-    inner = item
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
-    return item
 
 
 BAD = [
@@ -311,9 +331,27 @@ def test_a_file_that_is_no_text(tmp_path):
 
 
 def test_the_schema_knows_every_format():
-    names = [form["title"] for form in schema()["items"]["anyOf"]]
+    names = [form["$ref"].rpartition("/")[2] for form in schema()["items"]["anyOf"]]
     assert names == ["CounterFact", "Merged", "KnowEdit", "ZsRE"]
     assert "p-paraphrase" in str(schema())
+
+
+def test_every_reference_of_the_schema_is_answered():
+    named = set(re.findall(r"#/\$defs/(\w+)", json.dumps(schema())))
+    assert named == schema()["$defs"].keys()
+
+
+@pytest.mark.parametrize("item", [COUNTERFACT, MERGED, WIKIDATA, KNOWEDIT, ZSRE])
+def test_the_schema_takes_what_is_read(item):
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator(schema()).validate([item])
+
+
+def test_the_schema_refuses_what_is_not_read():
+    jsonschema = pytest.importorskip("jsonschema")
+    check = jsonschema.Draft202012Validator(schema())
+    for item in (changed(WIKIDATA, [], "ground_truth"), without(ZSRE, "answers"), "text"):
+        assert not check.is_valid([item])
 
 
 def test_a_sample_is_the_seeds(tmp_path):

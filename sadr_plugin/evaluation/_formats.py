@@ -11,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic.json_schema import models_json_schema
 
 from ._records import Question, Record
 
@@ -25,7 +33,9 @@ def _first(value: Any) -> Any:
     return value
 
 
-Answer = Annotated[Text, BeforeValidator(_first)]
+# The schema is of what a file may hold, and would not have the lists by itself.
+_NEST = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]}
+Answer = Annotated[Text, BeforeValidator(_first), WithJsonSchema(_NEST)]
 
 
 class _Format(BaseModel):
@@ -78,10 +88,12 @@ def _in_word(text: str, place: int) -> bool:
 
     Only letters with case and digits tell: scripts without case may put no spaces between words.
     """
-    return 0 < place < len(text) and all(
-        unicodedata.category(character) in ("Lu", "Ll", "Lt", "Nd")
-        for character in text[place - 1 : place + 1]
-    )
+    if not 0 < place < len(text):
+        return False
+    before, after = (unicodedata.category(c) for c in text[place - 1 : place + 1])
+    if after in ("Mn", "Mc", "Me"):
+        return True  # an accent or a vowel sign belongs to the letter before it
+    return {before, after} <= {"Lu", "Ll", "Lt", "Nd"}
 
 
 def _only_braces(template: str) -> str:
@@ -181,7 +193,7 @@ class _Facts(BaseModel):
             pairs = [(self.prompt, self.ground_truth)]
         else:
             answers = self.ground_truth
-            if len(self.prompt) == 1 and not isinstance(answers, str):
+            if len(self.prompt) == 1:
                 answers = [answers]
             if not isinstance(answers, list) or len(answers) != len(self.prompt):
                 raise ValueError(f"ground_truth: expected {len(self.prompt)} answers in a list")
@@ -261,10 +273,14 @@ FORMATS: dict[str, type[_Format]] = {
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a file of records: a list of any one of the formats."""
+    forms, definitions = models_json_schema(
+        [(form, "validation") for form in FORMATS.values()], by_alias=True
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "array",
-        "items": {"anyOf": [form.model_json_schema(by_alias=True) for form in FORMATS.values()]},
+        "items": {"anyOf": list(forms.values())},
+        **definitions,
     }
 
 
