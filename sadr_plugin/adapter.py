@@ -111,6 +111,8 @@ class EditPoint:
         cache: the function that keeps found vectors in files and takes them from there,
             ``"package.module:function"``; several of them, or None.
         cache_argument: the argument of these functions with the template of the files' names.
+            With ``parameters``, a function without it keeps no files and is left alone: who
+            carries research code on may drop it.
         parameters: the parameters of ``function``, in their order, where its module has so common
             a name that it may be a stranger's. One that has others, or whose hparams class is no
             dataclass with ``steps_attribute``, is then left alone, without a word.

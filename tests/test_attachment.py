@@ -4,6 +4,7 @@ import inspect
 import pickle
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -213,6 +214,30 @@ def test_the_patch_tells_absent_from_none(small_adapter):
     assert Odd(sadr=True).sadr is True
     sadr_plugin.disable()
     assert vars(Odd)["sadr"] is None
+
+
+@pytest.mark.parametrize(
+    "parameters", [None, tuple(inspect.signature(smalledit.editor.optimise).parameters)]
+)
+def test_a_cache_may_lack_its_argument_only_with_parameters(monkeypatch, declared, parameters):
+    """Of code that others carried on, one may have dropped the cache; elsewhere it is a fault."""
+
+    def keeping(hparams):
+        return "nothing kept"
+
+    keeping.__module__ = "smalledit.editor"
+    monkeypatch.setattr(smalledit.editor, "keeping", keeping, raising=False)
+    if parameters is None:
+        with pytest.warns(UserWarning, match="takes no argument 'cache_template'"):
+            declared(cache="smalledit.editor:keeping")
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        declared(cache="smalledit.editor:keeping", parameters=parameters)
+    assert SmallHparams(sadr=True).sadr is True
+    assert "SMALL" in [point.editor for point in sadr_plugin.attached()]
+    assert smalledit.editor.keeping is keeping
+    assert smalledit.editor.keeping(SmallHparams(sadr=True)) == "nothing kept"
 
 
 def test_the_cache_is_named_by_settings_hooks_and_version(monkeypatch, declared):

@@ -223,6 +223,65 @@ def test_on_smollm2(repository, editor, smol):
     assert held.steps[-1].penalty < free.steps[-1].penalty
 
 
+@pytest.mark.parametrize(
+    ("repository", "editor", "cache"),
+    [
+        ("memit", "ROME", "rome.rome_main:execute_rome"),
+        ("memit", "MEMIT", "memit.memit_main:execute_memit"),
+        ("AlphaEdit", "MEMIT", "memit.memit_main:execute_memit"),
+        ("AlphaEdit", "MEMIT", "memit.memit_seq_main:execute_memit"),
+        ("AlphaEdit", "MEMIT", "memit.memit_rect_main:execute_memit"),
+        ("AlphaEdit", "AlphaEdit", "AlphaEdit.AlphaEdit_main:apply_AlphaEdit_to_model"),
+        ("AlphaEdit", "NSE", "nse.nse_main:apply_nse_to_model"),
+        ("PMET", "MEMIT", "memit.memit_main:execute_memit"),
+        ("PMET", "PMET", "pmet.pmet_main:execute_pmet"),
+    ],
+)
+def test_cached_vectors_are_not_shared(repository, editor, cache, tmp_path, monkeypatch):
+    """One set of files for edits without SADR, and one for each of its settings."""
+    point = point_of(editor)
+    (tmp_path / "z").mkdir()
+    template = str(tmp_path / "z" / ("{}_{}_{}_{}.npz" if repository == "PMET" else "{}_{}_{}.npz"))
+    request = {
+        "case_id": 7,
+        "prompt": "the {} is in",
+        "subject": "tower",
+        "target_new": {"str": "rome"},
+        "target_true": {"str": "paris"},
+    }
+
+    class Found(Exception):
+        pass
+
+    def stop(*args, **kwargs):
+        raise Found
+
+    with checkout(repository):
+        main = importlib.import_module(cache.partition(":")[0])
+        sadr_plugin.enable()  # an import hook sees a name but once in a process
+        contexts = ["{}", "so then {}"] if editor == "ROME" else [["{}"], ["so then {}"]]
+        monkeypatch.setattr(main, "CONTEXT_TEMPLATES_CACHE", contexts)
+        # Only the vectors matter here; statistics would be needed from these calls on.
+        for name in ("compute_ks", "compute_ks_parallel", "upd_matrix_match_shape"):
+            monkeypatch.setattr(main, name, stop, raising=False)
+
+        def files(**flag):
+            model, hparams = tiny_llama(), hparams_of(point, v_num_grad_steps=2, **flag)
+            requests = request if editor == "ROME" else [request]
+            with cuda_or_cpu(), named_as_gpt2(model.config), pytest.raises(Found):
+                load(cache)(model, word_tokenizer(), requests, hparams, cache_template=template)
+            return {file.name for file in (tmp_path / "z").iterdir()}
+
+        plain = files()
+        assert plain
+        first = files(sadr={"gamma": 1})
+        assert len(first) == 2 * len(plain)
+        assert files(sadr={"gamma": 1.0}) == first, "the same settings share"
+        assert len(files(sadr={"gamma": 2})) == 3 * len(plain)
+        assert files() == files(sadr={"gamma": 2})
+        monkeypatch.undo()
+
+
 STRANGERS = {
     "none": "",
     "other parameters": "def compute_v(model, prompt): pass",
@@ -231,6 +290,12 @@ STRANGERS = {
     "no function": "compute_v = 3",
 }
 OWN = "def compute_v(model, tok, request, hparams, layer, left_vector, context_templates): pass"
+STRANGERS |= {f"more: {more}": OWN.replace("):", f", {more}):") for more in ("*, x=1", "**more")}
+FITTING = (
+    "import dataclasses\n@dataclasses.dataclass\nclass ROMEHyperParams:\n"
+    "    v_num_grad_steps: int = 3\n"
+)
+OTHER = "class ROMEHyperParams: pass"
 
 
 @pytest.fixture
@@ -239,7 +304,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
 
-    def write(compute_v, hparams="class ROMEHyperParams: pass"):
+    def write(compute_v, hparams):
         (tmp_path / "rome").mkdir(exist_ok=True)
         (tmp_path / "rome" / "__init__.py").write_text("")
         (tmp_path / "rome" / "compute_v.py").write_text(compute_v)
@@ -253,11 +318,13 @@ def package(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("source", [*STRANGERS.values(), OWN])
+@pytest.mark.parametrize(
+    ("source", "hparams"), [*((source, FITTING) for source in STRANGERS.values()), (OWN, OTHER)]
+)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_strangers_rome_is_left_alone(package, source, when):
-    """In silence, and `sadr editors` says so. Its own class has no number of steps."""
-    package(source)
+def test_a_strangers_rome_is_left_alone(package, source, hparams, when):
+    """In silence, and `sadr editors` says so. Either the function or the class is another."""
+    package(source, hparams)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if when == "before":
@@ -274,11 +341,7 @@ def test_a_strangers_rome_is_left_alone(package, source, when):
 
 def test_the_declared_one_is_not(package):
     """Whatever the rest of its package is."""
-    package(
-        OWN,
-        "import dataclasses\n@dataclasses.dataclass\nclass ROMEHyperParams:\n"
-        "    v_num_grad_steps: int = 3\n",
-    )
+    package(OWN, FITTING)
     sadr_plugin.enable()
     importlib.import_module("rome.compute_v")
     hparams = importlib.import_module("rome.rome_hparams").ROMEHyperParams

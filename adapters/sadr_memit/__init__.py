@@ -57,6 +57,8 @@ EDIT_POINTS = [
         "rome.compute_v:compute_v",
         "rome.rome_hparams:ROMEHyperParams",
         ROME_GAMMA,
+        # MEMIT's repository alone caches these; AlphaEdit's has dropped the argument.
+        cache="rome.rome_main:execute_rome",
         parameters=WITH_KEY,
     ),
     _point(

@@ -16,7 +16,7 @@ from ..errors import AttachmentError, UnsupportedLoopError
 from ..patching._functions import cache_arguments, loop_arguments, refuse_missing_arguments
 from ..patching._loop import insert_term
 from ..patching._names import Name
-from ..patching._strangers import is_written_as_declared
+from ..patching._strangers import is_written_as_declared, keeps_no_files
 from ..plugins import edit_points
 
 
@@ -53,7 +53,8 @@ def _obstacle(point: EditPoint) -> str | None:
             if len(point.caches) > 1 and not Name.parse(target).exists():
                 continue  # not every version has them all
             cache = Name.parse(target).definition(ast.FunctionDef)
-            refuse_missing_arguments(target, cache_arguments(point), _arguments(cache))
+            if not keeps_no_files(point, _arguments(cache)):
+                refuse_missing_arguments(target, cache_arguments(point), _arguments(cache))
         insert_term(loop, point.function, point.labels)
     except LookupError as error:
         if point.parameters is not None:

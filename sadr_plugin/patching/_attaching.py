@@ -7,13 +7,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import wrapt
 
 from ..adapter import EditPoint
 from ..errors import AttachmentError
 from ..plugins import edit_points, plugin_manager
+from ._forward import signature_of
 from ._functions import (
     AttachedFunction,
     Run,
@@ -24,7 +25,7 @@ from ._functions import (
 )
 from ._hparams import HparamsPatch, is_patched
 from ._names import Name
-from ._strangers import is_declared_one
+from ._strangers import is_declared_one, keeps_no_files
 
 _lock = threading.RLock()
 _enabled = False
@@ -139,6 +140,11 @@ def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
             loop = loop_arguments(point)
             _attach_function(point, point.function, loop, run_with_penalty, just_now)
             for target in point.caches:
+                kept = Name.parse(target).imported(just_now)
+                if isinstance(kept, FunctionType) and keeps_no_files(
+                    point, signature_of(kept).parameters
+                ):
+                    continue
                 cache = cache_arguments(point)
                 _attach_function(point, target, cache, run_with_own_cache, just_now)
         except AttachmentError as error:

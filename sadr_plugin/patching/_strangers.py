@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from types import FunctionType, ModuleType
 
 from ..adapter import EditPoint
@@ -36,13 +36,20 @@ def is_written_as_declared(
     point: EditPoint, function: ast.FunctionDef, hparams: ast.ClassDef
 ) -> bool:
     """The same of definitions in files."""
-    taken = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+    its = function.args
+    arguments = (*its.posonlyargs, *its.args, its.vararg, *its.kwonlyargs, its.kwarg)
+    taken = [argument.arg for argument in arguments if argument is not None]
     fields = [
         statement.target.id
         for statement in hparams.body
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
     ]
     return _fits(point, taken, fields)
+
+
+def keeps_no_files(point: EditPoint, takes: Container[str]) -> bool:
+    """Whether a declared cache that ``takes`` these arguments is one whose cache was dropped."""
+    return point.parameters is not None and point.cache_argument not in takes
 
 
 def _fits(point: EditPoint, taken: Sequence[str], fields: Sequence[str]) -> bool:
