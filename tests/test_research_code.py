@@ -88,7 +88,10 @@ def load(target):
 def checkout(repository):
     """One of them, importable; afterwards nothing of it is."""
     if HOME is None:
-        pytest.skip("SADR_RESEARCH_HOME names no folder with checkouts of the research code")
+        pytest.skip(
+            "SADR_RESEARCH_HOME names no folder with the research code; in one, git clone "
+            "https://github.com/ kmeng01/memit, jianghoucheng/AlphaEdit and xpq-tech/PMET"
+        )
     folder = Path(HOME, FOLDERS[repository]).resolve()
     if not folder.is_dir():
         pytest.skip(f"there is no {folder}")
@@ -289,8 +292,14 @@ STRANGERS = {
     "context_templates): pass",
     "no function": "compute_v = 3",
 }
-OWN = "def compute_v(model, tok, request, hparams, layer, left_vector, context_templates): pass"
-STRANGERS |= {f"more: {more}": OWN.replace("):", f", {more}):") for more in ("*, x=1", "**more")}
+OWN = """
+def compute_v(model, tok, request, hparams, layer, left_vector, context_templates):
+    rewriting_targets = None
+    for _ in range(hparams.v_num_grad_steps):
+        loss = left_vector.sum()
+        loss.backward()
+"""
+STRANGERS |= {more: OWN.replace("s):", f"s, {more}):", 1) for more in ("*, x=1", "**more")}
 FITTING = (
     "import dataclasses\n@dataclasses.dataclass\nclass ROMEHyperParams:\n"
     "    v_num_grad_steps: int = 3\n"
@@ -348,6 +357,8 @@ def test_the_declared_one_is_not(package):
     sadr_plugin.enable()
     assert hparams(sadr=True).sadr is True
     assert point_of("ROME") in sadr_plugin.attached()
+    (found,) = (f for f in attachabilities() if f.point == point_of("ROME"))
+    assert found.obstacle is None
     with pytest.raises(ConfigError, match=r"sadr\.gamma"):
         hparams(sadr={"gamma": -1})
 
@@ -381,6 +392,13 @@ def test_hparams_files(tmp_path, more, editor):
         return
     assert (found.editor, found.model_name) == (editor, "EleutherAI/gpt-j-6B")
     assert (found.layer, found.layer_template, found.sadr) == (4, "transformer.h.{}", True)
+    for name, model in {
+        "EleutherAI_gpt-j-6B": "EleutherAI/gpt-j-6B",  # AlphaEdit's code looks for this spelling
+        "gpt2-xl": "gpt2-xl",
+        "/models/my_llama": "/models/my_llama",
+    }.items():
+        file.write_text(json.dumps({**content, **more, "model_name": name}))
+        assert sadr_read_hparams(file).model_name == model
     assert any((p.editor, p.hparams) == (editor, found.hparams) for p in EDIT_POINTS)
     file.write_text(json.dumps({**content, **more, "layers": "all"}))
     with pytest.raises(ConfigError, match="layers: expected a list of indices, got 'all'"):

@@ -26,8 +26,8 @@ TOLD_BY = {
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     """What such a file says; None for any other.
 
-    The model is the file's ``model_name`` or, without one, the file's own name, as the research
-    code's scripts have it.
+    The model is the file's ``model_name`` or, without one, the file's own name. The research code
+    writes ``_`` for the ``/`` of a model's name in both.
 
     Raises `ConfigError` if its ``layers`` are no list of indices.
     """
@@ -41,9 +41,10 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     layers = content["layers"]
     if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
         raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
+    name = str(content.get("model_name") or file.stem)
     return HparamsSummary(
         editor=editor,
-        model_name=str(content.get("model_name") or file.stem.replace("_", "/", 1)),
+        model_name=name if "/" in name else name.replace("_", "/", 1),
         layer=layers[-1],
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),

@@ -50,7 +50,8 @@ def _obstacle(point: EditPoint) -> str | None:
             return f"the {toolkit} that is here is another package"
         refuse_missing_arguments(point.function, loop_arguments(point), _arguments(loop))
         for target in point.caches:
-            if len(point.caches) > 1 and not Name.parse(target).exists():
+            may_lack = len(point.caches) > 1 or point.parameters is not None
+            if may_lack and not Name.parse(target).exists():
                 continue  # not every version has them all
             cache = Name.parse(target).definition(ast.FunctionDef)
             if not keeps_no_files(point, _arguments(cache)):
