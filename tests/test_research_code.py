@@ -20,6 +20,7 @@ import torch
 
 import sadr_memit
 import sadr_plugin
+from easyedit.conftest import ROME
 from sadr_memit import EDIT_POINTS
 from sadr_memit.hparams_files import sadr_read_hparams
 from sadr_plugin.commands._editors import attachabilities
@@ -42,27 +43,17 @@ EDITORS = [
     ("PMET", "PMET compute_z"),
 ]
 VALUES = {
+    **ROME,
     "layer_selection": "all",
-    "fact_token": "subject_last",
     "v_num_grad_steps": 6,
     "v_lr": 2.0,
     "v_weight_decay": 0.01,
     "clamp_norm_factor": 100,
     "kl_factor": 0.0625,
     "nll_loss_factor": 1,
-    "mom2_adjustment": False,
     "mom2_update_weight": 1000,
-    "context_template_length_params": [[5, 5]],
-    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
     "rewrite_module_tmps": ["model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp.down_proj"],
-    "layer_module_tmp": "model.layers.{}",
-    "mlp_module_tmp": "model.layers.{}.mlp",
-    "attn_module_tmp": "model.layers.{}.self_attn",
-    "ln_f_module": "model.norm",
-    "lm_head_module": "lm_head",
-    "mom2_dataset": "wikipedia",
     "mom2_n_samples": 10,
-    "mom2_dtype": "float32",
     "nullspace_threshold": 0.02,
     "L2": 10,
     "model_name": "tiny",

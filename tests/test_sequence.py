@@ -37,10 +37,11 @@ COUNT, WHEN = 6, (1, 4, 6)
 TEXT = "the tower is in paris the louvre is in rome a city"
 
 
-def evaluator(editor=None, batch_size=1, **options):
+def evaluator(editor=None, batch_size=1, without=(), **options):
     unrelated = [replace(record, key=f"u{record.key}") for record in records(2)]
     given = {"fluency": False, "text": TEXT, "unrelated": unrelated, **options}
-    return SequenceEvaluator(editor or SmallEditor(), ARMS, records(COUNT), batch_size, **given)
+    chosen = [record for record in records(COUNT) if record.key not in without]
+    return SequenceEvaluator(editor or SmallEditor(), ARMS, chosen, batch_size, **given)
 
 
 def run(folder, editor=None, when=WHEN, on_item=lambda item: None, **options):
@@ -184,6 +185,18 @@ def test_a_failed_call_is_undone(tmp_path):
         changes[name] = {c.edits: c.changes for c in found.checkpoints if c.arm == "plain"}
     assert changes["bad"][2] == changes["bad"][1] == changes["good"][1]
     assert changes["good"][2] != changes["good"][1]
+    never = run(tmp_path / "never", when=(5,), without="1")
+    (at_the_end,) = (c.changes for c in never.checkpoints if c.arm == "plain")
+    assert changes["bad"][6] == at_the_end, "later edits are as if it had never been tried"
+
+
+def test_looking_at_a_model_changes_nothing(tmp_path):
+    """An arm that is saved and goes on ends as one that goes straight through."""
+    ends = []
+    for name, when in (("often", WHEN), ("once", WHEN[-1:])):
+        found = run(tmp_path / name, when=when)
+        ends.append({c.arm: c.changes for c in found.checkpoints if c.edits == WHEN[-1]})
+    assert ends[0] == ends[1]
 
 
 def make(folder):
@@ -296,3 +309,14 @@ def test_times_are_taken_by_the_edit(tmp_path):
     seconds = [r.seconds for r in found.results if r.when == "made"]
     assert min(seconds) > 0.05 / 3
     assert all(isinstance(c, Checkpoint) for c in found.checkpoints)
+
+
+def test_arms_come_in_their_own_order(tmp_path):
+    """Whichever reaches a checkpoint first, as on a cluster."""
+    found = run(tmp_path, when=(6,))
+    reversed_ = sorted(found.checkpoints, key=lambda c: c.arm, reverse=True)
+    results = sorted(found.results, key=lambda r: r.arm, reverse=True)
+    summary = summarise_sequence(results, reversed_, ["plain", "sadr"])
+    for arms in (summary.points[0].arms, summary.made):
+        assert [arm.arm for arm in arms] == [UNEDITED, "plain", "sadr"]
+    assert list(summary.points[0].models) == [UNEDITED, "plain", "sadr"]

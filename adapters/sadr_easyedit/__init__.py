@@ -41,6 +41,8 @@ def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
     """EasyEdit's editor and model; None for a file that is not EasyEdit's."""
     if sadr_read_hparams(file) is None:
         return None
+    from sadr_plugin.evaluation import attention_for_edits
+
     from .editing import EasyEditEditor
     from .environment import import_text_only
     from .hparams_files import load_hparams
@@ -48,5 +50,5 @@ def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
 
     import_text_only()
     hparams = load_hparams(file)
-    model, tokenizer = load_model(hparams, options=options)
+    model, tokenizer = load_model(hparams, attention_for_edits(), options)
     return EasyEditEditor(model, tokenizer, hparams, options.seed)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sadr_plugin.errors import ConfigError
+from sadr_plugin import texts as user_texts
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,13 +30,7 @@ def read_texts(files: Sequence[Path]) -> list[str]:
     """
     texts: list[str] = []
     for file in files:
-        try:
-            content = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ConfigError(f"--corpus: there is no file {file}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--corpus: {file} cannot be read as UTF-8 text: {error}") from None
-        texts += _paragraphs(content)
+        texts += _paragraphs(user_texts.read_text(file, "--corpus"))
     return texts
 
 
@@ -45,11 +39,7 @@ def python_manual() -> list[str]:
 
     Raises `ConfigError` where the installation was stripped of it.
     """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        raise ConfigError("--corpus: this Python has no manual; give a text file") from None
-    return [text for name in sorted(topics) for text in _paragraphs(topics[name])]
+    return [text for topic in user_texts.python_manual("--corpus") for text in _paragraphs(topic)]
 
 
 def _paragraphs(content: str) -> list[str]:
@@ -67,6 +57,8 @@ def sample_texts(
     """Texts of some ``tokens`` tokens in all, drawn from the model itself."""
     import torch
 
+    from sadr_plugin.evaluation import generators_kept
+
     length, rows = 128, 64
     task = progress.add_task("text sampled from the model", total=tokens)
     texts: list[str] = []
@@ -75,7 +67,7 @@ def sample_texts(
     side, tokenizer.padding_side = tokenizer.padding_side, "left"
     device = next(model.parameters()).device
     try:
-        with torch.random.fork_rng(devices=[]):
+        with generators_kept():
             torch.manual_seed(seed)
             while drawn < tokens:
                 openings = [OPENINGS[(drawn + row) % len(OPENINGS)] for row in range(rows)]

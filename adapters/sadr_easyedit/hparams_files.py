@@ -65,15 +65,23 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     missing = {"model_name", "layers", "layer_module_tmp"} - content.keys()
     if missing:
         raise ConfigError(f"{file}: lacks {', '.join(sorted(missing))}")
-    layers = content["layers"]
-    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
-        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
     return HparamsSummary(
         editor=content["alg_name"],
         model_name=str(content["model_name"]),
-        layer=layers[-1],
+        layer=last_layer(file, content["layers"]),
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),
         hparams=next(p.hparams for p in EDIT_POINTS if p.editor == content["alg_name"]),
         settings=content,
     )
+
+
+def last_layer(file: Path, layers: object) -> int:
+    """The last of the edited layers, behind which attention can drift.
+
+    Raises `ConfigError`, naming the file, if they are no list of indices.
+    """
+    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
+        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
+    last: int = layers[-1]
+    return last

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sadr_plugin import EditorOptions, HparamsSummary
 from sadr_plugin.errors import ConfigError
-from sadr_plugin.evaluation import Editor, load_model
+from sadr_plugin.evaluation import Editor, attention_for_edits, load_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +28,8 @@ OWN = ("alg_name", "model_name", "config", "sadr")
 
 def summary(file: Path) -> HparamsSummary | None:
     """What a file says; None if it is not one of FastEdit's.
+
+    FastEdit is imported for one of its own: the settings under a name are in its code.
 
     Raises `ConfigError` if it lacks what it needs.
     """
@@ -90,7 +92,9 @@ def editor(file: Path, options: EditorOptions) -> FastEditEditor | None:
     if content is None:
         return None
     # FastEdit writes its edit in half precision, into no other model.
-    model, tokenizer = load_model(str(content["model_name"]), options, dtype="float16")
+    model, tokenizer = load_model(
+        str(content["model_name"]), options, dtype="float16", attention=attention_for_edits()
+    )
     return FastEditEditor(model, tokenizer, _hparams(file, content))
 
 

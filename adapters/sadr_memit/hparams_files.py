@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sadr_easyedit.hparams_files import last_layer
 from sadr_plugin import HparamsSummary, hookimpl
-from sadr_plugin.errors import ConfigError
 
 NEEDED = {"layers", "layer_module_tmp", "rewrite_module_tmp", "v_num_grad_steps", "v_loss_layer"}
 """What all of these files have."""
@@ -38,14 +38,11 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     if told is None:
         return None
     editor, hparams = told
-    layers = content["layers"]
-    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
-        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
     name = str(content.get("model_name") or file.stem)
     return HparamsSummary(
         editor=editor,
         model_name=name if "/" in name else name.replace("_", "/", 1),
-        layer=layers[-1],
+        layer=last_layer(file, content["layers"]),
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),
         hparams=hparams,

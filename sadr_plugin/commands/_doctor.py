@@ -13,6 +13,7 @@ from ..adapter import HparamsSummary
 from ..errors import ConfigError, SadrError, UnsupportedModelError
 from ..plugins import failed_adapters, loaded_adapters, plugin_manager
 from ._editors import attachabilities
+from ._hparams import summary_of
 
 PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic", "wrapt")
 
@@ -97,12 +98,9 @@ def _problems(hparams: Path) -> Iterator[str | None]:
         yield f"{hparams}: there is no such file"
         return
     try:
-        summary = plugin_manager().hook.sadr_read_hparams(file=hparams)
+        summary = summary_of(hparams)
     except SadrError as error:
         yield str(error)
-        return
-    if summary is None:
-        yield f"{hparams}: no installed adapter knows it as an hparams file of an attached editor"
         return
     own = [found for found in attachabilities() if found.point.editor == summary.editor]
     own = [found for found in own if summary.hparams in (None, found.point.hparams)]

@@ -18,6 +18,7 @@ from ..adapter import EditorOptions, HparamsSummary
 from ..errors import ConfigError
 from ..plugins import plugin_manager
 from . import _run_folder
+from ._hparams import summary_of
 from .environment import silence
 
 if TYPE_CHECKING:
@@ -222,13 +223,7 @@ def evaluate(
 def _summary(hparams_file: Path) -> HparamsSummary:
     if not hparams_file.is_file():
         raise ConfigError(f"there is no file {hparams_file}")
-    summary: HparamsSummary | None = plugin_manager().hook.sadr_read_hparams(file=hparams_file)
-    if summary is None:
-        raise ConfigError(
-            f"{hparams_file}: no installed adapter knows it as an hparams file of an attached "
-            "editor"
-        )
-    return summary
+    return summary_of(hparams_file)
 
 
 def _make(

@@ -29,7 +29,6 @@ from ..evaluation import (
     draw,
     draw_sequence,
     load,
-    read_text,
     sequence_table,
     summarise,
     summarise_sequence,
@@ -37,6 +36,7 @@ from ..evaluation import (
     write,
     write_sequence,
 )
+from ..texts import python_manual, read_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -162,10 +162,15 @@ class SequencePlan(Plan):
 
     def __init__(self, settings: Settings, batch_size: int, wanted: str, text: str) -> None:
         count = len(settings.records)
+        self._arms = [arm.name for arm in settings.arms]
         self._checkpoints = checkpoints(_numbers(wanted), count, batch_size)
         edited = {record.subject.casefold() for record in settings.records}
         unrelated = [r for r in load(BUILTIN).records if r.subject.casefold() not in edited]
-        content = read_text(text)
+        content = (
+            "\n\n".join(python_manual("--text"))
+            if text == "python"
+            else read_text(Path(text), "--text")
+        )
         self.about = {
             "batch_size": batch_size,
             "checkpoints": self._checkpoints,
@@ -210,11 +215,13 @@ class SequencePlan(Plan):
         if len(self._run.checkpoints) == self._shown:
             return None
         self._shown = len(self._run.checkpoints)
-        return sequence_table(summarise_sequence(self.results, self._run.checkpoints), title)
+        return sequence_table(
+            summarise_sequence(self.results, self._run.checkpoints, self._arms), title
+        )
 
     def write(self, out: Path, about: Mapping[str, Any], title: str, console: Console) -> None:
         """See `Plan.write`."""
-        summary = write_sequence(out, self.results, self._run.checkpoints, about)
+        summary = write_sequence(out, self.results, self._run.checkpoints, about, self._arms)
         console.print(sequence_table(summary, title))
         with _without_plot(console):
             draw_sequence(out / "summary.svg", summary, title)

@@ -8,9 +8,8 @@ All names that a program needs are here::
 from ._data import BUILTIN, Data, load
 from ._editor import Editor, counted_steps, edited
 from ._formats import schema
-from ._loading import load_model
+from ._loading import attention_for_edits, load_model
 from ._metrics import SHORT, TASKS, ngram_entropy
-from ._perplexity import read_text
 from ._plot import draw
 from ._random import generators_kept
 from ._records import Question, Record, sample
@@ -59,6 +58,7 @@ __all__ = [
     "SingleEvaluator",
     "UneditedWeights",
     "answer_probability",
+    "attention_for_edits",
     "checkpoints",
     "counted_steps",
     "draw",
@@ -73,7 +73,6 @@ __all__ = [
     "ngram_entropy",
     "read_checkpoints",
     "read_results",
-    "read_text",
     "sample",
     "schema",
     "sequence_table",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,27 +17,6 @@ TOKENS = 4096
 
 WINDOW = 256
 """How many of them the model sees at a time."""
-
-OPTION = "python"
-
-
-def read_text(name: str) -> str:
-    """The text that ``--text`` names: a UTF-8 file, or ``"python"``, the manual Python carries.
-
-    Raises `ConfigError` for what cannot be read.
-    """
-    if name == OPTION:
-        try:
-            from pydoc_data.topics import topics
-        except ImportError:
-            raise ConfigError("--text: this Python has no manual; give a text file") from None
-        return "\n\n".join(topics[topic] for topic in sorted(topics))
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"--text: there is no file {name}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--text: {name} cannot be read as UTF-8 text: {error}") from None
 
 
 class Perplexity:

@@ -59,10 +59,16 @@ class SequenceSummary:
 
 
 def summarise_sequence(
-    results: Sequence[Result], checkpoints: Sequence[Checkpoint]
+    results: Sequence[Result],
+    checkpoints: Sequence[Checkpoint],
+    order: Sequence[str] | None = None,
 ) -> SequenceSummary:
-    """What a run's results and checkpoints say, as far as every arm has come."""
-    arms = list(dict.fromkeys(c.arm for c in checkpoints if c.arm != UNEDITED))
+    """What a run's results and checkpoints say, as far as every arm has come.
+
+    The arms come as in `summarise`, in the ``order`` given or that of their checkpoints.
+    """
+    found = dict.fromkeys(c.arm for c in checkpoints if c.arm != UNEDITED)
+    arms = [arm for arm in order or found if arm in found]
     unedited = [result for result in results if result.arm == UNEDITED]
     made = {(r.arm, r.record): r for r in results if r.when == "made"}
     model_at = {(c.arm, c.edits): c for c in checkpoints}
@@ -83,8 +89,8 @@ def summarise_sequence(
             if (arm, 0 if arm == UNEDITED else edits) in model_at
         }
         first = [r for r in unedited if r.record in about]
-        points.append(Point(edits, summarise([*first, *seen, *bad]), models))
-    return SequenceSummary(points, summarise([*unedited, *made.values()]) if made else [])
+        points.append(Point(edits, summarise([*first, *seen, *bad], arms), models))
+    return SequenceSummary(points, summarise([*unedited, *made.values()], arms) if made else [])
 
 
 def _model(checkpoint: Checkpoint) -> Model:

@@ -14,7 +14,7 @@ from ._results import UNEDITED, Checkpoint, Result
 from ._sequence_summary import UNRELATED, Model, SequenceSummary, summarise_sequence
 from ._significance import Estimate
 from ._summary import IN_TABLE, ArmSummary
-from ._tables import NOTHING, cell, number
+from ._tables import NOTHING, cell, markdown_lines, number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -103,13 +103,12 @@ def write_sequence(
     results: Sequence[Result],
     checkpoints: Sequence[Checkpoint],
     about: Mapping[str, Any],
+    order: Sequence[str] | None = None,
 ) -> SequenceSummary:
-    """Write ``summary.json`` and ``summary.md``; gives the summary."""
-    summary = summarise_sequence(results, checkpoints)
+    """Write ``summary.json`` and ``summary.md``; gives the summary, its arms in ``order``."""
+    summary = summarise_sequence(results, checkpoints, order)
     data = {"about": dict(about), **asdict(summary)}
     (folder / "summary.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    header, *rows = _rows(summary, intervals=True)
-    lines = [header, ["---"] * len(header), *rows]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = markdown_lines(_rows(summary, intervals=True))
     (folder / "summary.md").write_text(text, encoding="utf-8")
     return summary

@@ -80,7 +80,12 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
 
 def markdown(summaries: Sequence[ArmSummary]) -> str:
     """The table as Markdown."""
-    header, *rows = _rows(summaries)
+    return markdown_lines(_rows(summaries))
+
+
+def markdown_lines(table: Sequence[Sequence[str]]) -> str:
+    """A table, its header first, as Markdown."""
+    header, *rows = table
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

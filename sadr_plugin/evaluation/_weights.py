@@ -62,18 +62,19 @@ class UneditedWeights:
         """
         self._expect(set(self._hashes))
 
+    @torch.no_grad()
     def changes(self) -> dict[str, float]:
         """By edited weight, the Frobenius norm of its change as a share of its own norm."""
-        now = self.edited()
+        tensors = _tensors(self._model)
         return {
-            name: _norm(now[name].double() - weight.cpu().double()) / _norm(weight.cpu().double())
+            name: _norm(tensors[name].double() - weight.double()) / _norm(weight.double())
             for name, weight in self._kept.items()
         }
 
     def edited(self) -> dict[str, Tensor]:
         """The edited weights as they now are, copied to the processor's memory."""
         tensors = _tensors(self._model)
-        return {name: tensors[name].detach().cpu().clone() for name in self._kept}
+        return {name: tensors[name].detach().to("cpu", copy=True) for name in self._kept}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Give the edited weights the values that `edited` gave."""
