@@ -197,7 +197,7 @@ def test_on_smollm2(repository, editor, smol):
         assert point in sadr_plugin.attached()
         found = {}
         with witnessing() as witness:
-            for sadr in (None, {"gamma": 0}, True):
+            for sadr in (None, {"gamma": 0, "reuse": False}, True):
                 values = {"layers": [9], "v_loss_layer": 29, "v_lr": 0.5, "clamp_norm_factor": 4}
                 values |= {"v_weight_decay": 0.5, "lm_head_module": "model.embed_tokens"}
                 hparams = dataclasses.asdict(hparams_of(point, **values))

@@ -13,7 +13,13 @@ import sadr_plugin
 from easyedit.conftest import MAIN_BRANCH, ROME
 from sadr_easyedit.declarations import EDIT_POINTS
 from sadr_plugin import hookimpl
-from sadr_plugin.testing import REPLAY_TOLERANCE, Echo, registered
+from sadr_plugin.testing import (
+    REPLAY_TOLERANCE,
+    REUSE_TOLERANCE,
+    Echo,
+    assert_equal,
+    registered,
+)
 from support import attributes
 
 REQUEST = {
@@ -125,9 +131,12 @@ def test_every_editor(point, model, tok, listener):
     before = attributes(model)
     sadr_plugin.enable()
     assert point in sadr_plugin.attached()
-    for flag in (False, {"gamma": 0}):
+    for flag in (False, {"gamma": 0, "reuse": False}):
         found = optimise(point, model, tok, hparams_of(point, sadr=flag))
         assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True))
+    listener.reports.pop()
+    found = optimise(point, model, tok, hparams_of(point, sadr={"gamma": 0}))
+    assert_equal(list(found), list(alone), "reuse changes the result", REUSE_TOLERANCE)
     assert_other_prompts_are_as_in_the_loop(point, model, tok)
     listener.reports.pop()
     started = time.perf_counter()

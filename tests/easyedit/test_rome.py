@@ -83,7 +83,7 @@ def test_no_flag_or_false_is_bit_for_bit_the_toolkit(rome_main, model, tok, rome
         off.sadr = False
         assert torch.equal(edited_weight(rome_main, model, tok, load()), alone)
         assert torch.equal(edited_weight(rome_main, model, tok, off), alone)
-        off.sadr = {"gamma": 0}
+        off.sadr = {"gamma": 0, "reuse": False}
         assert torch.equal(edited_weight(rome_main, model, tok, off), alone)
         off.sadr = {"gamma": 5.0}
         assert not torch.equal(edited_weight(rome_main, model, tok, off), alone)
