@@ -270,6 +270,7 @@ BAD = [
         changed(WIKIDATA, "Dan", "subject"),
         "subject: 'Dan' is in the prompt 'The mother tongue of Danielle is' only as part of",
     ),
+    (changed(WIKIDATA, "French ", "target_new"), "target_new: 'French ' is the true object"),
     ("text", "expected an object, got 'text'"),
     (None, "expected an object, got None"),
     ({}, "subject: Field required"),
@@ -287,6 +288,13 @@ def test_a_bad_record_is_named_or_skipped(tmp_path, item, message):
     assert [record.key for record in data.records] == ["0", "7"]
     assert len(data.skipped) == 1
     assert message in data.skipped[0]
+
+
+def test_a_question_that_no_model_can_win_is_left_out(tmp_path):
+    file = write(tmp_path, [changed(MERGED, ["English"], "l-relation", "targets"), MERGED])
+    lost, kept = (record.relations for record in load(file).records)
+    assert lost == ()
+    assert kept == (Question("Danielle was born in", "Lyon", "English"),)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 300])

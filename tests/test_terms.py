@@ -122,6 +122,11 @@ def test_a_value_that_is_no_scalar(small, request_, value):
         edit(small, request_, Louvre(value=value))
 
 
+def test_a_term_without_a_gradient_is_warned_of(small, request_):
+    with pytest.warns(UserWarning, match="the term 'louvre' had a weight and never a gradient"):
+        edit(small, request_, Louvre(value=torch.tensor(0.5)))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_term_that_is_not_finite_ends_the_edit(small, request_, value):
     with pytest.raises(PenaltyError, match=f"term 'louvre' of the loss is {value} at step 0"):

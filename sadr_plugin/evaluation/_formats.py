@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic.json_schema import models_json_schema
 
-from ._records import Question, Record
+from ._records import QUESTIONS, Question, Record
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -316,11 +316,29 @@ def as_record(item: Any, key: str) -> Record:
         raise ValueError(f"expected an object, got {_short(item)}")
     _refuse_without_object(item)
     try:
-        return _format_of(item).model_validate(item).record(key)
+        return _weighable(_format_of(item).model_validate(item).record(key))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{field}: {first['msg']}, got {_short(first['input'])}") from None
+
+
+def _weighable(record: Record) -> Record:
+    """The record without questions whose right answer is the wrong one, which no model can win.
+
+    Raises `ValueError` where the new object is the true one.
+    """
+    if _same(record.target_new, record.target_true):
+        raise ValueError(f"target_new: {record.target_new!r} is the true object as well")
+    asked: dict[str, Any] = {
+        kind: tuple(q for q in getattr(record, kind) if not _same(q.right, q.wrong))
+        for kind in QUESTIONS
+    }
+    return replace(record, **asked)
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip() == other.strip()
 
 
 def _short(value: Any) -> str:

@@ -60,6 +60,10 @@ class Record:
         return f"{self.prompt} {self.target_new}."
 
 
+QUESTIONS = ("paraphrases", "aliases", "neighbours", "relations", "consequences", "reminders")
+"""The attributes of a record that hold questions."""
+
+
 def sample(records: Sequence[Record], limit: int | None, seed: int) -> list[Record]:
     """``limit`` of the records, chosen by ``seed``, in the file's order; all if there is none."""
     if limit is None or limit >= len(records):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -74,6 +75,7 @@ class EditSession:
         others = None if self._reuse is None else self._reuse.for_other_prompts
         self._running = RunningEdit(point, edit, hooks, others)
         self._terms = terms_of(self._running, config)
+        self._without_gradient = {term.name for term in self._terms if term.weight > 0}
         self._has_more_terms = any(term.name != DRIFT for term in self._terms)
         self._forward = ForwardSlot(edit.model)
         self._signature = signature_of(edit.model.forward)
@@ -109,7 +111,17 @@ class EditSession:
         self._leave()
         log_end(report, error)
         if error is None:
+            self._warn_of_terms_without_effect()
             self._hooks.sadr_edit_finished(report=report)
+
+    def _warn_of_terms_without_effect(self) -> None:
+        if len(self.steps) < 2:
+            return  # at the first step SADR's own term is a constant
+        for name in sorted(self._without_gradient):
+            warnings.warn(
+                f"SADR: the term {name!r} had a weight and never a gradient: it restrained nothing",
+                stacklevel=3,
+            )
 
     def _leave(self) -> None:
         """Give the model back as it was, and let go of what was seen."""
@@ -171,6 +183,8 @@ class EditSession:
                 values[term.name] = value = value_of(term)
             if term.weight > 0:
                 loss = loss + term.weight * value.to(loss.device)
+            if value.requires_grad:
+                self._without_gradient.discard(term.name)
         if self._baseline is None:
             self._baseline = current.detach()
         step = self._step(loss, values, labels)
