@@ -24,6 +24,10 @@ class EvaluationError(SadrError):
     """An evaluation cannot go on: an editor did not take an edit back, say."""
 
 
+class ChangedModelError(EvaluationError):
+    """Looked at as a whole, the model is not what it was: what it showed is not to be trusted."""
+
+
 class UnsupportedModelError(SadrError):
     """The model keeps its attention where the tracer cannot see it."""
 

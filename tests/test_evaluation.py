@@ -21,7 +21,13 @@ from typer.testing import CliRunner
 import sadr_plugin
 from sadr_plugin import HparamsSummary, hookimpl
 from sadr_plugin.commands.cli import build
-from sadr_plugin.errors import ConfigError, DataError, EvaluationError, PositionError
+from sadr_plugin.errors import (
+    ChangedModelError,
+    ConfigError,
+    DataError,
+    EvaluationError,
+    PositionError,
+)
 from sadr_plugin.evaluation import (
     UNEDITED,
     Arm,
@@ -102,6 +108,14 @@ class SmallEditor(Editor):
 
     def load_state(self, state):
         self.remembered = state["remembered"].clone()
+
+
+class Hidden(SmallEditor):
+    """Writes, besides, to a weight that it does not name, in a way that leaves no mark."""
+
+    def edit(self, records, sadr):
+        super().edit(records, sadr)
+        self.model.model.layers[3].mlp.up_proj.weight.data.add_(1)
 
 
 def evaluate(tmp_path, editor=None, count=3, retry_failed=False, **options):
@@ -271,6 +285,16 @@ def test_an_error_on_a_worker(tmp_path, two_workers):
     (tmp_path / "own").mkdir()
     with pytest.raises(ConfigError, match="no such setting"):
         two_workers(tmp_path / "own", 0, ConfigError("no such setting"))
+    (tmp_path / "odd").mkdir()
+    with pytest.raises(EvaluationError, match="record 1: its error cannot be sent"):
+        two_workers(tmp_path / "odd", 0, Odd("a", "b"))
+
+
+class Odd(Exception):
+    """Can be pickled, and not read again."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
 
 
 def no_evaluator():
@@ -341,6 +365,59 @@ def test_a_change_that_the_editor_does_not_name_ends_the_run(tmp_path):
     with pytest.raises(EvaluationError, match=r"record 0, sadr: .*layers\.3\.mlp\.up_proj\.weight"):
         evaluate(tmp_path, SmallEditor(elsewhere=True))
     assert [r.arm for r in read_results(tmp_path / "results.jsonl")] == [UNEDITED]
+
+
+def test_results_of_a_changed_model_are_put_aside(tmp_path):
+    """No later run takes them for its own, and all is found again."""
+    file, aside = tmp_path / "results.jsonl", tmp_path / "untrusted-results.jsonl"
+    for _ in range(2):
+        editor = Hidden()
+        with pytest.raises(ChangedModelError, match=r"up_proj\.weight.*untrusted-results\.jsonl"):
+            evaluate(tmp_path, editor)
+        assert len(editor.edits) == 6
+        assert not file.exists()
+        assert len(read_results(aside)) == 9
+
+
+class Stuck(SmallEditor):
+    def reset(self):
+        raise RuntimeError("device-side assert")
+
+
+def test_an_edit_that_cannot_be_taken_back_ends_the_run(tmp_path):
+    for error in (None, RuntimeError("singular")):
+        with pytest.raises(EvaluationError, match="could not be taken back: RuntimeError: device"):
+            evaluate(tmp_path, Stuck(error=error), skip_bad=True)
+    assert [r.arm for r in read_results(tmp_path / "results.jsonl")] == [UNEDITED]
+
+
+class Drawing(SmallEditor):
+    """Draws from all generators that there are."""
+
+    def edit(self, records, sadr):
+        super().edit(records, sadr)
+        self.edits[-1] = (random.random(), numpy.random.rand(), torch.rand(1).item())
+
+
+def test_every_generator_starts_from_the_seed(tmp_path):
+    draws = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        editor = Drawing()
+        evaluate(tmp_path / name, editor, count=1, seed=seed)
+        draws.append(editor.edits)
+    assert draws[0] == draws[1]
+    assert not set(draws[0][0]) & set(draws[2][0])
+
+
+def test_a_file_that_is_read_is_left_as_it_is(tmp_path):
+    """Another process may be writing it."""
+    results = evaluate(tmp_path)
+    file = tmp_path / "results.jsonl"
+    half = file.read_bytes()[:-20]
+    file.write_bytes(half)
+    assert read_results(file) == results[:-1]
+    assert file.read_bytes() == half
 
 
 def test_what_failed_is_tried_once_more(tmp_path):

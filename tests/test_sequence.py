@@ -31,7 +31,7 @@ from sadr_plugin.evaluation import (
     summarise_sequence,
     write_sequence,
 )
-from test_evaluation import ARMS, SmallEditor, records, without_times
+from test_evaluation import ARMS, Hidden, SmallEditor, records, without_times
 
 COUNT, WHEN = 6, (1, 4, 6)
 TEXT = "the tower is in paris the louvre is in rome a city"
@@ -188,6 +188,38 @@ def test_a_failed_call_is_undone(tmp_path):
     never = run(tmp_path / "never", when=(5,), without="1")
     (at_the_end,) = (c.changes for c in never.checkpoints if c.arm == "plain")
     assert changes["bad"][6] == at_the_end, "later edits are as if it had never been tried"
+
+
+@pytest.mark.parametrize("change", [partial(SmallEditor, elsewhere=True), Hidden])
+def test_no_leg_counts_that_changed_something_else(tmp_path, change):
+    for _ in range(3):  # each time it is resumed
+        with pytest.raises(EvaluationError, match=r"layers\.3\.mlp\.up_proj\.weight"):
+            run(tmp_path, change())
+        reached = read_checkpoints(tmp_path / "checkpoints.jsonl")
+        assert [checkpoint.arm for checkpoint in reached] == [UNEDITED]
+        assert {r.arm for r in read_results(tmp_path / "results.jsonl")} == {UNEDITED}
+
+
+class Collapsing(SmallEditor):
+    weights = ("model.layers.2.mlp.down_proj.weight",)
+
+    def edit(self, records, sadr):
+        super().edit(records, sadr)
+        if records[0].key == "3":
+            self.model.get_parameter(self.weights[0]).fill_(torch.nan)
+
+
+def test_a_model_that_collapses_is_shown_as_it_is(tmp_path):
+    found = run(tmp_path, Collapsing(), fluency=True)
+    assert {(r.arm, r.edits) for r in found.results if r.fluency is None} == {
+        (arm, edits) for arm in ("plain", "sadr") for edits in (4, 5, 6)
+    }
+    assert numbers(run(tmp_path, Collapsing(), fluency=True)) == numbers(found)
+    summary = write_sequence(tmp_path, found.results, found.checkpoints, {})
+    assert summary.points[-1].arms[1].accuracy["efficacy"].mean == 0
+    draw_sequence(
+        tmp_path / "summary.svg", summarise_sequence(found.results, found.checkpoints), ""
+    )
 
 
 def test_looking_at_a_model_changes_nothing(tmp_path):

@@ -39,8 +39,11 @@ def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
             raise ConfigError(f"--out: {folder} holds a run; go on with --resume, or name another")
         _expect_same(file, json.loads(text))
         return
+    from ..evaluation._files import replacing
+
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    with replacing(file) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _expect_same(file: Path, about: dict[str, Any]) -> None:

@@ -7,13 +7,14 @@ All names that a program needs are here::
 
 from ._data import BUILTIN, Data, load
 from ._editor import Editor, counted_steps, edited
+from ._files import read_checkpoints, read_results
 from ._formats import schema
 from ._loading import attention_for_edits, load_model
 from ._metrics import SHORT, TASKS, ngram_entropy
 from ._plot import draw
 from ._random import generators_kept
 from ._records import Question, Record, sample
-from ._results import UNEDITED, Arm, Checkpoint, Result, read_checkpoints, read_results
+from ._results import UNEDITED, Arm, Checkpoint, Result
 from ._run import EvaluationRun
 from ._scoring import Answer, Scorer, answer_probability
 from ._sequence import SequenceEvaluator

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import EvaluationError
 from ._records import Record
 from ._weights import UneditedWeights
 
@@ -96,11 +97,28 @@ def edited(
     """The editor's model with the records' edits in it, and the unedited one again afterwards.
 
     Raises:
-        EvaluationError: afterwards; the edits changed what the editor does not name.
+        EvaluationError: afterwards, as `take_back` does.
     """
     try:
         editor.edit(records, sadr)
         yield
     finally:
-        unedited.restore()
-        editor.reset()
+        take_back(editor, unedited)
+
+
+def take_back(editor: Editor, unedited: UneditedWeights) -> None:
+    """Have the unedited model again, and an editor that remembers no edit.
+
+    Raises:
+        EvaluationError: the edits changed what the editor does not name, or the like.
+    """
+    try:
+        try:
+            unedited.restore()
+        finally:
+            editor.reset()
+    except EvaluationError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise EvaluationError(f"an edit could not be taken back: {why}") from error

@@ -93,7 +93,10 @@ class Measure:
         return scores, answers[0].chosen
 
     def _generate(self, record: Record) -> float | None:
-        """The mean n-gram entropy of texts that begin as the record says, drawn top-5."""
+        """The mean n-gram entropy of texts that begin as the record says, drawn top-5.
+
+        None without openings, or where the model gives no finite probabilities.
+        """
         openings = list(dict.fromkeys(record.openings))[:OPENINGS]
         if not openings:
             return None
@@ -103,11 +106,17 @@ class Measure:
             batch = tokenizer(openings, padding=True, return_tensors="pt")
         finally:
             tokenizer.padding_side = side
+        batch = batch.to(input_device(model))
+        with torch.no_grad():
+            following = model(**batch).logits[:, -1]
+        if not torch.isfinite(following).all():
+            return None  # too many edits: there is nothing to draw from
         torch.manual_seed(self._seed)
         output = model.generate(  # type: ignore[operator]
-            **batch.to(input_device(model)),
+            **batch,
             do_sample=True,
             top_k=5,
+            remove_invalid_values=True,
             max_new_tokens=GENERATED_TOKENS,
             pad_token_id=tokenizer.pad_token_id,
         )

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from ..errors import DataError
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +15,6 @@ UNEDITED = "unedited"
 
 Pairs = list[tuple[float, float]]
 """For each question (right, wrong), mean log-probabilities in nats."""
-
-Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,8 @@ class Result:
         rewrite_acc: the share of the new object's tokens that are the model's first choice after
             the prompt, 0 to 1; what EasyEdit calls so.
         drift: the penalty at γ = 1 on the record's prompt; 0 without an edit.
-        fluency: mean n-gram entropy of generated texts in bits, None without openings.
+        fluency: mean n-gram entropy of generated texts in bits, None without openings or with a
+            model that gives no finite probabilities.
         steps: optimisation steps of the edit; of edits made in one call, their mean.
         seconds: wall time of the edit; of edits made in one call, their mean.
         error: why there is no edit; then there are no scores.
@@ -109,46 +104,3 @@ def _pairs(scores: Any) -> dict[str, Pairs]:
         task: [(float(right), float(wrong)) for right, wrong in pairs]
         for task, pairs in scores.items()
     }
-
-
-def line_of(item: Result | Checkpoint) -> str:
-    """An item as a line of its file, without what is kept elsewhere."""
-    names = [f.name for f in fields(item) if f.name != "saved"]
-    return json.dumps({name: getattr(item, name) for name in names}) + "\n"
-
-
-def append_lines(file: Path, items: Sequence[Result | Checkpoint]) -> None:
-    """Write items at a file's end, and see that they are on the disk."""
-    with file.open("a", encoding="utf-8") as stream:
-        stream.writelines(map(line_of, items))
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def read_results(file: Path) -> list[Result]:
-    """The results in a file; a last line that was cut off is taken away from it.
-
-    Raises `DataError` for any other line that is no result.
-    """
-    return _read_lines(file, Result.from_line)
-
-
-def read_checkpoints(file: Path) -> list[Checkpoint]:
-    """The checkpoints in a file, without what is saved elsewhere; otherwise as `read_results`."""
-    return _read_lines(file, Checkpoint.from_line)
-
-
-def _read_lines(file: Path, from_line: Callable[[bytes], Line]) -> list[Line]:
-    if not file.exists():
-        return []
-    content = file.read_bytes()
-    whole, newline, cut = content.rpartition(b"\n")
-    if cut:
-        os.truncate(file, len(whole) + len(newline))
-    found = []
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            found.append(from_line(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{file}: line {number} is no result: {error}") from None
-    return found

@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..errors import ChangedModelError
+from ._files import append_lines, drop_half_line, read_results, rewrite
 from ._records import Record
-from ._results import UNEDITED, Result, append_lines, line_of, read_results
+from ._results import UNEDITED, Result
 from ._single import RecordTask
 from .engines import Engine, Item
 
@@ -28,6 +30,7 @@ class EvaluationRun:
     def __init__(self, engine: Engine, file: Path, retry_failed: bool = False) -> None:
         self._engine = engine
         self._file = file
+        drop_half_line(file)
         self.results = read_results(file)
         if retry_failed and any(result.error is not None for result in self.results):
             self.results = [result for result in self.results if result.error is None]
@@ -38,12 +41,21 @@ class EvaluationRun:
         records: Sequence[Record],
         on_item: Callable[[Item], None] = lambda item: None,
     ) -> list[Result]:
-        """Evaluate what has no result yet; gives all results, old and new."""
-        for item in self._engine.items(self._todo(records)):
-            assert isinstance(item, Result)
-            append_lines(self._file, [item])
-            self.results.append(item)
-            on_item(item)
+        """Evaluate what has no result yet; gives all results, old and new.
+
+        Raises:
+            ChangedModelError: at the end; the results are not to be trusted, and no later run
+                goes on with them.
+        """
+        try:
+            for item in self._engine.items(self._todo(records)):
+                assert isinstance(item, Result)
+                append_lines(self._file, [item])
+                self.results.append(item)
+                on_item(item)
+        except ChangedModelError as error:
+            kept = self._file.replace(self._file.with_name(f"untrusted-{self._file.name}"))
+            raise ChangedModelError(f"{error}. What was measured is in {kept}") from error
         return self.results
 
     def _todo(self, records: Sequence[Record]) -> deque[RecordTask]:
@@ -53,10 +65,3 @@ class EvaluationRun:
         wanted = {UNEDITED, *self._engine.arms}
         todo = [RecordTask(record, frozenset(done.get(record.key, ()))) for record in records]
         return deque(task for task in todo if wanted - task.done)
-
-
-def rewrite(file: Path, items: Sequence[Item]) -> None:
-    """Put other lines in place of a file's, all or none."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_text("".join(map(line_of, items)), encoding="utf-8")
-    part.replace(file)

@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
+from transformers import set_seed
 
 from ..errors import ConfigError
 from ..method._measure import DriftProbe
-from ._editor import Editor, counted_steps
+from ._editor import Editor, counted_steps, take_back
 from ._measure import Measure
 from ._perplexity import Perplexity
 from ._records import Question, Record
@@ -113,13 +113,14 @@ class SequenceEvaluator:
         try:
             self._load(task.saved)
             yield from self._leg(task)
+            checkpoint = self._checkpoint(task.arm, task.end)
         finally:
-            self._unedited.restore()
-            self._editor.reset()
+            take_back(self._editor, self._unedited)
+        self._unedited.check()  # a checkpoint says that its leg can be trusted
+        yield checkpoint
 
     def finish(self) -> None:
-        """See `Evaluator.finish`."""
-        self._unedited.check()
+        """See `Evaluator.finish`: each leg has been looked at."""
 
     def _leg(self, leg: Leg) -> Iterator[Item]:
         arm, done = self._arms[leg.arm], set(leg.failed)
@@ -132,11 +133,10 @@ class SequenceEvaluator:
         for record in self._records[: leg.end]:
             if record.key not in done:
                 yield replace(self._ask(record, arm.name, leg.end), when="checkpoint")
-        yield self._checkpoint(leg.arm, leg.end)
 
     def _edit(self, batch: Sequence[Record], arm: Arm, edits: int) -> list[Result]:
         """Edit a batch, and ask about it directly afterwards; an error leaves things as before."""
-        torch.manual_seed(self._seed)
+        set_seed(self._seed)
         before, remembered = self._unedited.edited(), self._editor.state()
         started = time.perf_counter()
         try:

@@ -15,15 +15,15 @@ from urllib.parse import quote
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from ._results import (
-    UNEDITED,
-    Checkpoint,
-    Result,
+from ._files import (
     append_lines,
+    drop_half_line,
     read_checkpoints,
     read_results,
+    replacing,
+    rewrite,
 )
-from ._run import rewrite
+from ._results import UNEDITED, Checkpoint, Result
 from ._sequence import Leg
 from .engines import Engine, Item
 
@@ -68,6 +68,8 @@ class SequenceRun:
         self._wanted = list(checkpoints)
         self._results_file = folder / "results.jsonl"
         self._checkpoints_file = folder / "checkpoints.jsonl"
+        for file in (self._results_file, self._checkpoints_file):
+            drop_half_line(file)
         self.checkpoints = read_checkpoints(self._checkpoints_file)
         reached = {checkpoint.arm: checkpoint.edits for checkpoint in self.checkpoints}
         found = read_results(self._results_file)
@@ -120,11 +122,9 @@ class SequenceRun:
     def _save(self, checkpoint: Checkpoint) -> None:
         from safetensors.torch import save_file
 
-        file = self._saved(checkpoint.arm, checkpoint.edits)
-        part = file.with_name(f"{file.name}.part")
         contiguous = {name: tensor.contiguous() for name, tensor in checkpoint.saved.items()}
-        save_file(contiguous, part)
-        part.replace(file)
+        with replacing(self._saved(checkpoint.arm, checkpoint.edits)) as part:
+            save_file(contiguous, part)
 
     def _load(self, arm: str, edits: int) -> dict[str, Tensor]:
         from safetensors import SafetensorError

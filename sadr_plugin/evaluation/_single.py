@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
+from transformers import set_seed
 
 from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
 from ..method._measure import DriftProbe
@@ -77,7 +77,7 @@ class SingleEvaluator:
         self._unedited.check()
 
     def _result(self, record: Record, arm: Arm, probe: DriftProbe | None) -> Result:
-        torch.manual_seed(self._seed)
+        set_seed(self._seed)
         started = time.perf_counter()
         try:
             with (

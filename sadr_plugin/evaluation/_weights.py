@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import EvaluationError
+from ..errors import ChangedModelError, EvaluationError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,9 +58,12 @@ class UneditedWeights:
         """See that the whole model is what it was, to the bit.
 
         Raises:
-            EvaluationError: it is not.
+            ChangedModelError: it is not.
         """
-        self._expect(set(self._hashes))
+        try:
+            self._expect(set(self._hashes))
+        except EvaluationError as error:
+            raise ChangedModelError(str(error)) from None
 
     @torch.no_grad()
     def changes(self) -> dict[str, float]:

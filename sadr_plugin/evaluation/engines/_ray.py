@@ -139,7 +139,10 @@ class _Crew:
         except exceptions.RayTaskError as error:
             own = isinstance(error.cause, SadrError)
             self._fail(error.cause if own else error)
+        except exceptions.UnserializableException as error:
+            self._fail(EvaluationError(f"{_name(of.task)}: its error cannot be sent: {error}"))
         except exceptions.RayError as error:
+            self._ray.kill(of.worker)  # if it is only out of reach, it would keep its place
             if getattr(error, "actor_init_failed", False):
                 self._fail(EvaluationError(f"a worker could not start: {error}"))
             elif of.attempt == ATTEMPTS:
@@ -176,12 +179,13 @@ class _Crew:
             warnings.warn(f"SADR: {why}; the other {self._count} go on alone", stacklevel=2)
 
     def _finish(self) -> None:
-        try:
-            self._ray.get([worker.finish.remote() for worker in self._idle])
-        except self._ray.exceptions.RayTaskError as error:
-            self._fail(error.cause if isinstance(error.cause, SadrError) else error)
-        except self._ray.exceptions.RayError:
-            pass  # a worker that has died since takes its model with it
+        for answer in [worker.finish.remote() for worker in self._idle]:
+            try:
+                self._ray.get(answer)
+            except self._ray.exceptions.RayTaskError as error:
+                self._fail(error.cause if isinstance(error.cause, SadrError) else error)
+            except self._ray.exceptions.RayError:
+                pass  # a worker that has died since takes its model with it
 
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
