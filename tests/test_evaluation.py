@@ -215,7 +215,7 @@ class Fragile(SmallEditor):
     """Takes its process with it at record 2, the first ``times`` times."""
 
     def __init__(self, folder, times, error=None):
-        super().__init__(error=error)
+        super().__init__(error=Odd("a", "b") if error == "odd" else error)
         self.folder, self.times = Path(folder), times
 
     def edit(self, records, sadr):
@@ -287,7 +287,7 @@ def test_an_error_on_a_worker(tmp_path, two_workers):
         two_workers(tmp_path / "own", 0, ConfigError("no such setting"))
     (tmp_path / "odd").mkdir()
     with pytest.raises(EvaluationError, match="record 1: its error cannot be sent"):
-        two_workers(tmp_path / "odd", 0, Odd("a", "b"))
+        two_workers(tmp_path / "odd", 0, "odd")
 
 
 class Odd(Exception):

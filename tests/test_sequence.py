@@ -257,7 +257,7 @@ def test_workers_without_a_place_are_done_without(tmp_path, monkeypatch):
     from sadr_plugin.evaluation.engines import _ray
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(_ray, "PATIENCE", 40.0)  # on a new machine torch is slow to import
+    monkeypatch.setattr(_ray, "PATIENCE", 5.0)
     # GPUs that are not there: Ray counts what it is told. Another job holds the first of them.
     ray.init(num_gpus=2, include_dashboard=False, log_to_driver=False)
     try:

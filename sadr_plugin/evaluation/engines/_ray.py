@@ -17,12 +17,13 @@ from . import Evaluator, Item
 
 if TYPE_CHECKING:
     import ray
+    from ray.util.placement_group import PlacementGroup
 
 ATTEMPTS = 3
 """How often a task is begun whose worker dies."""
 
 PATIENCE = 60.0
-"""Seconds that the cluster has to find a place for a worker."""
+"""Seconds that the cluster has to find a GPU, or a share of one, for a worker."""
 
 
 @dataclass
@@ -101,7 +102,7 @@ class _Crew:
         self._gpu_share = 1 / math.ceil(self._count / gpus) if gpus else 0
         self._idle: list[Any] = []
         self._running: dict[ray.ObjectRef[list[Item]], _Running] = {}
-        self._placed: dict[Any, ray.ObjectRef[None]] = {}
+        self._places: dict[Any, PlacementGroup] = {}
         self._failure: Exception | None = None
 
     def items(self, queue: deque[Any]) -> Iterator[Item]:
@@ -142,7 +143,7 @@ class _Crew:
         except exceptions.UnserializableException as error:
             self._fail(EvaluationError(f"{_name(of.task)}: its error cannot be sent: {error}"))
         except exceptions.RayError as error:
-            self._ray.kill(of.worker)  # if it is only out of reach, it would keep its place
+            self._release(of.worker)  # if it is only out of reach, it would keep its place
             if getattr(error, "actor_init_failed", False):
                 self._fail(EvaluationError(f"a worker could not start: {error}"))
             elif of.attempt == ATTEMPTS:
@@ -160,7 +161,7 @@ class _Crew:
         unplaced = [
             (reference, of)
             for reference, of in self._running.items()
-            if not self._ray.wait([self._placed[of.worker]], timeout=0)[0]
+            if of.worker in self._places and not self._places[of.worker].wait(1)
         ]
         if not unplaced:
             return
@@ -169,7 +170,7 @@ class _Crew:
         why = f"{len(unplaced)} workers have found no place for {PATIENCE:.0f} seconds ({needs})"
         for reference, of in unplaced:
             del self._running[reference]
-            self._ray.kill(of.worker)
+            self._release(of.worker)
             waiting.appendleft((of.task, of.attempt))
         self._count -= len(unplaced)
         if self._count == 0:
@@ -191,11 +192,30 @@ class _Crew:
         self._failure = self._failure or error
 
     def _new_worker(self) -> Any:
-        actor = self._ray.remote(_Worker).options(num_gpus=self._gpu_share)
+        options: dict[str, Any] = {"num_gpus": self._gpu_share}
+        place = None
+        if self._gpu_share:  # without a GPU a worker asks for nothing, and finds it anywhere
+            from ray.util.placement_group import placement_group
+            from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+            place = placement_group([{"GPU": self._gpu_share}])
+            strategy = PlacementGroupSchedulingStrategy(placement_group=place)
+            options |= {"num_cpus": 0, "scheduling_strategy": strategy}
+        actor = self._ray.remote(_Worker).options(**options)
         worker = actor.remote(os.getcwd(), self._make, self._threads)
-        self._stack.callback(self._ray.kill, worker)
-        self._placed[worker] = worker.placed.remote()
+        if place is not None:
+            self._places[worker] = place
+        self._stack.callback(self._release, worker)
         return worker
+
+    def _release(self, worker: Any) -> None:
+        """End a worker, and have its place for another."""
+        self._ray.kill(worker)
+        place = self._places.pop(worker, None)
+        if place is not None:
+            from ray.util.placement_group import remove_placement_group
+
+            remove_placement_group(place)
 
 
 def _name(task: Any) -> str:
@@ -212,9 +232,6 @@ class _Worker:
         self._make = make
         self._threads = threads
         self._evaluator: Evaluator | None = None
-
-    def placed(self) -> None:
-        """Answers once the process has a place."""
 
     def items(self, task: Any) -> list[Item]:
         if self._evaluator is None:
