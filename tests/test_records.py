@@ -290,6 +290,14 @@ def test_a_bad_record_is_named_or_skipped(tmp_path, item, message):
     assert message in data.skipped[0]
 
 
+def test_groups_that_are_not_asked_are_named(tmp_path):
+    asked = [{"prompt": "Danielle sings", "ground_truth": "no"}]
+    others = {"Subject_Aliasing": asked, "Two_Hops": asked, "Empty": []}
+    data = load(write(tmp_path, [changed(KNOWEDIT, others, "portability"), KNOWEDIT, MERGED]))
+    assert len(data.records) == 3
+    assert data.not_asked == {"portability.Two_Hops": 1}
+
+
 def test_a_question_that_no_model_can_win_is_left_out(tmp_path):
     file = write(tmp_path, [changed(MERGED, ["English"], "l-relation", "targets"), MERGED])
     lost, kept = (record.relations for record in load(file).records)

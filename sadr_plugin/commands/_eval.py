@@ -217,6 +217,8 @@ def evaluate(
             console.print(failed, markup=False)
     for skipped in found.skipped:
         console.print(f"skipped: {skipped}", markup=False)
+    for group, count in found.not_asked.items():
+        console.print(f"not asked: {group}, in {count} records of the file", markup=False)
     console.print(f"in {out.absolute()}", markup=False)
 
 

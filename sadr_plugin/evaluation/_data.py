@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ._formats import as_record
+from ._formats import as_record, groups_not_asked
 from ._records import Record
 
 
@@ -20,10 +21,13 @@ class Data:
     Attributes:
         records: the good records, in the file's order.
         skipped: what was wrong with the others, one line each.
+        not_asked: in how many records there are questions of a group that is not known, by its
+            name.
     """
 
     records: list[Record]
     skipped: list[str]
+    not_asked: dict[str, int] = field(default_factory=dict)
 
 
 BUILTIN = Path(__file__).with_name("builtin.json")
@@ -50,6 +54,7 @@ def load(file: Path, skip_bad: bool = False) -> Data:
         raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from None
     records: dict[str, Record] = {}
     skipped: list[str] = []
+    not_asked: Counter[str] = Counter()
     for number, item in _items(content):
         try:
             if isinstance(item, _Broken):
@@ -58,6 +63,7 @@ def load(file: Path, skip_bad: bool = False) -> Data:
             if record.key in records:
                 raise ValueError(f"case_id: {record.key} is an earlier record's")
             records[record.key] = record
+            not_asked.update(groups_not_asked(item))
         except ValueError as error:
             wrong = f"record {number}: {error}"
             if not skip_bad:
@@ -65,7 +71,7 @@ def load(file: Path, skip_bad: bool = False) -> Data:
             skipped.append(wrong)
     if not records:
         raise DataError(f"{file}: holds no usable record" + "".join(f"; {s}" for s in skipped[:3]))
-    return Data(list(records.values()), skipped)
+    return Data(list(records.values()), skipped, dict(not_asked))
 
 
 class _Broken(ValueError):

@@ -218,6 +218,13 @@ def _asked(groups: Groups, names: Sequence[str], wrong: str) -> tuple[Question, 
     return tuple(question for fact in facts for question in fact.questions(wrong))
 
 
+ALIASES, CONSEQUENCES = ("Subject_Aliasing",), ("Reasoning", "Logical_Generalization")
+RELATIONS, REMINDERS = ("Relation_Specificity",), ("Forgetfulness",)
+"""KnowEdit's groups of questions, by what they are asked as."""
+
+ASKED = {"portability": ALIASES + CONSEQUENCES, "locality": RELATIONS + REMINDERS}
+
+
 class KnowEdit(_Format):
     """KnowEdit's sets: ZsRE, WikiData_counterfact; and what EasyEdit made of ZsRE before.
 
@@ -235,7 +242,7 @@ class KnowEdit(_Format):
     locality: Groups = {}
 
     def record(self, key: str) -> Record:
-        """As a `Record`; groups of other names than KnowEdit's are not asked."""
+        """As a `Record`; see `groups_not_asked` for those of other names than KnowEdit's."""
         new, true = self.target_new, self.ground_truth
         rephrased = self.rephrase_prompt or []
         rephrased = [rephrased] if isinstance(rephrased, str) else rephrased
@@ -246,10 +253,10 @@ class KnowEdit(_Format):
             _edit(key, self.subject, self.prompt, new, true),
             paraphrases=tuple(Question(prompt, new, true) for prompt in rephrased),
             # An alias's own answer is the new object, in other words perhaps.
-            aliases=_asked(self.portability, ["Subject_Aliasing"], true),
-            consequences=_asked(self.portability, ["Reasoning", "Logical_Generalization"], true),
-            relations=_asked(self.locality, ["Relation_Specificity"], new),
-            reminders=_asked(self.locality, ["Forgetfulness"], new),
+            aliases=_asked(self.portability, ALIASES, true),
+            consequences=_asked(self.portability, CONSEQUENCES, true),
+            relations=_asked(self.locality, RELATIONS, new),
+            reminders=_asked(self.locality, REMINDERS, new),
             neighbours=neighbours,
         )
 
@@ -321,6 +328,16 @@ def as_record(item: Any, key: str) -> Record:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{field}: {first['msg']}, got {_short(first['input'])}") from None
+
+
+def groups_not_asked(item: Any) -> list[str]:
+    """Groups of questions in a good item that are not known, such as ``portability.Other``."""
+    return [
+        f"{field}.{name}"
+        for field, known in ASKED.items()
+        for name, facts in (item.get(field) or {}).items()
+        if name not in known and facts
+    ]
 
 
 def _weighable(record: Record) -> Record:
