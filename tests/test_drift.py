@@ -30,7 +30,7 @@ def test_without_the_flag_and_with_gamma_0_the_result_is_the_toolkits(
     sadr_plugin.disable()
     delta, losses = small.optimise(tiny_llama, word_tokenizer, request_, SmallHparams())
     sadr_plugin.enable()
-    for flag in (None, False, {"gamma": 0, "reuse": False}):
+    for flag in (None, False, {"gamma": 0}):
         with_flag = edit(small, tiny_llama, word_tokenizer, request_, flag)
         assert torch.equal(with_flag[0], delta)
         assert with_flag[1] == losses

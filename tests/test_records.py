@@ -293,7 +293,9 @@ def test_a_bad_record_is_named_or_skipped(tmp_path, item, message):
 def test_groups_that_are_not_asked_are_named(tmp_path):
     asked = [{"prompt": "Danielle sings", "ground_truth": "no"}]
     others = {"Subject_Aliasing": asked, "Two_Hops": asked, "Empty": []}
-    data = load(write(tmp_path, [changed(KNOWEDIT, others, "portability"), KNOWEDIT, MERGED]))
+    stranger = {**MERGED, "portability": ["another format's"]}
+    items = [changed(KNOWEDIT, others, "portability"), KNOWEDIT, stranger]
+    data = load(write(tmp_path, items))
     assert len(data.records) == 3
     assert data.not_asked == {"portability.Two_Hops": 1}
 

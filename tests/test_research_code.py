@@ -26,7 +26,7 @@ from sadr_memit.hparams_files import sadr_read_hparams
 from sadr_plugin.commands._editors import attachabilities
 from sadr_plugin.devices import cuda_or_cpu
 from sadr_plugin.errors import ConfigError
-from sadr_plugin.testing import EditorConformance, witnessing
+from sadr_plugin.testing import REUSE_TOLERANCE, EditorConformance, assert_equal, witnessing
 from support import tiny_llama, word_tokenizer
 
 HOME = os.environ.get("SADR_RESEARCH_HOME")
@@ -197,7 +197,7 @@ def test_on_smollm2(repository, editor, smol):
         assert point in sadr_plugin.attached()
         found = {}
         with witnessing() as witness:
-            for sadr in (None, {"gamma": 0, "reuse": False}, True):
+            for sadr in (None, {"gamma": 0, "reuse": False}, {"gamma": 0}, True):
                 values = {"layers": [9], "v_loss_layer": 29, "v_lr": 0.5, "clamp_norm_factor": 4}
                 values |= {"v_weight_decay": 0.5, "lm_head_module": "model.embed_tokens"}
                 hparams = dataclasses.asdict(hparams_of(point, **values))
@@ -206,10 +206,11 @@ def test_on_smollm2(repository, editor, smol):
                 hparams = load(point.hparams).from_json(file)
                 out = optimise(point, model, tok, hparams, 9, request, contexts, 1536)
                 found[str(sadr)] = out if isinstance(out, tuple) else (out,)
-    alone, free, held = found.values()
+    alone, free, reused, held = found.values()
     assert all(torch.equal(a, b) for a, b in zip(alone, free, strict=True))
+    assert_equal(list(reused), list(alone), "reuse changes the result", REUSE_TOLERANCE)
     assert not all(torch.equal(a, b) for a, b in zip(alone, held, strict=True))
-    free, held = witness.reports
+    free, _, held = witness.reports
     print(
         f"| {point.editor} | `{point.function}` | {repository} | {held.gamma:g} | "
         f"{free.steps[-1].penalty:.4f} | {held.steps[-1].penalty:.4f} |"

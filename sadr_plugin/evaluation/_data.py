@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ._formats import as_record, groups_not_asked
+from ._formats import parse, weighable
 from ._records import Record
 
 
@@ -59,11 +59,12 @@ def load(file: Path, skip_bad: bool = False) -> Data:
         try:
             if isinstance(item, _Broken):
                 raise item
-            record = as_record(item, str(number))
+            parsed = parse(item)
+            record = weighable(parsed.record(str(number)))
             if record.key in records:
                 raise ValueError(f"case_id: {record.key} is an earlier record's")
             records[record.key] = record
-            not_asked.update(groups_not_asked(item))
+            not_asked.update(parsed.groups_not_asked())
         except ValueError as error:
             wrong = f"record {number}: {error}"
             if not skip_bad:

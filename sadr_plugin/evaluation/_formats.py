@@ -46,6 +46,10 @@ class _Format(BaseModel):
     def record(self, key: str) -> Record:
         raise NotImplementedError
 
+    def groups_not_asked(self) -> list[str]:
+        """Groups of questions that are not known, such as ``portability.Other``."""
+        return []
+
 
 def _edit(key: str, subject: str, prompt: str, new: str, true: str) -> Record:
     """A record with its edit and no questions yet; `ValueError` as for `_template`."""
@@ -242,7 +246,7 @@ class KnowEdit(_Format):
     locality: Groups = {}
 
     def record(self, key: str) -> Record:
-        """As a `Record`; see `groups_not_asked` for those of other names than KnowEdit's."""
+        """As a `Record`."""
         new, true = self.target_new, self.ground_truth
         rephrased = self.rephrase_prompt or []
         rephrased = [rephrased] if isinstance(rephrased, str) else rephrased
@@ -259,6 +263,15 @@ class KnowEdit(_Format):
             reminders=_asked(self.locality, REMINDERS, new),
             neighbours=neighbours,
         )
+
+    def groups_not_asked(self) -> list[str]:
+        """Those of other names than KnowEdit's."""
+        return [
+            f"{field}.{name}"
+            for field, known in ASKED.items()
+            for name, facts in getattr(self, field).items()
+            if name not in known and facts
+        ]
 
 
 class ZsRE(KnowEdit):
@@ -309,12 +322,11 @@ def _refuse_without_object(item: dict[str, Any]) -> None:
         )
 
 
-def as_record(item: Any, key: str) -> Record:
-    """The record that an item of a file holds.
+def parse(item: Any) -> _Format:
+    """What an item of a file says, in whatever format; ``record`` gives it as a `Record`.
 
     Args:
         item: as JSON gave it.
-        key: the record's key where the item has none of its own.
 
     Raises:
         ValueError: naming the field that is at fault.
@@ -323,24 +335,14 @@ def as_record(item: Any, key: str) -> Record:
         raise ValueError(f"expected an object, got {_short(item)}")
     _refuse_without_object(item)
     try:
-        return _weighable(_format_of(item).model_validate(item).record(key))
+        return _format_of(item).model_validate(item)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{field}: {first['msg']}, got {_short(first['input'])}") from None
 
 
-def groups_not_asked(item: Any) -> list[str]:
-    """Groups of questions in a good item that are not known, such as ``portability.Other``."""
-    return [
-        f"{field}.{name}"
-        for field, known in ASKED.items()
-        for name, facts in (item.get(field) or {}).items()
-        if name not in known and facts
-    ]
-
-
-def _weighable(record: Record) -> Record:
+def weighable(record: Record) -> Record:
     """The record without questions whose right answer is the wrong one, which no model can win.
 
     Raises `ValueError` where the new object is the true one.

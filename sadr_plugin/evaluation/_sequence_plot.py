@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import EvaluationError
 from ._metrics import SHORT
@@ -38,47 +39,58 @@ def draw_sequence(file: Path, summary: SequenceSummary, title: str) -> None:
     rows = -(-len(panels) // COLUMNS)
     figure = new_figure(figsize=(2.9 * COLUMNS, 2.4 * rows + 0.8), layout="constrained")
     all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-    arms = list(summary.points[-1].models)
     for axes, (name, curve) in zip(all_axes, panels, strict=False):
-        for number, arm in enumerate(arms):
-            found = [
-                (p.edits, value) for p in summary.points if (value := curve(p, arm)) is not None
-            ]
-            if not found:
-                continue
-            places = [edits for edits, _ in found]
-            estimates = [value for _, value in found if isinstance(value, Estimate)]
-            colour = "grey" if arm == UNEDITED else f"C{number}"
-            if estimates:
-                axes.plot(places, [e.mean for e in estimates], ".-", color=colour, label=arm)
-                low = [e.mean if e.low is None else e.low for e in estimates]
-                high = [e.mean if e.high is None else e.high for e in estimates]
-                axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
-                axes.set_ylim(-3, 103)
-            else:
-                axes.plot(places, [v for _, v in found], ".-", color=colour, label=arm)
-        if len(summary.points) > 1:
-            axes.set_xscale("log")
-            axes.set_xticks([p.edits for p in summary.points], [p.edits for p in summary.points])
-            axes.minorticks_off()
+        draw_panel(axes, summary, curve)
         axes.set_title(name, fontsize="medium")
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize="medium")
     figure.supxlabel("edits made", fontsize="medium")
     lines, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=len(arms), fontsize="small")
+    figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
     save(figure, file)
+
+
+def draw_panel(axes: Any, summary: SequenceSummary, curve: Curve) -> None:
+    """Draw a line for each arm over the number of edits, with 95 % intervals where there are some.
+
+    Args:
+        axes: matplotlib's, to draw on.
+        summary: what is drawn.
+        curve: what of it.
+    """
+    for number, arm in enumerate(summary.points[-1].models):
+        found = [(p.edits, value) for p in summary.points if (value := curve(p, arm)) is not None]
+        if not found:
+            continue
+        places = [edits for edits, _ in found]
+        estimates = [value for _, value in found if isinstance(value, Estimate)]
+        colour = "grey" if arm == UNEDITED else f"C{number}"
+        if estimates:
+            axes.plot(places, [e.mean for e in estimates], ".-", color=colour, label=arm)
+            low = [e.mean if e.low is None else e.low for e in estimates]
+            high = [e.mean if e.high is None else e.high for e in estimates]
+            axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+            axes.set_ylim(-3, 103)
+        else:
+            axes.plot(places, [v for _, v in found], ".-", color=colour, label=arm)
+    if len(summary.points) > 1:
+        axes.set_xscale("log")
+        axes.set_xticks([p.edits for p in summary.points], [p.edits for p in summary.points])
+        axes.minorticks_off()
+
+
+def accuracy(task: str) -> Curve:
+    """The share of right answers, percent."""
+
+    def curve(point: Point, arm: str) -> Estimate | None:
+        return next((a.accuracy[task] for a in point.arms if a.arm == arm), None)
+
+    return curve
 
 
 def _panels() -> dict[str, Curve]:
     """What is drawn, by the title of its panel."""
-
-    def accuracy(task: str) -> Curve:
-        def curve(point: Point, arm: str) -> Estimate | None:
-            return next((a.accuracy[task] for a in point.arms if a.arm == arm), None)
-
-        return curve
 
     def unrelated(kind: str) -> Curve:
         return lambda point, arm: point.models[arm].unrelated[kind]

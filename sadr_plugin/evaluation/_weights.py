@@ -60,10 +60,7 @@ class UneditedWeights:
         Raises:
             ChangedModelError: it is not.
         """
-        try:
-            self._expect(set(self._hashes))
-        except EvaluationError as error:
-            raise ChangedModelError(str(error)) from None
+        self._expect(set(self._hashes), ChangedModelError)
 
     @torch.no_grad()
     def changes(self) -> dict[str, float]:
@@ -86,7 +83,9 @@ class UneditedWeights:
             for name in self._kept:
                 tensors[name].copy_(weights[name])
 
-    def _expect(self, names: AbstractSet[str]) -> None:
+    def _expect(
+        self, names: AbstractSet[str], kind: type[EvaluationError] = EvaluationError
+    ) -> None:
         tensors = _tensors(self._model)
         strange = tensors.keys() ^ self._hashes.keys()
         changed = strange | {
@@ -96,7 +95,7 @@ class UneditedWeights:
         }
         if changed:
             first, more = min(changed), len(changed) - 1
-            raise EvaluationError(
+            raise kind(
                 f"after an edit was taken back, {first}{f' and {more} more' if more else ''} of "
                 "the model is not what it was; its editor has to name all weights that it changes"
             )

@@ -10,6 +10,7 @@ import sadr_plugin
 from sadr_easyedit import smollm2
 from sadr_plugin import hookimpl
 from sadr_plugin.errors import ConfigError, PositionError
+from sadr_plugin.testing import REUSE_TOLERANCE, assert_equal
 from support import attributes
 
 REQUEST = {
@@ -85,6 +86,9 @@ def test_no_flag_or_false_is_bit_for_bit_the_toolkit(rome_main, model, tok, rome
         assert torch.equal(edited_weight(rome_main, model, tok, off), alone)
         off.sadr = {"gamma": 0, "reuse": False}
         assert torch.equal(edited_weight(rome_main, model, tok, off), alone)
+        off.sadr = {"gamma": 0}
+        found = edited_weight(rome_main, model, tok, off)
+        assert_equal([found], [alone], "reuse changes the result", REUSE_TOLERANCE)
         off.sadr = {"gamma": 5.0}
         assert not torch.equal(edited_weight(rome_main, model, tok, off), alone)
 
