@@ -37,6 +37,13 @@ class Attention(Protocol):
             eager attention, without what another kernel does not honour (softcap, sinks).
         """
 
+    def all_rows(self) -> Tensor:
+        """The rows of every token of a forward that ran in full.
+
+        Returns:
+            Probabilities [batch, heads, tokens, tokens], as `rows` has them.
+        """
+
 
 @dataclass(frozen=True)
 class AttentionWeights:
@@ -56,6 +63,10 @@ class AttentionWeights:
         prompt = torch.arange(len(position), device=self.weights.device)
         query = _among_queries(position, start, *self.weights.shape[-2:]).to(prompt.device)
         return self.weights[prompt, :, query].float()
+
+    def all_rows(self) -> Tensor:
+        """See `Attention.all_rows`."""
+        return self.weights.float()
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,12 @@ class AttentionCall:
     def rows(self, position: Tensor, start: Tensor | None = None) -> Tensor:
         """See `Attention.rows`."""
         return _rows_alike([self], position, start)[0]
+
+    def all_rows(self) -> Tensor:
+        """See `Attention.all_rows`."""
+        batch, tokens = self.query.shape[0], self.query.shape[2]
+        positions = torch.arange(tokens, device=self.query.device)
+        return torch.stack([self.rows(position.expand(batch)) for position in positions], dim=2)
 
     def likeness(self) -> Hashable:
         """Calls of equal likeness differ in query and key alone."""

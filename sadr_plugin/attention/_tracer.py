@@ -8,8 +8,9 @@ computes the weights itself, the output of its softmax.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,6 +68,47 @@ class _Operation:
                 "see; one is expected"
             )
         return AttentionWeights(inner[0].output)
+
+    def attend_by(self, rows: Tensor, heads: Sequence[int] | None) -> None:
+        """Have the call attend by other rows; to be asked inside a trace.
+
+        Args:
+            rows: [batch, heads, tokens, tokens], as `Attention.all_rows` gives them.
+            heads: which heads do; None for all.
+        """
+        if self.kind in _VALUE:
+            place, name = _VALUE[self.kind]
+            args, kwargs = self.handle.inputs
+            value = kwargs[name] if name in kwargs else args[place]
+            output = self.handle.output
+            attended = rows.to(value.dtype) @ _for_heads(value, rows.shape[1])
+            if self.kind == "kernel":
+                self.handle.output = _in_heads(output, attended, heads, dim=1)
+            else:  # (what each token attends to [batch, tokens, heads, head size], weights)
+                attended = attended.transpose(1, 2)
+                self.handle.output = (_in_heads(output[0], attended, heads, dim=2), *output[1:])
+            return
+        softmax = self.handle
+        if self.kind is None:
+            (softmax,) = _calls_in(self.handle.source, "softmax")
+        weights = softmax.output
+        softmax.output = _in_heads(weights, rows.to(weights.dtype), heads, dim=1)
+
+
+_VALUE = {"interface": (3, "value"), "kernel": (2, "value")}
+"""Where a call of a kind gets what its tokens hand on: argument number, and name."""
+
+
+def _for_heads(value: Tensor, heads: int) -> Tensor:
+    """``value`` [batch, key heads, tokens, head size] once for each head."""
+    return value.repeat_interleave(heads // value.shape[1], dim=1)
+
+
+def _in_heads(old: Tensor, new: Tensor, heads: Sequence[int] | None, dim: int) -> Tensor:
+    """``old`` with ``new`` in some heads, which lie along ``dim``."""
+    index = torch.arange(old.shape[dim]) if heads is None else torch.tensor(heads)
+    index = index.to(old.device)
+    return old.index_copy(dim, index, new.index_select(dim, index))
 
 
 def _calls_in(source: Any, kind: str) -> list[Any]:
@@ -198,8 +240,13 @@ class AttentionTracer:
         Raises:
             UnsupportedModelError: a watched module did not make its call.
         """
-        try:
+        with self._explained():
             return self._watch(forward, self._operations)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except NotCalled as error:
             classes = {type(module).__name__ for module in self._attention.values()}
             raise UnsupportedModelError(
@@ -214,6 +261,35 @@ class AttentionTracer:
         """As `run`, but with each layer's rows at ``position``; see `Attention.rows`."""
         output, seen = self.run(forward)
         return output, rows_of(seen, position)
+
+    def run_with(
+        self,
+        forward: Callable[[], Any],
+        rows: Sequence[Tensor],
+        heads: Mapping[int, Sequence[int] | None] | None = None,
+    ) -> Any:
+        """Run ``forward`` with other attention rows than its own.
+
+        Args:
+            forward: what is run; each watched layer attends once, to all tokens.
+            rows: for each watched layer, in their order, [batch, heads, tokens, tokens]; see
+                `Attention.all_rows`.
+            heads: by layer, the heads that attend by them, None for all of them; a layer that is
+                not there attends by its own. None for all layers.
+
+        Returns:
+            What ``forward`` returned.
+
+        Raises:
+            UnsupportedModelError: as `run` does.
+        """
+        changes = [
+            partial(operation.attend_by, of_layer, None if heads is None else heads[layer])
+            for layer, operation, of_layer in zip(self.layers, self._operations, rows, strict=True)
+            if heads is None or layer in heads
+        ]
+        with self._explained():
+            return observe(self._sight, forward, changes)[0]
 
     def _watch(
         self, forward: Callable[[], Any], operations: Sequence[_Operation]

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..adapter import EditorOptions, HparamsSummary
+from ..adapter import EditorOptions
 from ..errors import ConfigError
-from ..plugins import plugin_manager
 from . import _run_folder
-from ._hparams import summary_of
+from ._options import (
+    DType,
+    Engine,
+    Engines,
+    HparamsFile,
+    Limit,
+    Matmul,
+    Precision,
+    Resume,
+    SkipBad,
+    Threads,
+    TrustRemoteCode,
+    Workers,
+)
+from ._running import Place, as_json, make_evaluator, read_summary
 from .environment import silence
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..evaluation import Arm, Editor, Engine, Evaluator, Item
+    from ..evaluation import Item
     from ._eval_plans import Plan
 
 
@@ -36,33 +48,8 @@ class Modes(str, Enum):
     sequence = "sequence"
 
 
-class Engines(str, Enum):
-    """Where edits are evaluated."""
-
-    local = "local"
-    ray = "ray"
-
-
-class Types(str, Enum):
-    """Types of a model's weights."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Precision(str, Enum):
-    """`torch.set_float32_matmul_precision`."""
-
-    highest = "highest"
-    high = "high"
-    medium = "medium"
-
-
 def evaluate(
-    hparams_file: Annotated[
-        Path, typer.Argument(metavar="HPARAMS.yaml", help="The editor and its settings.")
-    ],
+    hparams_file: HparamsFile,
     data: Annotated[
         str,
         typer.Option(
@@ -70,10 +57,7 @@ def evaluate(
             "ZsRE or the official SADR format, told apart by their content."
         ),
     ],
-    limit: Annotated[
-        int | None,
-        typer.Option(help="How many records, chosen by the seed; else all.", min=1),
-    ] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of the choice, the contexts and generated texts.")] = 0,
     mode: Annotated[
         Modes,
@@ -118,41 +102,18 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("sadr-eval"),
-    resume: Annotated[bool, typer.Option(help="Go on where an earlier run stopped.")] = False,
+    resume: Resume = False,
     retry_failed: Annotated[
         bool, typer.Option(help="With --resume: try once more what could not be edited.")
     ] = False,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            help="Skip and count bad records, and those on which the editor itself fails; else "
-            "they end the run."
-        ),
-    ] = False,
+    skip_bad: SkipBad = False,
     fluency: Annotated[bool, typer.Option(help="Generate texts to measure fluency.")] = True,
-    engine: Annotated[
-        Engines, typer.Option(help="Here, or on the workers of a Ray cluster.")
-    ] = Engines.local,
-    workers: Annotated[
-        int | None, typer.Option(help="With ray: how many; else one for each GPU, or one.", min=1)
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Torch's threads, of each worker with ray.", min=1)
-    ] = None,
-    dtype: Annotated[
-        Types | None,
-        typer.Option(help="Type of the model's weights; else as the hparams say (fp16)."),
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    matmul: Annotated[
-        Precision,
-        typer.Option(
-            help="Precision of float32 matrix products; high and medium are faster where the "
-            "processor has TF32 or bfloat16."
-        ),
-    ] = Precision.highest,
+    engine: Engine = Engines.local,
+    workers: Workers = None,
+    threads: Threads = None,
+    dtype: DType = None,
+    trust_remote_code: TrustRemoteCode = False,
+    matmul: Matmul = Precision.highest,
 ) -> None:
     """Measure edits as the paper does, without SADR and with it.
 
@@ -168,11 +129,11 @@ def evaluate(
     file = BUILTIN if data == "builtin" else Path(data)
     found = load(file, skip_bad)
     chosen = sample(found.records, limit, seed)
-    summary = _summary(hparams_file)
+    summary = read_summary(hparams_file)
     options = EditorOptions(seed, dtype and dtype.value, trust_remote_code)
     chosen_arms = parse_arms(arms, summary.sadr, gamma or [])
     about = {
-        "hparams": _json(summary.settings),
+        "hparams": as_json(summary.settings),
         "arms": {arm.name: arm.sadr for arm in chosen_arms},
         "data": file.name,
         "data_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -198,11 +159,12 @@ def evaluate(
     if retry_failed and not resume:
         raise ConfigError("--retry-failed: there is nothing to try once more but with --resume")
     about |= plan.about
-    make = partial(_make, hparams_file, options, plan.evaluator)
+    place = Place(engine, workers, threads, matmul)
+    make = partial(make_evaluator, hparams_file, options, plan.evaluator)
     console = Console(file=sys.stdout)
     title = f"{summary.editor}, {len(chosen)} records of {file.name}"
-    with enabled(), _torch_settings(matmul, threads):
-        cluster = _cluster(engine, partial(_on_worker, make, matmul), chosen_arms, workers, threads)
+    with enabled(), place.torch_settings():
+        cluster = place.cluster(make, [arm.name for arm in chosen_arms])
         _run_folder.claim(out, about, resume)
         with silence():
             plan.start(cluster or LocalEngine(make()), out)
@@ -220,76 +182,6 @@ def evaluate(
     for group, count in found.not_asked.items():
         console.print(f"not asked: {group}, in {count} records of the file", markup=False)
     console.print(f"in {out.absolute()}", markup=False)
-
-
-def _summary(hparams_file: Path) -> HparamsSummary:
-    if not hparams_file.is_file():
-        raise ConfigError(f"there is no file {hparams_file}")
-    return summary_of(hparams_file)
-
-
-def _make(
-    hparams_file: Path,
-    options: EditorOptions,
-    evaluator: Callable[[Editor], Evaluator],
-) -> Evaluator:
-    """An evaluator with the editor and the model that the hparams file names.
-
-    SADR has to be enabled.
-    """
-    with silence():
-        editor: Editor | None = plugin_manager().hook.sadr_editor(
-            file=hparams_file, options=options
-        )
-    if editor is None:
-        raise ConfigError(
-            f"{hparams_file}: its adapter does not say how to evaluate its editor (sadr_editor)"
-        )
-    return evaluator(editor)
-
-
-def _cluster(
-    engine: Engines,
-    make: Callable[[], Evaluator],
-    arms: Sequence[Arm],
-    workers: int | None,
-    threads: int | None,
-) -> Engine | None:
-    """The engine with workers, if it is asked for."""
-    if engine is Engines.ray:
-        from ..evaluation import RayEngine
-
-        return RayEngine(make, [arm.name for arm in arms], workers, threads)
-    if workers is not None:
-        raise ConfigError("--workers: there are none but with --engine ray")
-    return None
-
-
-def _on_worker(make: Callable[[], Evaluator], matmul: Precision) -> Evaluator:
-    """The evaluator of a process that does nothing else."""
-    import torch
-
-    from .. import enable
-
-    torch.set_float32_matmul_precision(matmul.value)
-    enable()
-    return make()
-
-
-@contextlib.contextmanager
-def _torch_settings(matmul: Precision, threads: int | None) -> Iterator[None]:
-    """Torch's precision of matrix products and its threads, inside the block."""
-    import torch
-
-    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    torch.set_float32_matmul_precision(matmul.value)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.set_num_threads(before[1])
 
 
 @contextlib.contextmanager
@@ -318,8 +210,3 @@ def _shown(console: Console, title: str, plan: Plan) -> Iterator[Callable[[Item]
 
         yield show
         live.update(bar)
-
-
-def _json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON can hold them."""
-    return {name: json.loads(json.dumps(value, default=str)) for name, value in values.items()}

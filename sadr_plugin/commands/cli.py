@@ -12,6 +12,7 @@ from .._version import plugin_version
 from ..errors import SadrError
 from ..plugins import plugin_manager
 from ._doctor import doctor
+from ._drift import drift
 from ._editors import editors
 from ._eval import evaluate
 from ._models import models
@@ -52,6 +53,7 @@ def build() -> typer.Typer:
 
     app.command()(doctor)
     app.command()(editors)
+    app.command()(drift)
     app.command("eval")(evaluate)
     app.command()(models)
     for implementation in plugin_manager().hook.sadr_register_commands.get_hookimpls():

@@ -6,7 +6,6 @@ Each is a pydantic model, which gives the check, the error message and the JSON 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from pydantic import (
 from pydantic.json_schema import models_json_schema
 
 from ._records import QUESTIONS, Question, Record
+from ._subjects import find_subject
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -65,39 +65,8 @@ def _template(prompt: str, subject: str) -> str:
         if prompt.count("{}") > 1:
             raise ValueError(f"prompt: {prompt!r} holds '{{}}' more than once")
         return _only_braces(prompt)
-    start = _find(subject, prompt)
+    start = find_subject(subject, prompt)
     return _only_braces(f"{prompt[:start]}{{}}{prompt[start + len(subject) :]}")
-
-
-def _find(subject: str, prompt: str) -> int:
-    """Where the subject first stands in the prompt as words of its own.
-
-    Raises `ValueError` where it does not.
-    """
-    if not subject.strip() or subject not in prompt:
-        raise ValueError(f"subject: {subject!r} is not in the prompt {prompt!r}")
-    for start in range(len(prompt)):
-        end = start + len(subject)
-        if prompt.startswith(subject, start) and not (
-            _in_word(prompt, start) or _in_word(prompt, end)
-        ):
-            return start
-    raise ValueError(
-        f"subject: {subject!r} is in the prompt {prompt!r} only as part of another word"
-    )
-
-
-def _in_word(text: str, place: int) -> bool:
-    """Whether a word goes on across ``place``, between two characters.
-
-    Only letters with case and digits tell: scripts without case may put no spaces between words.
-    """
-    if not 0 < place < len(text):
-        return False
-    before, after = (unicodedata.category(c) for c in text[place - 1 : place + 1])
-    if after in ("Mn", "Mc", "Me"):
-        return True  # an accent or a vowel sign belongs to the letter before it
-    return {before, after} <= {"Lu", "Ll", "Lt", "Nd"}
 
 
 def _only_braces(template: str) -> str:

@@ -14,7 +14,7 @@ from ._editor import Editor
 from ._metrics import TASKS, ngram_entropy
 from ._records import Question, Record
 from ._results import Result
-from ._scoring import Scorer
+from ._scoring import Run, Scorer, just_run
 
 OPENINGS = 3
 """How many texts are generated for each record's fluency."""
@@ -67,13 +67,18 @@ class Measure:
         return Result(record.key, arm, scores, chosen, drift, fluency, **more)  # type: ignore[arg-type]
 
     def scores(
-        self, questions: Mapping[str, Sequence[Question]]
+        self, questions: Mapping[str, Sequence[Question]], run: Run = just_run
     ) -> dict[str, list[tuple[float, float]]]:
-        """By kind, for each question (right, wrong), mean log-probabilities in nats."""
-        return self._asked(questions)[0]
+        """By kind, for each question (right, wrong), mean log-probabilities in nats.
+
+        Args:
+            questions: by kind.
+            run: see `Scorer.answers`.
+        """
+        return self._asked(questions, run)[0]
 
     def _asked(
-        self, questions: Mapping[str, Sequence[Question]]
+        self, questions: Mapping[str, Sequence[Question]], run: Run = just_run
     ) -> tuple[dict[str, list[tuple[float, float]]], float]:
         """Besides, how far the model chooses the first question's right answer."""
         pairs = [
@@ -82,7 +87,7 @@ class Measure:
             for question in asked
             for answer in (question.right, question.wrong)
         ]
-        answers = self._scorer.answers(pairs)
+        answers = self._scorer.answers(pairs, run)
         found = iter(answers)
         scores = {
             task: [

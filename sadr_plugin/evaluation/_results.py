@@ -44,6 +44,11 @@ class Result:
         edits: how many edits had been made when the record was asked about, its own among them.
         when: "single": its own was the only one; "made": directly after its own; "checkpoint":
             with all the others so far.
+        heads: of each head in a layer that can drift (layer, head, KL(before ‖ now) of its row
+            in nats, its attention to the subject before, and now), at the prediction position of
+            the edit's prompt. What ``sadr drift`` measures, as is the next.
+        moved: by metric, for each question, the divergence of its attention, summed over layers
+            and heads, in nats; None where its prompt does not name the subject.
     """
 
     record: str
@@ -57,6 +62,8 @@ class Result:
     error: str | None = None
     edits: int = 1
     when: Literal["single", "made", "checkpoint"] = "single"
+    heads: list[list[float]] | None = None
+    moved: dict[str, list[float | None]] | None = None
 
     @classmethod
     def from_line(cls, line: bytes) -> Result:

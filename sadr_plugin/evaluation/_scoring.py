@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,15 @@ TOKENS_PER_BATCH = 2048
 
 LOGITS_PER_BATCH = 128
 """Positions at which a batch's logits are computed: each has those of a whole vocabulary."""
+
+
+Run = Callable[[Callable[[], Any]], Any]
+"""Runs a forward and gives its output."""
+
+
+def just_run(forward: Callable[[], Any]) -> Any:
+    """Run it as it is."""
+    return forward()
 
 
 @dataclass(frozen=True)
@@ -67,16 +77,17 @@ class Scorer:
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.no_grad()
-    def answers(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
+    def answers(self, asked: Sequence[tuple[str, str]], run: Run = just_run) -> list[Answer]:
         """How each answer fares after its prompt, in the order asked.
 
         Args:
             asked: (prompt, answer) pairs.
+            run: runs each forward and gives its output; the same pairs come to the same forwards.
         """
         found: dict[int, Answer] = {}
         sequences = [self._tokens(place, *pair) for place, pair in enumerate(asked)]
         for batch in self._batches(sorted(sequences, key=lambda s: len(s.ids))):
-            for sequence, answer in zip(batch, self._answers(batch), strict=True):
+            for sequence, answer in zip(batch, self._answers(batch, run), strict=True):
                 found[sequence.place] = answer
         return [found[place] for place in range(len(asked))]
 
@@ -101,7 +112,7 @@ class Scorer:
         if batch:
             yield batch
 
-    def _answers(self, batch: Sequence[_Sequence]) -> list[Answer]:
+    def _answers(self, batch: Sequence[_Sequence], run: Run) -> list[Answer]:
         device = input_device(self._model)
         width = max(len(sequence.ids) for sequence in batch)
         ids = torch.zeros((len(batch), width), dtype=torch.long)
@@ -110,7 +121,7 @@ class Scorer:
             ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
             mask[row, : len(sequence.ids)] = 1
         first = min(map(_first_predicting, batch))
-        logits = self._logits(ids.to(device), mask.to(device), first)
+        logits = self._logits(ids.to(device), mask.to(device), first, run)
         answers = []
         for row, sequence in enumerate(batch):
             end = len(sequence.ids)
@@ -121,22 +132,18 @@ class Scorer:
             answers.append(Answer(scores.mean().item(), chosen.item()))
         return answers
 
-    def _logits(self, ids: Tensor, mask: Tensor, first: int) -> Tensor:
+    def _logits(self, ids: Tensor, mask: Tensor, first: int, run: Run) -> Tensor:
         """Logits from position ``first`` on, [rows, positions, vocabulary]."""
+        forward = partial(self._model, input_ids=ids, attention_mask=mask, use_cache=False)
         if not self._keeps:
-            full: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            full: Tensor = run(forward).logits
             return full[:, first:]
         # Of a part of each row, and with frozen weights, torch would take as many products with
         # the whole vocabulary as there are rows.
         head = self._model.get_output_embeddings()  # type: ignore[operator]
         hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         try:
-            kept: Tensor = self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                use_cache=False,
-                logits_to_keep=ids.shape[1] - first,
-            ).logits
+            kept: Tensor = run(partial(forward, logits_to_keep=ids.shape[1] - first)).logits
         finally:
             hook.remove()
         return kept

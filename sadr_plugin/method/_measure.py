@@ -28,31 +28,41 @@ class DriftProbe:
         edit: the prompts to look at, and the layer after which to look.
         config: which layers count and how; the paper's settings if None.
 
+    Attributes:
+        before: the rows when the probe was made, [layers, prompts, heads, tokens].
+        positions: where the prompts lie among the tokens.
+        layers: the indices of the layers that are watched, in the order of the rows.
+
     Raises:
         PositionError: the subject's tokens cannot be found.
         UnsupportedModelError: the model's attention cannot be seen.
     """
 
+    layers: tuple[int, ...]
+
     def __init__(self, edit: Edit, config: SadrConfig | None = None) -> None:
         self._edit = edit
         self._hooks = plugin_manager().hook
         self._config = config or SadrConfig()
-        self._before, self._positions = self._rows()
+        self.before, self.positions = self._rows()
+
+    def now(self) -> Tensor:
+        """The rows of the model as it stands, as `before` has them."""
+        return self._rows()[0]
 
     def drift(self) -> float:
         """The drift penalty at γ = 1 since the probe was made."""
-        rows, positions = self._rows()
-        penalty, _ = penalise(self._hooks, self._config, self._before, rows, positions)
+        penalty, _ = penalise(self._hooks, self._config, self.before, self.now(), self.positions)
         return penalty.item()
 
     def before_in(self, rows: Tensor, positions: Positions) -> Tensor:
         """The rows from before, laid out as ``rows`` of a longer or otherwise padded batch."""
         before = torch.zeros_like(rows)
         for prompt, (was, now) in enumerate(
-            zip(self._positions.prediction.tolist(), positions.prediction.tolist(), strict=True)
+            zip(self.positions.prediction.tolist(), positions.prediction.tolist(), strict=True)
         ):
             seen = min(was, now) + 1  # no row attends beyond its own position
-            before[:, prompt, :, now + 1 - seen : now + 1] = self._before[
+            before[:, prompt, :, now + 1 - seen : now + 1] = self.before[
                 :, prompt, :, was + 1 - seen : was + 1
             ].to(rows.device)
         return before
@@ -73,6 +83,7 @@ class DriftProbe:
         run = functools.partial(edit.model, **batch)
         with tracer_for(watch_of(edit, self._config), self._hooks) as tracer:
             _, rows = tracer.run_with_rows(run, positions.prediction)
+            self.layers = tracer.layers
         return stack_layers(rows, device), positions
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sadr_plugin.commands._options import split_fact
 from sadr_plugin.commands.environment import silence, versions
 from sadr_plugin.errors import ConfigError
 
@@ -140,7 +141,9 @@ def demo(
     if json_file is not None and json_file.is_dir():
         raise ConfigError(f"--json: {json_file} is a folder, not a file")
     settings = Settings(subject, prompt, target.strip(), layer, gamma, steps, seed, covariance)
-    rows = rows_to_fill(settings, right, [_fact(text) for text in relation or []])
+    rows = rows_to_fill(
+        settings, right, [split_fact("--relation", text) for text in relation or []]
+    )
     record = Record("demo", subject, prompt, settings.target, right)
     console = Console(file=sys.stdout)
     outcomes = run(settings, record, rows, console)
@@ -272,10 +275,3 @@ def _ask(rows: list[Row], arm: str, model: nn.Module, tokenizer: Any) -> None:
 
 def _advance(progress: Progress, task: TaskID, steps: int) -> None:
     progress.update(task, completed=steps)
-
-
-def _fact(text: str) -> tuple[str, str]:
-    prompt, _, answer = text.rpartition("=")
-    if not prompt.strip() or not answer.strip():
-        raise ConfigError(f'--relation: expected "PROMPT=ANSWER", got {text!r}')
-    return prompt.strip(), answer.strip()

@@ -1,0 +1,252 @@
+"""What ``sadr drift`` found: on the terminal, as data, as a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..drift import AttentionMap, Correlation, Head, Variant, correlations, restored, transferred
+from ..errors import EvaluationError
+from ..evaluation import SHORT, TASKS, UNEDITED, Record, Result, summarise, table
+from ..pages import Page, heads, losses, metrics, steps
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..events import Report
+
+SHOWN_HEADS = 10
+
+MARKS = 6000
+"""How many squares the maps of a page may have together; each takes some 250 bytes."""
+
+ALL_HEADS = Variant()
+
+
+@dataclass(frozen=True)
+class DriftOfEdit:
+    """One edit.
+
+    Attributes:
+        record: the edit, and what was asked.
+        results: of all arms.
+        arms: the edited arms.
+        maps: attention at each prompt.
+        reports: the edit's steps, by arm, where they were seen.
+    """
+
+    record: Record
+    results: Sequence[Result]
+    arms: Sequence[str]
+    maps: Sequence[AttentionMap]
+    reports: Mapping[str, Report]
+
+    def show(self, console: Console) -> None:
+        """On the terminal."""
+        _show_heads(console, {arm: _heads(self.results, arm) for arm in self.arms})
+        for arm in self.arms:
+            shown = [UNEDITED, arm, restored(arm, ALL_HEADS), transferred(arm, ALL_HEADS)]
+            title = f"{arm}: probability of the right answer / of {self.record.target_new}"
+            _show_rows(console, title, [*self._rows(shown)], ("", "prompt", "right", *shown))
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "edit": {"prompt": self.record.prompt, "target": self.record.target_new},
+            "questions": [
+                {
+                    "metric": task,
+                    "prompt": question.prompt,
+                    "right": question.right,
+                    "wrong": question.wrong,
+                    "log_probabilities": {
+                        r.arm: dict(zip(("right", "wrong"), r.scores[task][number], strict=True))
+                        for r in self.results
+                    },
+                }
+                for task, ask in TASKS.items()
+                for number, question in enumerate(ask(self.record))
+            ],
+            "heads": {arm: [asdict(h) for h in _heads(self.results, arm)] for arm in self.arms},
+            "attention": [
+                {
+                    "metric": found.kind,
+                    "prompt": found.prompt,
+                    "tokens": found.tokens,
+                    "subject": found.subject,
+                    "layers": found.layers,
+                    "rows": {arm: rows.tolist() for arm, rows in found.rows.items()},
+                }
+                for found in self.maps
+            ],
+        }
+
+    def page(self) -> Page:
+        """As a page."""
+        record = self.record
+        page = Page(
+            f"{record.prompt} → {record.target_new}",
+            "Where this edit moves attention, and what that does.",
+        )
+        page.heading("The edit")
+        arms = [UNEDITED, *self.arms]
+        page.table(
+            [["", "prompt", "right", *arms], *self._rows(arms)],
+            "Probability of the right answer / of the new object.",
+            self._marks(arms),
+        )
+        page.heading("Attention, head by head")
+        page.text(
+            "Each square is a head; its colour, how far its row of attention at the prompt's last "
+            "token has moved, KL(before ‖ after). The row of one head is shown below: point at a "
+            "square, or walk with the arrow keys."
+        )
+        page.attention(_some(self.maps, len(self.arms)), self.arms)
+        page.heading("Does attention do it?")
+        exchanged = [name(arm, ALL_HEADS) for arm in self.arms for name in (restored, transferred)]
+        page.table(
+            [["", "prompt", "right", *exchanged], *self._rows(exchanged)],
+            "The same questions, with the unedited model's attention put into the edited model, "
+            "and the other way round.",
+            self._marks(exchanged),
+        )
+        if self.reports:
+            page.heading("Step by step")
+            page.chart("steps", steps(self.reports))
+        return page
+
+    def _rows(self, arms: Sequence[str]) -> Iterator[list[str]]:
+        """The questions with what each arm says; of an edit's own kind right is the new object."""
+        of_arm = {result.arm: result for result in self.results}
+        for task, ask in TASKS.items():
+            for number, question in enumerate(ask(self.record)):
+                pairs = [of_arm[arm].scores[task][number] for arm in arms]
+                cells = [f"{math.exp(right):.3f} / {math.exp(wrong):.3f}" for right, wrong in pairs]
+                prompt = question.prompt.replace(
+                    self.record.statement, f"… {self.record.target_new}."
+                )
+                yield [SHORT[task], prompt, question.right, *cells]
+
+    def _marks(self, arms: Sequence[str]) -> dict[tuple[int, int], str]:
+        """Which cells of `_rows` have the answer wrong."""
+        of_arm = {result.arm: result for result in self.results}
+        asked = [(task, n) for task, ask in TASKS.items() for n in range(len(ask(self.record)))]
+        return {
+            (row, 3 + place): "bad"
+            for row, (task, number) in enumerate(asked)
+            for place, arm in enumerate(arms)
+            if of_arm[arm].scores[task][number][0] <= of_arm[arm].scores[task][number][1]
+        }
+
+
+@dataclass(frozen=True)
+class DriftOfRecords:
+    """Many edits.
+
+    Attributes:
+        results: of all arms.
+        arms: all arms but the unedited.
+    """
+
+    results: Sequence[Result]
+    arms: Sequence[str]
+
+    @property
+    def edited_arms(self) -> list[str]:
+        """The arms whose attention was looked at."""
+        return list(dict.fromkeys(r.arm for r in self.results if r.heads))
+
+    def show(self, console: Console) -> None:
+        """On the terminal."""
+        _show_heads(console, {arm: _heads(self.results, arm) for arm in self.edited_arms})
+        console.print(table(summarise(self.results, self.arms), "attention exchanged"))
+        try:
+            rows = [_correlation_row(found) for found in correlations(self.results)]
+        except EvaluationError as error:
+            console.print(f"no correlations: {error}", markup=False)
+            return
+        _show_rows(console, "drift against the fall of the right answer", rows, CORRELATED)
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "arms": [asdict(summary) for summary in summarise(self.results, self.arms)],
+            "heads": {
+                arm: [asdict(h) for h in _heads(self.results, arm)] for arm in self.edited_arms
+            },
+            "correlations": [asdict(found) for found in correlations(self.results)],
+        }
+
+    def page(self) -> Page:
+        """As a page."""
+        summaries = summarise(self.results, self.arms)
+        page = Page("Attention drift", f"Over {summaries[0].records} records.")
+        page.heading("Does attention do it?")
+        page.chart("metrics", metrics(summaries, "Attention exchanged"))
+        page.heading("Which heads drift")
+        found = {arm: _heads(self.results, arm) for arm in self.edited_arms}
+        largest = max((h[0].divergence for h in found.values() if h), default=1.0)
+        for arm, of_arm in found.items():
+            page.chart(f"heads-{arm}", heads(of_arm, arm, largest))
+        page.heading("Are answers lost where attention has drifted?")
+        related = correlations(self.results)
+        page.table([list(CORRELATED), *map(_correlation_row, related)])
+        for one in related:
+            page.chart(f"losses-{one.arm}-{one.kind}".replace(" ", "-"), losses(one))
+        return page
+
+
+CORRELATED = ("arm", "questions about", "number", "Pearson", "Spearman")
+
+
+def _correlation_row(found: Correlation) -> list[str]:
+    cells = [
+        f"{c.value:.2f}" + ("" if c.low is None else f" ({c.low:.2f} to {c.high:.2f})")
+        for c in (found.pearson, found.spearman)
+    ]
+    return [found.arm, found.kind, str(found.questions), *cells]
+
+
+def _heads(results: Sequence[Result], arm: str) -> list[Head]:
+    """The heads over all results of an arm, the most drifted first."""
+    sums: dict[tuple[int, int], list[list[float]]] = {}
+    for result in results:
+        if result.arm == arm:
+            for layer, head, *values in result.heads or []:
+                sums.setdefault((int(layer), int(head)), []).append(values)
+    means = {key: [sum(c) / len(c) for c in zip(*rows, strict=True)] for key, rows in sums.items()}
+    found = [Head(*key, *values) for key, values in means.items()]
+    return sorted(found, key=lambda head: -head.divergence)
+
+
+def _some(maps: Sequence[AttentionMap], arms: int) -> list[AttentionMap]:
+    """As many maps as there is room for: first the edit's own, then one of each kind, and so on."""
+    squares = arms * maps[0].to_subject(UNEDITED).numel()
+    return sorted(maps, key=lambda found: found.question)[: max(1, MARKS // squares)]
+
+
+def _show_heads(console: Console, found: Mapping[str, Sequence[Head]]) -> None:
+    for arm, of_arm in found.items():
+        rows = [
+            [str(h.layer), str(h.head), f"{h.divergence:.3f}", f"{h.before:.3f}", f"{h.now:.3f}"]
+            for h in of_arm[:SHOWN_HEADS]
+        ]
+        header = ("layer", "head", "moved by, nats", "to the subject before", "now")
+        _show_rows(console, f"{arm}: the heads that drifted most", rows, header)
+
+
+def _show_rows(
+    console: Console, title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ()
+) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(
+        *header, title=title, box=box.SIMPLE, padding=(0, 0, 0, 1), show_header=bool(header)
+    )
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)

@@ -1,0 +1,70 @@
+"""What a command writes besides what it shows: data, a page, pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..pages import Page
+
+
+class Findings(Protocol):
+    """What a command found."""
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+
+    def page(self) -> Page:
+        """As a page to look at."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where to, as the options of these names say; None for not at all."""
+
+    json: Path | None = None
+    report: Path | None = None
+    svg: Path | None = None
+    png: Path | None = None
+
+    def check(self) -> None:
+        """See beforehand that all can be written.
+
+        Raises:
+            ConfigError: there is no such folder, or what is there is not of the kind.
+            EvaluationError: what draws is not installed.
+        """
+        for option, file in (("--json", self.json), ("--report", self.report)):
+            if file is not None and not file.absolute().parent.is_dir():
+                raise ConfigError(f"{option}: there is no folder {file.absolute().parent}")
+            if file is not None and file.is_dir():
+                raise ConfigError(f"{option}: {file} is a folder, not a file")
+        for option, folder in (("--svg", self.svg), ("--png", self.png)):
+            if folder is not None and folder.exists() and not folder.is_dir():
+                raise ConfigError(f"{option}: {folder} is a file, not a folder")
+        if self.report or self.svg or self.png:
+            from ..pages import expect_drawing
+
+            expect_drawing()
+
+    def write(self, findings: Findings, console: Console) -> None:
+        """Write what is wanted, and say where the page is."""
+        if self.json is not None:
+            text = json.dumps(findings.as_data(), indent=2) + "\n"
+            self.json.write_text(text, encoding="utf-8")
+        if not (self.report or self.svg or self.png):
+            return
+        page = findings.page()
+        if self.report is not None:
+            page.write(self.report)
+            console.print(f"a page to look at: {self.report.absolute()}", markup=False)
+        for folder, suffix in ((self.svg, ".svg"), (self.png, ".png")):
+            if folder is not None:
+                page.write_charts(folder, suffix)

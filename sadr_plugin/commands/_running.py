@@ -1,0 +1,108 @@
+"""How commands come to an editor with its model, here or on workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapter import EditorOptions, HparamsSummary
+from ..errors import ConfigError
+from ..plugins import plugin_manager
+from ._hparams import summary_of
+from ._options import Engines, Precision
+from .environment import silence
+
+if TYPE_CHECKING:
+    from ..evaluation import Editor, Engine, Evaluator
+
+
+def read_summary(hparams_file: Path) -> HparamsSummary:
+    """What the hparams file says; raises `ConfigError` where there is none to read."""
+    if not hparams_file.is_file():
+        raise ConfigError(f"there is no file {hparams_file}")
+    return summary_of(hparams_file)
+
+
+def make_evaluator(
+    hparams_file: Path,
+    options: EditorOptions,
+    evaluator: Callable[[Editor], Evaluator],
+) -> Evaluator:
+    """An evaluator with the editor and the model that the hparams file names.
+
+    SADR has to be enabled.
+    """
+    return evaluator(make_editor(hparams_file, options))
+
+
+def make_editor(hparams_file: Path, options: EditorOptions) -> Editor:
+    """The editor and the model that the hparams file names; raises `ConfigError` without one."""
+    with silence():
+        editor: Editor | None = plugin_manager().hook.sadr_editor(
+            file=hparams_file, options=options
+        )
+    if editor is None:
+        raise ConfigError(
+            f"{hparams_file}: its adapter does not say how to evaluate its editor (sadr_editor)"
+        )
+    return editor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where edits are evaluated, as the options of these names say."""
+
+    engine: Engines = Engines.local
+    workers: int | None = None
+    threads: int | None = None
+    matmul: Precision = Precision.highest
+
+    def cluster(self, make: Callable[[], Evaluator], arms: Sequence[str]) -> Engine | None:
+        """The engine with workers, if it is asked for.
+
+        Raises `ConfigError` for workers of which there are none.
+        """
+        if self.engine is Engines.ray:
+            from ..evaluation import RayEngine
+
+            make = partial(_on_worker, make, self.matmul)
+            return RayEngine(make, arms, self.workers, self.threads)
+        if self.workers is not None:
+            raise ConfigError("--workers: there are none but with --engine ray")
+        return None
+
+    @contextlib.contextmanager
+    def torch_settings(self) -> Iterator[None]:
+        """Torch's precision of matrix products and its threads, inside the block."""
+        import torch
+
+        before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+        torch.set_float32_matmul_precision(self.matmul.value)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.set_num_threads(before[1])
+
+
+def _on_worker(make: Callable[[], Evaluator], matmul: Precision) -> Evaluator:
+    """The evaluator of a process that does nothing else."""
+    import torch
+
+    from .. import enable
+
+    torch.set_float32_matmul_precision(matmul.value)
+    enable()
+    return make()
+
+
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON can hold them."""
+    return {name: json.loads(json.dumps(value, default=str)) for name, value in values.items()}

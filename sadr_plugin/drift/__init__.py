@@ -1,0 +1,30 @@
+"""Looking at attention drift: maps of it, what it has to do with lost answers, and whether it is
+their cause.
+
+All names that a program needs are here::
+
+    from sadr_plugin.drift import CausalEvaluator, MapReader, Variant, correlations, ranked
+"""
+
+from ._causal import CausalEvaluator, Variant, arm_names, restored, transferred
+from ._correlation import Coefficient, Correlation, correlations
+from ._maps import AttentionMap, Head, MapReader, ranked
+from ._other import OtherModel
+from ._transplant import Transplant
+
+__all__ = [
+    "AttentionMap",
+    "CausalEvaluator",
+    "Coefficient",
+    "Correlation",
+    "Head",
+    "MapReader",
+    "OtherModel",
+    "Transplant",
+    "Variant",
+    "arm_names",
+    "correlations",
+    "ranked",
+    "restored",
+    "transferred",
+]

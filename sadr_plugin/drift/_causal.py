@@ -1,0 +1,220 @@
+"""The causal test: what attention does of an edit's damage, and of the edit.
+
+Both ways. The unedited model's attention is put into the edited model: what comes back, attention
+had taken. The edited model's is put into the unedited one: what is lost, attention takes by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import set_seed
+
+from ..errors import ConfigError
+from ..evaluation import (
+    TASKS,
+    UNEDITED,
+    Arm,
+    Editor,
+    Record,
+    Result,
+    UneditedWeights,
+    counted_steps,
+    edited,
+)
+from ..evaluation._measure import Measure
+from ..evaluation._scoring import Run
+from ..evaluation._single import RecordTask, failed, is_records_own
+from ._maps import AttentionMap, Head, MapReader, ranked
+from ._transplant import Transplant
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Whose attention is put in the other's place.
+
+    Attributes:
+        top: so many heads, those that drifted most at the edit's prediction position; None for
+            all.
+        window: in these layers, the first and the last; None for all.
+    """
+
+    top: int | None = None
+    window: tuple[int, int] | None = None
+
+    @classmethod
+    def of_layers(cls, text: str) -> Variant:
+        """Read ``"6-15"``; raises `ConfigError` for anything else."""
+        first, dash, last = text.partition("-")
+        try:
+            window = (int(first), int(last if dash else first))
+        except ValueError:
+            raise ConfigError(f"--window: expected layers such as 6-15, got {text!r}") from None
+        if window[0] > window[1]:
+            raise ConfigError(f"--window: {text!r} ends before it begins")
+        return cls(window=window)
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of an arm."""
+        if self.top is not None:
+            return f", {self.top} heads"
+        return "" if self.window is None else f", layers {self.window[0]}-{self.window[1]}"
+
+    def heads(
+        self, layers: Sequence[int], drifted: Sequence[Head]
+    ) -> Mapping[int, Sequence[int] | None] | None:
+        """By layer, the heads that are exchanged, as `AttentionTracer.run_with` takes them.
+
+        Args:
+            layers: the layers that are watched.
+            drifted: the heads, the most drifted first.
+        """
+        if self.top is not None:
+            chosen: dict[int, list[int]] = {}
+            for head in drifted[: self.top]:
+                chosen.setdefault(head.layer, []).append(head.head)
+            return dict(chosen)
+        if self.window is None:
+            return None
+        first, last = self.window
+        return {layer: None for layer in layers if first <= layer <= last}
+
+
+def restored(arm: str, variant: Variant) -> str:
+    """The name of the arm in which the unedited attention is put into the edited model."""
+    return f"{arm} + unedited attention{variant.suffix}"
+
+
+def transferred(arm: str, variant: Variant) -> str:
+    """The name of the arm in which the edited attention is put into the unedited model."""
+    return f"{UNEDITED} + {arm} attention{variant.suffix}"
+
+
+class CausalEvaluator:
+    """Makes the test with one model, record by record; an `Evaluator`.
+
+    Args:
+        editor: edits.
+        arms: the ways of editing.
+        variants: whose attention is exchanged.
+        seed: what the toolkit's own draws start from, for each record anew.
+        skip_bad: as for `SingleEvaluator`.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        arms: Sequence[Arm],
+        variants: Sequence[Variant] = (Variant(),),
+        seed: int = 0,
+        skip_bad: bool = False,
+    ) -> None:
+        self._editor = editor
+        self._arms = list(arms)
+        self._variants = list(variants)
+        self._seed = seed
+        self._skip_bad = skip_bad
+        self._unedited = UneditedWeights(editor.model, editor.weights)
+        self._measure = Measure(editor, seed, fluency=False)
+        self.edited_arms = [arm.name for arm in arms]
+        self.arms = arm_names(self.edited_arms, variants)
+        self.maps: list[AttentionMap] = []
+        """Those of the record last done."""
+
+    def items(self, task: RecordTask) -> Iterator[Result]:
+        """See `Evaluator.items`: a record's arms, as far as they have no result yet."""
+        for result in self._results(task.record):
+            if result.arm not in task.done:
+                yield result
+
+    def finish(self) -> None:
+        """See `Evaluator.finish`."""
+        self._unedited.check()
+
+    def _results(self, record: Record) -> Iterator[Result]:
+        try:
+            reader = MapReader(self._editor, record)
+        except Exception as error:
+            if not is_records_own(error, self._skip_bad):
+                raise
+            for name in (UNEDITED, *self.arms):
+                yield failed(record, name, error, 0.0)
+            return
+        before: list[list[Tensor]] = []
+        with Transplant(self._editor) as transplant:
+            scores = self._scores(record, transplant.keeping(before))
+        yield Result(record.key, UNEDITED, scores, None, 0.0, None, edits=0)
+        for arm in self._arms:
+            yield from self._arm(record, arm, reader, before)
+        self.maps = reader.maps()
+
+    def _arm(
+        self, record: Record, arm: Arm, reader: MapReader, before: list[list[Tensor]]
+    ) -> Iterator[Result]:
+        started = time.perf_counter()
+        after: list[list[Tensor]] = []
+        set_seed(self._seed)
+        try:
+            with (
+                counted_steps(self._editor.model) as steps,
+                edited(self._editor, self._unedited, [record], arm.sadr),
+            ):
+                taken, seconds = steps(), time.perf_counter() - started
+                reader.read(arm.name)
+                drifted = ranked(reader.maps()[:1], arm.name)
+                with Transplant(self._editor) as transplant:
+                    heads = [v.heads(transplant.layers, drifted) for v in self._variants]
+                    scores = self._scores(record, transplant.keeping(after))
+                    back = [self._scores(record, transplant.by(before, h)) for h in heads]
+        except Exception as error:
+            if not is_records_own(error, self._skip_bad):
+                raise
+            for name in arm_names([arm.name], self._variants):
+                yield failed(record, name, error, time.perf_counter() - started)
+            return
+        result = Result(record.key, arm.name, scores, None, None, None, taken, seconds)
+        yield _with_attention(result, record, reader.maps(), drifted)
+        for variant, found in zip(self._variants, back, strict=True):
+            yield Result(record.key, restored(arm.name, variant), found, None, None, None)
+        with Transplant(self._editor) as transplant:
+            for variant, chosen in zip(self._variants, heads, strict=True):
+                found = self._scores(record, transplant.by(after, chosen))
+                yield Result(record.key, transferred(arm.name, variant), found, None, None, None)
+
+    def _scores(self, record: Record, run: Run) -> dict[str, list[tuple[float, float]]]:
+        return self._measure.scores({task: ask(record) for task, ask in TASKS.items()}, run)
+
+
+def arm_names(arms: Sequence[str], variants: Sequence[Variant]) -> list[str]:
+    """The names of all arms of a test, in the order of their results."""
+    return [
+        name
+        for arm in arms
+        for name in (
+            arm,
+            *(restored(arm, variant) for variant in variants),
+            *(transferred(arm, variant) for variant in variants),
+        )
+    ]
+
+
+def _with_attention(
+    result: Result, record: Record, maps: Sequence[AttentionMap], drifted: Sequence[Head]
+) -> Result:
+    """The result with what its arm did to attention."""
+    moved: dict[str, list[float | None]] = {
+        kind: [None] * len(TASKS[kind](record)) for kind in {found.kind for found in maps}
+    }
+    for found in maps:
+        divergence = found.divergence(result.arm)
+        moved[found.kind][found.question] = round(divergence.sum().item(), 6)
+    heads = [
+        [h.layer, h.head, *(round(value, 6) for value in (h.divergence, h.before, h.now))]
+        for h in drifted
+    ]
+    return dataclasses.replace(result, heads=heads, moved=moved)

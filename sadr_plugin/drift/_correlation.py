@@ -1,0 +1,118 @@
+"""Whether questions whose attention has drifted are those that are answered worse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EvaluationError
+from ..evaluation import UNEDITED, Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Points = NDArray[np.float64]
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A correlation, and its 95 % interval by bootstrap over records; None with too few."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How drift and loss hang together over an arm's questions of one kind.
+
+    The drift is the divergence of a question's attention, summed over layers and heads; the loss,
+    how much the log-probability of its right answer fell (both in nats).
+
+    Attributes:
+        arm: the arm's name.
+        kind: the metric that asks the questions.
+        questions: how many there are.
+        records: of how many records.
+        pearson: of the values.
+        spearman: of their ranks.
+        points: (drift, loss) of each question.
+    """
+
+    arm: str
+    kind: str
+    questions: int
+    records: int
+    pearson: Coefficient
+    spearman: Coefficient
+    points: Sequence[tuple[float, float]]
+
+
+def correlations(results: Sequence[Result]) -> list[Correlation]:
+    """Drift against loss, for every arm and kind of question that drift was measured of.
+
+    An edit's own questions, which are to be answered otherwise, are left out, and a kind with
+    fewer than three questions.
+
+    Raises:
+        EvaluationError: SciPy is not installed.
+    """
+    unedited = {r.record: r for r in results if r.arm == UNEDITED and r.error is None}
+    points: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    for result in results:
+        for kind, moved in (result.moved or {}).items():
+            if kind == "efficacy" or result.record not in unedited:
+                continue
+            before = unedited[result.record].scores[kind]
+            for drift, (right, _), (now, _) in zip(moved, before, result.scores[kind], strict=True):
+                if drift is not None:
+                    own = points.setdefault((result.arm, kind), {})
+                    own.setdefault(result.record, []).append((drift, right - now))
+    return [
+        _correlation(arm, kind, of_records)
+        for (arm, kind), of_records in points.items()
+        if sum(map(len, of_records.values())) >= 3
+    ]
+
+
+def _correlation(
+    arm: str, kind: str, of_records: Mapping[str, Sequence[tuple[float, float]]]
+) -> Correlation:
+    try:
+        import numpy as np
+        from scipy import stats
+    except ImportError:
+        raise EvaluationError("SciPy is not installed; pip install 'sadr-plugin[report]'") from None
+    clusters = [np.asarray(points) for points in of_records.values()]
+    points = np.concatenate(clusters)
+    return Correlation(
+        arm,
+        kind,
+        len(points),
+        len(clusters),
+        _with_interval(clusters, lambda found: stats.pearsonr(*found.T).statistic),
+        _with_interval(clusters, lambda found: stats.spearmanr(*found.T).statistic),
+        [(float(drift), float(loss)) for drift, loss in points],
+    )
+
+
+def _with_interval(clusters: Sequence[Points], coefficient: Callable[[Points], Any]) -> Coefficient:
+    """The coefficient over all points; records, not questions, are drawn again."""
+    import numpy as np
+
+    value = float(coefficient(np.concatenate(clusters)))
+    if len(clusters) < 5:
+        return Coefficient(value, None, None)
+    random = np.random.default_rng(0)
+    drawn = []
+    with np.errstate(all="ignore"):
+        for _ in range(RESAMPLES):
+            chosen = random.integers(len(clusters), size=len(clusters))
+            drawn.append(coefficient(np.concatenate([clusters[index] for index in chosen])))
+    low, high = np.nanpercentile(drawn, (2.5, 97.5))
+    return Coefficient(value, float(low), float(high))

@@ -1,0 +1,353 @@
+"""Charts of what was measured, made with Altair.
+
+Every mark has a sentence as its description, which becomes its label in an SVG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EvaluationError
+
+if TYPE_CHECKING:
+    from ..drift import Correlation, Head
+    from ..evaluation import ArmSummary, Estimate, SequenceSummary
+    from ..evaluation._sequence_summary import Point
+    from ..events import Report
+
+Chart = Any
+"""An ``altair.Chart`` or a combination of some."""
+
+Charts = Mapping[str, Chart]
+"""Charts by name, which serves as the name of a file."""
+
+GREY = "#888888"
+COLOURS = {
+    "unedited": GREY,
+    "plain": "#d55e00",
+    "control": "#e69f00",
+    "sadr": "#0072b2",
+    "keep": "#cc79a7",
+    "sadr+keep": "#009e73",
+}
+"""Colours that colour-blind readers can tell apart (Okabe and Ito), the same in every chart."""
+
+SPARE = ("#56b4e9", "#8c6bb1", "#a6761d", "#66a61e", "#000000")
+
+WIDTH = 640
+
+
+def save(chart: Chart, file: Path) -> None:
+    """Write a chart, in the format its suffix names: ``.svg``, ``.png`` or ``.json`` (Vega-Lite).
+
+    The same chart gives the same file.
+    """
+    _altair()
+    options = {"scale_factor": 2} if file.suffix == ".png" else {}
+    chart.save(str(file), **options)
+
+
+def heads(found: Sequence[Head], title: str, largest: float | None = None) -> Chart:
+    """How far each head has moved, layer by head.
+
+    Args:
+        found: the heads, in any order.
+        title: what stands above.
+        largest: the divergence, in nats, that the darkest colour stands for; so that charts can be
+            compared.
+    """
+    alt = _altair()
+    rows = [
+        {
+            "layer": head.layer,
+            "head": head.head,
+            "divergence": head.divergence,
+            "label": f"layer {head.layer}, head {head.head}: moved by {head.divergence:.3f} nats; "
+            f"to the subject {head.before:.3f}, then {head.now:.3f}",
+        }
+        for head in sorted(found, key=lambda head: (head.layer, head.head))
+    ]
+    top = largest or max(head.divergence for head in found) or 1.0
+    columns = 1 + max(head.head for head in found)
+    return (
+        _chart(alt, rows, title)
+        .mark_rect(stroke="#8884", strokeWidth=0.5)
+        .encode(
+            x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, orient="top")),
+            y=alt.Y("layer:O", title="layer"),
+            color=alt.Color(
+                "divergence:Q",
+                title="nats",
+                scale=alt.Scale(scheme="oranges", type="sqrt", domain=[0, top], clamp=True),
+            ),
+            description="label:N",
+        )
+        .properties(
+            width=max(120, min(WIDTH // 2, 22 * columns)),
+            height=alt.Step(12),
+        )
+    )
+
+
+def steps(reports: Mapping[str, Report]) -> Chart:
+    """Loss, terms and the target's probability over an edit's steps, a line for each arm."""
+    alt = _altair()
+    rows: list[dict[str, Any]] = [
+        {
+            "arm": arm,
+            "step": step.index,
+            "what": what,
+            "value": value,
+            "label": f"{arm}, step {step.index}: {what} {value:.4g}",
+        }
+        for arm, report in reports.items()
+        for step in report.steps
+        for what, value in _of_step(step)
+    ]
+    panels = list(dict.fromkeys(row["what"] for row in rows))
+    charts = [
+        _chart(alt, [row for row in rows if row["what"] == what], what)
+        .mark_line(point=alt.OverlayMarkDef(size=14))
+        .encode(
+            x=alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("value:Q", title=None),
+            color=_arm_colour(alt, list(reports)),
+            description="label:N",
+        )
+        .properties(width=250, height=150)
+        for what in panels
+    ]
+    return _grid(alt, charts, columns=2)
+
+
+def _of_step(step: Any) -> Iterator[tuple[str, float]]:
+    yield "loss, with its terms", step.loss
+    if step.target is not None:
+        yield "probability of the target", step.target
+    for name, value in step.terms.items():
+        yield f"term: {name}", value
+
+
+def metrics(summaries: Sequence[ArmSummary], title: str) -> Chart:
+    """The arms' accuracies with 95 % intervals, metric by metric.
+
+    Raises:
+        EvaluationError: no record was scored in every arm.
+    """
+    from ..evaluation import SHORT
+    from ..evaluation._summary import IN_TABLE
+
+    alt = _altair()
+    shown = (*IN_TABLE, "distracting relation")
+    rows = [
+        {"arm": s.arm, "metric": SHORT[task], **_interval(found, f"{SHORT[task]}, {s.arm}")}
+        for s in summaries
+        for task in shown
+        if (found := s.accuracy[task]) is not None
+    ]
+    if not rows:
+        raise EvaluationError("no record was scored in every arm")
+    arms = [summary.arm for summary in summaries]
+    base = _chart(alt, rows, title).encode(
+        x=alt.X("metric:N", title=None, sort=None, axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("arm:N", sort=arms),
+        description="label:N",
+    )
+    bars = base.mark_bar().encode(
+        y=alt.Y("mean:Q", title="right answers, percent", scale=alt.Scale(domain=[0, 100])),
+        color=_arm_colour(alt, arms),
+    )
+    return (bars + _whiskers(alt, base)).properties(width=WIDTH, height=240)
+
+
+def sequence(summary: SequenceSummary, title: str) -> Chart:
+    """Every metric over the number of edits, a line for each arm, with 95 % intervals.
+
+    Raises:
+        EvaluationError: no checkpoint was reached in every arm.
+    """
+    from ..evaluation import UNEDITED
+
+    alt = _altair()
+    if not summary.points:
+        raise EvaluationError("no checkpoint was reached in every arm")
+    arms = [UNEDITED, *(arm for arm in summary.points[-1].models if arm != UNEDITED)]
+    charts = []
+    for name, curve in panels().items():
+        rows = [
+            {"edits": point.edits, "arm": arm, **_interval(value, f"{name}, {arm}, {point.edits}")}
+            for point in summary.points
+            for arm in point.models
+            if (value := curve(point, arm)) is not None
+        ]
+        if rows:
+            charts.append(_curve(alt, rows, name, arms))
+    return _grid(alt, charts, columns=3).properties(title=_title(alt, title))
+
+
+def _curve(alt: Any, rows: list[dict[str, Any]], name: str, arms: Sequence[str]) -> Chart:
+    base = _chart(alt, rows, name).encode(
+        x=alt.X(
+            "edits:Q",
+            title="edits made",
+            scale=alt.Scale(type="symlog"),
+            axis=alt.Axis(values=sorted({row["edits"] for row in rows})),
+        ),
+        color=_arm_colour(alt, arms),
+    )
+    percent = name.endswith("percent")
+    scale = alt.Scale(domain=[0, 100]) if percent else alt.Scale(zero=False)
+    band = base.mark_area(opacity=0.12, aria=False).encode(
+        y=alt.Y("low:Q", title=None, scale=scale), y2="high:Q"
+    )
+    line = base.mark_line(point=alt.OverlayMarkDef(size=20)).encode(
+        y=alt.Y("mean:Q", title=None, scale=scale), description="label:N"
+    )
+    return ((band + line) if percent else line).properties(width=180, height=130)
+
+
+def losses(found: Correlation) -> Chart:
+    """Drift against what the right answer lost, a point for each question."""
+    alt = _altair()
+    rows = [
+        {"drift": drift, "loss": loss, "label": f"drift {drift:.2f}, loss {loss:.2f} nats"}
+        for drift, loss in found.points
+    ]
+    colour = COLOURS.get(found.arm, SPARE[0])
+    return (
+        _chart(alt, rows, f"{found.kind}, {found.arm}")
+        .mark_circle(size=26, opacity=0.7, color=colour)
+        .encode(
+            x=alt.X("drift:Q", title="drift of the question's attention, nats"),
+            y=alt.Y("loss:Q", title="fall of the right answer, nats"),
+            description="label:N",
+        )
+        .properties(width=250, height=180)
+    )
+
+
+def front(rows: Sequence[Mapping[str, Any]], x: str, y: str, title: str) -> Chart:
+    """What was tried, by two objectives, with the best of it joined by a line.
+
+    Args:
+        rows: what was tried; each with the objectives, ``label``, ``kind`` (what its colour tells)
+            and ``best``, whether nothing else is better in both.
+        x: the name of the one objective, which stands at its axis.
+        y: of the other.
+        title: what stands above.
+    """
+    alt = _altair()
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    data = [{**row, "x": row[x], "y": row[y]} for row in rows]
+    scale = alt.Scale(zero=False, padding=12)
+    encoded = {
+        "x": alt.X("x:Q", title=x, scale=scale),
+        "y": alt.Y("y:Q", title=y, scale=scale),
+    }
+    line = (
+        _chart(alt, [row for row in data if row["best"]], title)
+        .mark_line(interpolate="step-after", color=GREY, strokeDash=[4, 3], aria=False)
+        .encode(**encoded)
+    )
+    points = (
+        _chart(alt, data, title)
+        .mark_point(filled=True, size=60)
+        .encode(
+            **encoded,
+            color=_arm_colour(alt, kinds, title="tried"),
+            opacity=alt.condition("datum.best", alt.value(1.0), alt.value(0.45)),
+            description="label:N",
+        )
+    )
+    return (line + points).properties(width=WIDTH - 160, height=300)
+
+
+Curve = Callable[["Point", str], "Estimate | float | None"]
+"""What a panel shows of an arm at a checkpoint."""
+
+
+def panels() -> dict[str, Curve]:
+    """What is drawn of a sequence, by the title of its panel."""
+    from ..evaluation import SHORT, UNEDITED
+    from ..evaluation._sequence_tables import UNRELATED_SHORT
+    from ..evaluation._summary import IN_TABLE
+
+    def accuracy(task: str) -> Curve:
+        return lambda point, arm: next((a.accuracy[task] for a in point.arms if a.arm == arm), None)
+
+    def unrelated(kind: str) -> Curve:
+        return lambda point, arm: point.models[arm].unrelated[kind]
+
+    def drift(point: Point, arm: str) -> float | None:
+        return next((a.drift for a in point.arms if a.arm == arm and arm != UNEDITED), None)
+
+    return {
+        **{f"{SHORT[task]}, percent": accuracy(task) for task in IN_TABLE},
+        **{f"{short}, percent": unrelated(kind) for kind, short in UNRELATED_SHORT.items()},
+        "drift": drift,
+        "perplexity": lambda point, arm: point.models[arm].perplexity,
+        "change of the weights": lambda point, arm: point.models[arm].change,
+    }
+
+
+def _interval(found: Estimate | float, label: str) -> dict[str, Any]:
+    """A value as a row has it, with its interval and a sentence."""
+    if isinstance(found, float | int):
+        return {"mean": found, "label": f"{label}: {found:.3g}"}
+    if found.low is None or found.high is None:
+        return {"mean": found.mean, "label": f"{label}: {found.mean:.1f} percent"}
+    between = f"{found.low:.0f} to {found.high:.0f}"
+    return {
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "label": f"{label}: {found.mean:.1f} percent, interval {between}",
+    }
+
+
+def _whiskers(alt: Any, base: Chart) -> Chart:
+    return base.mark_rule(color="#555", aria=False).encode(y="low:Q", y2="high:Q")
+
+
+def _arm_colour(alt: Any, arms: Sequence[str], title: str | None = None) -> Any:
+    spare = iter(SPARE * len(arms))
+    colours = [COLOURS.get(arm) or next(spare) for arm in arms]
+    scale = alt.Scale(domain=list(arms), range=colours)
+    return alt.Color(
+        "arm:N" if title is None else "kind:N",
+        title=title,
+        scale=scale,
+        legend=alt.Legend(orient="bottom", labelLimit=400, columns=4),
+    )
+
+
+def _chart(alt: Any, rows: Sequence[Mapping[str, Any]], title: str) -> Chart:
+    return alt.Chart(alt.Data(values=list(rows)), title=_title(alt, title))
+
+
+def _title(alt: Any, text: str) -> Any:
+    return alt.TitleParams(text, anchor="start", fontWeight="normal", fontSize=13)
+
+
+def _grid(alt: Any, charts: Sequence[Chart], columns: int) -> Chart:
+    """The charts, some in a row."""
+    return alt.concat(*charts, columns=columns)
+
+
+def expect_drawing() -> None:
+    """Raise `EvaluationError` where charts cannot be drawn."""
+    _altair()
+
+
+def _altair() -> Any:
+    """Altair; raises as `expect_drawing` does."""
+    try:
+        import altair
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise EvaluationError(
+            f"{error.name} is not installed; pip install 'sadr-plugin[report]'"
+        ) from None
+    return altair
