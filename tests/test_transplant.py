@@ -9,6 +9,7 @@ import torch
 
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.attention._tracer import tracer_for
+from sadr_plugin.commands._options import layer_range
 from sadr_plugin.drift import (
     CausalEvaluator,
     Head,
@@ -257,11 +258,11 @@ def test_the_heads_of_a_variant():
     assert Variant().heads([2, 3], drifted) is None
     assert Variant(top=2).heads([2, 3], drifted) == {3: [1], 2: [0]}
     assert Variant(top=3).heads([2, 3], drifted) == {3: [1, 0], 2: [0]}
-    assert Variant.of_layers("3-5").heads([2, 3, 4], drifted) == {3: None, 4: None}
-    assert Variant.of_layers("3").window == (3, 3)
+    assert Variant(window=(3, 5)).heads([2, 3, 4], drifted) == {3: None, 4: None}
+    assert layer_range("--window", "3") == (3, 3)
     for wrong in ("a-b", "5-3", ""):
         with pytest.raises(ConfigError, match="--window"):
-            Variant.of_layers(wrong)
+            layer_range("--window", wrong)
 
 
 def test_a_subject_that_a_question_does_not_name():

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import nn
 
+    from .statistics import Job
+
 LONGEST_TEXT = 2000
 """Characters of a text at the most, some 500 tokens."""
 
@@ -49,6 +51,25 @@ def _paragraphs(content: str) -> list[str]:
         for part in content.split(separator)
         for text in textwrap.wrap(part, LONGEST_TEXT, replace_whitespace=False)
     ]
+
+
+def texts_of(
+    corpus: Sequence[str], job: Job, progress: Progress, tokens: int | None = None
+) -> list[str]:
+    """The texts that ``--corpus`` names.
+
+    Args:
+        corpus: ``["python"]``, ``["self"]``, or files.
+        job: what they are for, which says how many are needed of the model's own.
+        progress: shows how the model writes.
+        tokens: how many the model is to write; None for twice what is needed.
+    """
+    if list(corpus) == ["python"]:
+        return python_manual()
+    if list(corpus) == ["self"]:
+        count = tokens or 2 * job.tokens_needed()
+        return sample_texts(job.model, job.tokenizer, count, progress)
+    return read_texts([Path(file) for file in corpus])
 
 
 def sample_texts(

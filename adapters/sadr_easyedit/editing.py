@@ -8,12 +8,15 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sadr_plugin.evaluation import Editor, generators_kept
+from sadr_plugin.attention._layers import layer_modules
+from sadr_plugin.errors import ConfigError
+from sadr_plugin.evaluation import Dimension, Editor, generators_kept
 
 from .declarations import EDIT_POINTS
 from .projection import prepare_projection
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from torch import Tensor, nn
 
     from sadr_plugin import Edit
@@ -33,11 +36,24 @@ APPLY = {
 }
 """The functions that write edits into a model's weights, by editor."""
 
+SEARCHED = {
+    "v_lr": (0.2, 3.0),
+    "clamp_norm_factor": (0.1, 2.0),
+    "kl_factor": (0.5, 16.0),
+    "mom2_update_weight": (0.1, 10.0),
+}
+"""Settings that may be searched, and within which factors of what the file says."""
+
 ONE_AT_A_TIME = ("ROME", "R-ROME")
 """Editors that take the first of several requests and pass over the others."""
 
 LEAVES_OUT_SPACE = ("PMET",)
 """Editors that put no space before a target. ROME and R-ROME put one before any, even a second."""
+
+
+def needs_statistics(hparams: Any) -> bool:
+    """Whether an editor needs layer statistics; ROME and R-ROME can do without."""
+    return bool(hparams.alg_name not in ONE_AT_A_TIME or hparams.mom2_adjustment)
 
 
 def rewritten_modules(hparams: Any) -> list[str]:
@@ -63,11 +79,9 @@ class EasyEditEditor(Editor):
         self.model = model
         self.tokenizer = tokenizer
         self.tokenizer.padding_side = "right"
-        self.layer = hparams.layers[-1]
-        self.layer_template = hparams.layer_module_tmp
-        self.weights = [f"{module}.weight" for module in rewritten_modules(hparams)]
         self.takes_batches = hparams.alg_name not in ONE_AT_A_TIME
         self._hparams = hparams
+        self._read_layers()
         module, _, self._apply = APPLY[hparams.alg_name].partition(":")
         self._module: Any = importlib.import_module(f"easyeditor.models.{module}")
         self._draw_contexts(seed)
@@ -100,6 +114,88 @@ class EasyEditEditor(Editor):
         with cuda_or_cpu():
             getattr(self._module, self._apply)(self.model, self.tokenizer, requests, hparams)
 
+    def search_space(self) -> dict[str, Dimension]:
+        """See `Editor.search_space`: layers, where their statistics are there, and the loop's own.
+
+        An editor with a projection keeps its layers, for which it was computed.
+        """
+        hparams = self._hparams
+        space = {
+            name: Dimension(value * below, value * above, log=True)
+            for name, (below, above) in SEARCHED.items()
+            if isinstance(value := getattr(hparams, name, None), int | float) and value > 0
+        }
+        layers = [] if self._remembers else self._possible_layers()
+        if len(layers) > 1:
+            space["layer"] = Dimension(choices=layers)
+        return space
+
+    def settings(self) -> dict[str, Any]:
+        """See `Editor.settings`."""
+        return {
+            name: self.layer if name == "layer" else getattr(self._hparams, name)
+            for name in self.search_space()
+        }
+
+    def remarks(self) -> list[str]:
+        """See `Editor.remarks`: layer statistics that are missing or of too little text."""
+        from .statistics import Job, remarks
+
+        if needs_statistics(self._hparams):
+            return remarks(Job(self.model, self.tokenizer, self._hparams))
+        return [
+            "mom2_adjustment: false: the edit looks at no layer statistics, and leaks into whatever "
+            "resembles the subject; set it to true, and compute them with sadr stats"
+        ]
+
+    def as_hparams(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Editor.as_hparams`; ``layer`` is the last of the edited layers."""
+        keys = dict(settings)
+        if "layer" in keys:
+            keys["layers"] = self._layers_up_to(keys.pop("layer"))
+        return keys
+
+    def configured(self, settings: Mapping[str, Any]) -> EasyEditEditor:
+        """See `Editor.configured`; the toolkit's context prompts stay."""
+        other = copy.copy(self)
+        other._hparams = copy.deepcopy(self._hparams)
+        for name, value in self.as_hparams(settings).items():
+            if not hasattr(other._hparams, name):
+                raise ConfigError(f"{self._hparams.alg_name} has no setting {name}")
+            setattr(other._hparams, name, value)
+        other._read_layers()
+        return other
+
+    def prepare(self, layers: Sequence[int], corpus: Sequence[str], progress: Progress) -> None:
+        """See `Editor.prepare`: the layer statistics that are not there yet."""
+        from .corpus import texts_of
+        from .statistics import Job, compute, missing
+
+        if not needs_statistics(self._hparams):
+            return
+        hparams = copy.deepcopy(self._hparams)
+        hparams.layers = sorted({layer for last in layers for layer in self._layers_up_to(last)})
+        job = Job(self.model, self.tokenizer, hparams)
+        if missing(job):
+            compute(job, texts_of(corpus, job, progress), progress)
+
+    def _possible_layers(self) -> list[int]:
+        """The last layers that could be edited: with statistics, unless the editor needs none."""
+        from .statistics import Job, missing
+
+        needs = needs_statistics(self._hparams)
+        total = len(layer_modules(self.model, self.layer_template))
+        found = []
+        for last in range(len(self._hparams.layers) - 1, total - 1):
+            there = self.configured({"layer": last})
+            if not needs or not missing(Job(self.model, self.tokenizer, there._hparams)):
+                found.append(last)
+        return found if needs else found[: total * 2 // 3]
+
+    def _layers_up_to(self, last: int) -> list[int]:
+        """As many neighbouring layers as are edited now."""
+        return list(range(last - len(self._hparams.layers) + 1, last + 1))
+
     def reset(self) -> None:
         """Have AlphaEdit and SPHERE forget the keys of earlier edits."""
         if self._remembers:
@@ -116,6 +212,12 @@ class EasyEditEditor(Editor):
         self.reset()
         if "cache_c" in state:
             self._module.cache_c, self._module.cache_c_new = state["cache_c"].clone(), True
+
+    def _read_layers(self) -> None:
+        hparams = self._hparams
+        self.layer = hparams.layers[-1]
+        self.layer_template = hparams.layer_module_tmp
+        self.weights = [f"{module}.weight" for module in rewritten_modules(hparams)]
 
     def _request(self, record: Record) -> dict[str, str]:
         space = " " if self._hparams.alg_name in LEAVES_OUT_SPACE else ""

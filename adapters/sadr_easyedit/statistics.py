@@ -98,6 +98,27 @@ def missing(job: Job) -> list[str]:
     return [name for name in job.module_names() if not _statistic(job, name, []).file.exists()]
 
 
+def remarks(job: Job) -> list[str]:
+    """What is wrong with the statistics that EasyEdit would find, in words."""
+    import numpy as np
+
+    found = []
+    for name in job.module_names():
+        file = _statistic(job, name, []).file
+        if not file.exists():
+            found.append(f"{name} has no layer statistics; compute them with sadr stats")
+            continue
+        with np.load(file) as kept:
+            counts = [int(kept[key]) for key in kept.files if key.endswith("mom2.count")]
+        needed = TOKENS_PER_WIDTH * job._width(name)
+        if counts and counts[0] < needed:
+            found.append(
+                f"{name}: its statistics are of {counts[0]:,} tokens, fewer than {needed:,} "
+                f"({TOKENS_PER_WIDTH} for each dimension); compute them of more text"
+            )
+    return found
+
+
 def compute(job: Job, texts: Sequence[str], progress: Progress) -> list[str]:
     """Compute in one pass over ``texts`` what is not there yet; give the names of those modules.
 

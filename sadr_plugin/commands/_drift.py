@@ -32,6 +32,7 @@ from ._options import (
     Threads,
     TrustRemoteCode,
     Workers,
+    layer_range,
     split_fact,
 )
 from ._options import Engine as EngineOption
@@ -125,7 +126,7 @@ def drift(
     output = Output(json_file, report, svg, png)
     output.check()
     variants = [Variant(), *(Variant(top=count) for count in top or [])]
-    variants += [Variant.of_layers(layers) for layers in window or []]
+    variants += [Variant(window=layer_range("--window", layers)) for layers in window or []]
     if len(set(variants)) < len(variants):
         raise ConfigError("--top, --window: expected each once")
     summary = read_summary(hparams_file)

@@ -96,3 +96,18 @@ def split_fact(option: str, text: str) -> tuple[str, str]:
     if not prompt.strip() or not answer.strip():
         raise ConfigError(f'{option}: expected "PROMPT=ANSWER", got {text!r}')
     return prompt.strip(), answer.strip()
+
+
+def layer_range(option: str, text: str) -> tuple[int, int]:
+    """The first and the last of ``"6-15"``, or of ``"6"``.
+
+    Raises `ConfigError`, naming the option, for anything else.
+    """
+    first, dash, last = text.partition("-")
+    try:
+        found = int(first), int(last if dash else first)
+    except ValueError:
+        raise ConfigError(f"{option}: expected layers such as 6-15, got {text!r}") from None
+    if found[0] > found[1]:
+        raise ConfigError(f"{option}: {text!r} ends before it begins")
+    return found

@@ -16,6 +16,7 @@ from ._drift import drift
 from ._editors import editors
 from ._eval import evaluate
 from ._models import models
+from ._tune import tune
 
 
 def _show_version(wanted: bool) -> None:
@@ -56,6 +57,7 @@ def build() -> typer.Typer:
     app.command()(drift)
     app.command("eval")(evaluate)
     app.command()(models)
+    app.command()(tune)
     for implementation in plugin_manager().hook.sadr_register_commands.get_hookimpls():
         try:
             implementation.function(app=app)

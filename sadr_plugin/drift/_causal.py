@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import set_seed
 
-from ..errors import ConfigError
 from ..evaluation import (
     TASKS,
     UNEDITED,
@@ -45,18 +44,6 @@ class Variant:
 
     top: int | None = None
     window: tuple[int, int] | None = None
-
-    @classmethod
-    def of_layers(cls, text: str) -> Variant:
-        """Read ``"6-15"``; raises `ConfigError` for anything else."""
-        first, dash, last = text.partition("-")
-        try:
-            window = (int(first), int(last if dash else first))
-        except ValueError:
-            raise ConfigError(f"--window: expected layers such as 6-15, got {text!r}") from None
-        if window[0] > window[1]:
-            raise ConfigError(f"--window: {text!r} ends before it begins")
-        return cls(window=window)
 
     @property
     def suffix(self) -> str:

@@ -6,7 +6,7 @@ All names that a program needs are here::
 """
 
 from ._data import BUILTIN, Data, load
-from ._editor import Editor, counted_steps, edited
+from ._editor import Dimension, Editor, counted_steps, edited
 from ._files import read_checkpoints, read_results
 from ._formats import schema
 from ._loading import attention_for_edits, load_model
@@ -41,6 +41,7 @@ __all__ = [
     "ArmSummary",
     "Checkpoint",
     "Data",
+    "Dimension",
     "Editor",
     "Engine",
     "Estimate",

@@ -5,16 +5,35 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import EvaluationError
+from ..errors import ConfigError, EvaluationError
 from ._records import Record
 from ._weights import UneditedWeights
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """The values that a setting may take while settings are searched.
+
+    Attributes:
+        low: the least.
+        high: the greatest.
+        log: whether factors count, not differences.
+        choices: the only values, in place of a range.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    choices: Sequence[Any] | None = None
 
 
 class Editor(ABC):
@@ -45,6 +64,45 @@ class Editor(ABC):
             records: what to edit; one of them, if `takes_batches` is false.
             sadr: SADR's settings, as under ``sadr:`` in an hparams file; None for none.
         """
+
+    # What follows matters only to ``sadr tune``.
+
+    def search_space(self) -> Mapping[str, Dimension]:
+        """The editor's own settings that may be searched, by name; none."""
+        return {}
+
+    def prepare(  # noqa: B027
+        self, layers: Sequence[int], corpus: Sequence[str], progress: Progress
+    ) -> None:
+        """Make ready what edits at these layers need, such as layer statistics of a text.
+
+        Args:
+            layers: each the last of the edited layers.
+            corpus: as ``--corpus`` names the text.
+            progress: shows how far it is.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """The values that the settings of `search_space` have now."""
+        return {}
+
+    def remarks(self) -> list[str]:
+        """What speaks against the editor as it is set, in words; nothing."""
+        return []
+
+    def as_hparams(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of `search_space`, as the keys and values of an hparams file."""
+        return dict(settings)
+
+    def configured(self, settings: Mapping[str, Any]) -> Editor:
+        """An editor of the same model with other settings, those of `search_space`.
+
+        Raises:
+            ConfigError: the editor has no such settings.
+        """
+        if settings:
+            raise ConfigError(f"{type(self).__name__} has no settings {', '.join(settings)}")
+        return self
 
     # What follows matters only to editors that remember earlier edits, as AlphaEdit does.
 

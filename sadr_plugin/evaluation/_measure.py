@@ -52,7 +52,9 @@ class Measure:
         except PositionError:
             return None
 
-    def result(self, record: Record, arm: str, drift: float | None, **more: int | float) -> Result:
+    def result(
+        self, record: Record, arm: str, drift: float | None, **more: int | float | None
+    ) -> Result:
         """All of a record's questions asked.
 
         Args:

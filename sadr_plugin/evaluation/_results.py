@@ -49,6 +49,8 @@ class Result:
             the edit's prompt. What ``sadr drift`` measures, as is the next.
         moved: by metric, for each question, the divergence of its attention, summed over layers
             and heads, in nats; None where its prompt does not name the subject.
+        reached: the probability of the target in the loop's last step, 0 to 1, averaged as for
+            ``stop_at``, where SADR was on; what ``sadr tune`` looks at.
     """
 
     record: str
@@ -64,6 +66,7 @@ class Result:
     when: Literal["single", "made", "checkpoint"] = "single"
     heads: list[list[float]] | None = None
     moved: dict[str, list[float | None]] | None = None
+    reached: float | None = None
 
     @classmethod
     def from_line(cls, line: bytes) -> Result:
@@ -71,9 +74,12 @@ class Result:
 
         Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for anything else.
         """
-        data = json.loads(line)
-        data["scores"] = _pairs(data["scores"])
-        return cls(**data)
+        return cls.from_data(json.loads(line))
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Result:
+        """Make one of its fields as JSON has them; raises as `from_line` does."""
+        return cls(**{**data, "scores": _pairs(data["scores"])})
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ def number(value: float | None, places: int) -> str:
     return NOTHING if value is None else f"{value:.{places}f}"
 
 
-def _rows(
+def summary_rows(
     summaries: Sequence[ArmSummary], form: str = "{} ({}–{})", digits: int = 1
 ) -> list[list[str]]:
-    """The table, header first, without columns that no arm has anything in; cells as `cell`'s."""
+    """Its cells, header first, without columns that no arm has anything in; as `cell` has them."""
     rows = [
         [
             summary.arm,
@@ -61,7 +61,7 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    rows = _rows(summaries, "{}\n{}–{}", digits=0)
+    rows = summary_rows(summaries, "{}\n{}–{}", digits=0)
     count = summaries[0].records if summaries else 0
     shown = Table(
         title=title,
@@ -80,7 +80,7 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
 
 def markdown(summaries: Sequence[ArmSummary]) -> str:
     """The table as Markdown."""
-    return markdown_lines(_rows(summaries))
+    return markdown_lines(summary_rows(summaries))
 
 
 def markdown_lines(table: Sequence[Sequence[str]]) -> str:
@@ -92,7 +92,7 @@ def markdown_lines(table: Sequence[Sequence[str]]) -> str:
 
 def tex(summaries: Sequence[ArmSummary]) -> str:
     """The table in the paper's layout: a row for each arm, the metrics across."""
-    rows = _rows(summaries, r"{} {{\scriptsize({}--{})}}")
+    rows = summary_rows(summaries, r"{} {{\scriptsize({}--{})}}")
     body = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
         [

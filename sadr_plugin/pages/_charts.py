@@ -25,6 +25,10 @@ Charts = Mapping[str, Chart]
 
 GREY = "#888888"
 COLOURS = {
+    "tuned": "#0072b2",
+    "stop alone": "#e69f00",
+    "SADR alone": "#0072b2",
+    "with keep": "#009e73",
     "unedited": GREY,
     "plain": "#d55e00",
     "control": "#e69f00",

@@ -54,6 +54,10 @@ class Page:
         """Add a paragraph."""
         self._parts.append(f"<p>{html.escape(text)}</p>")
 
+    def code(self, text: str) -> None:
+        """Add text as it is, to be copied."""
+        self._parts.append(f"<pre>{html.escape(text)}</pre>")
+
     def table(
         self,
         rows: Sequence[Sequence[str]],

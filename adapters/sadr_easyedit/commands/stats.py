@@ -22,6 +22,13 @@ def stats(
     tokens: Annotated[
         int | None, typer.Option(help="How many tokens to draw with --corpus self.", min=1)
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="These layers in place of the file's, such as 3-9; to try them with sadr tune.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compute the layer statistics that an editor needs.
 
@@ -33,8 +40,9 @@ def stats(
     from rich.progress import Progress
 
     from sadr_plugin import enabled
+    from sadr_plugin.commands._options import layer_range
 
-    from ..corpus import python_manual, read_texts, sample_texts
+    from ..corpus import read_texts, texts_of
     from ..environment import import_text_only
     from ..hparams_files import load_hparams
     from ..loading import load_model
@@ -43,18 +51,15 @@ def stats(
     import_text_only()
     with enabled():
         hparams = load_hparams(hparams_file)
-    texts: list[str] = []
-    if corpus == ["python"]:
-        texts = python_manual()
-    elif corpus != ["self"]:
-        texts = read_texts([Path(file) for file in corpus])
+    if layers is not None:
+        first, last = layer_range("--layers", layers)
+        hparams.layers = list(range(first, last + 1))
+    if corpus not in (["python"], ["self"]):
+        read_texts([Path(file) for file in corpus])  # wrong ones are to be known at once
     job = Job(*load_model(hparams), hparams)
     console = Console(file=sys.stdout)
     with Progress(console=console) as progress:
-        if corpus == ["self"] and missing(job):
-            texts = sample_texts(
-                job.model, job.tokenizer, tokens or 2 * job.tokens_needed(), progress
-            )
+        texts = texts_of(corpus, job, progress, tokens) if missing(job) else []
         computed = compute(job, texts, progress)
     for name in job.module_names():
         console.print(f"{name}: {'computed' if name in computed else 'already there'}")

@@ -1,0 +1,182 @@
+"""``sadr tune``: settings for this model and editor, found and proven."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..adapter import EditorOptions
+from ..config import SadrConfig
+from ..errors import ConfigError
+from . import _run_folder
+from ._options import (
+    DType,
+    Engines,
+    HparamsFile,
+    JsonFile,
+    Limit,
+    Matmul,
+    PngFolder,
+    Precision,
+    ReportFile,
+    Resume,
+    SkipBad,
+    SvgFolder,
+    Threads,
+    TrustRemoteCode,
+    Workers,
+    layer_range,
+)
+from ._options import Engine as EngineOption
+from ._output import Output
+from ._running import Place, as_json, make_editor, make_evaluator, read_summary
+from .environment import silence
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def tune(
+    hparams_file: HparamsFile,
+    data: Annotated[
+        str,
+        typer.Option(help='Records to choose and to judge on: "builtin" or a file, as for eval.'),
+    ],
+    budget: Annotated[
+        str, typer.Option(help="How long to search, such as 30m or 2h; check-up and judging aside.")
+    ] = "30m",
+    limit: Limit = None,
+    records: Annotated[
+        int, typer.Option(help="On how many records each trial is run, at most.", min=4)
+    ] = 16,
+    judged: Annotated[
+        int, typer.Option(help="On how many others the best is judged, at most.", min=4)
+    ] = 40,
+    keep: Annotated[bool, typer.Option(help="Search the settings of sadr.keep, too.")] = True,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Which layers to try, such as 3-9; with --corpus their statistics are computed. "
+            "[default: those whose statistics are there]",
+            show_default=False,
+        ),
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="Text for layer statistics, as for sadr stats.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the search and the contexts.")] = 0,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Write the hparams file to use.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for what was tried.")] = Path("sadr-tune"),
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    engine: EngineOption = Engines.local,
+    workers: Workers = None,
+    threads: Threads = None,
+    dtype: DType = None,
+    trust_remote_code: TrustRemoteCode = False,
+    matmul: Matmul = Precision.highest,
+    json_file: JsonFile = None,
+    report: ReportFile = None,
+    svg: SvgFolder = None,
+    png: PngFolder = None,
+) -> None:
+    """Find settings that hold on this model, and prove them on records they were not chosen on.
+
+    First a check-up of the editor as the file sets it. Then a search over the editor's own settings
+    and SADR's, on half of the records that the model knows. Then the best, the plain edit and the
+    stop alone are compared on the other half, which is looked at once.
+    """
+    from rich.console import Console
+
+    from .. import enabled
+    from ..evaluation import BUILTIN, LocalEngine, load, sample
+    from ..tuning import Options, TrialEvaluator, Tuner
+    from ._tune_findings import TuningFindings
+
+    seconds = _seconds(budget)
+    output = Output(json_file, report, svg, png)
+    output.check()
+    if write is not None and write.suffix != hparams_file.suffix:
+        raise ConfigError(
+            f"--write: {write} has to end in {hparams_file.suffix}, as the other does"
+        )
+    summary = read_summary(hparams_file)
+    file = BUILTIN if data == "builtin" else Path(data)
+    found = load(file, skip_bad)
+    chosen = sample(found.records, limit, seed)
+    options = EditorOptions(seed, dtype and dtype.value, trust_remote_code)
+    place = Place(engine, workers, threads, matmul)
+    wanted = None if layers is None else layer_range("--layers", layers)
+    about = {
+        "hparams": as_json(summary.settings),
+        "data": file.name,
+        "data_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "records": [record.key for record in chosen],
+        "tried_on": records,
+        "judged_on": judged,
+        "keep": keep,
+        "layers": wanted,
+        "seed": seed,
+        "matmul": matmul.value,
+        "dtype": options.dtype,
+        "mode": "tune",
+        "versions": _run_folder.packages(),
+    }
+    console = Console(file=sys.stdout)
+    with enabled(), place.torch_settings():
+        make = partial(make_evaluator, hparams_file, options, partial(TrialEvaluator, seed=seed))
+        cluster = place.cluster(make, [])
+        _run_folder.claim(out, about, resume)
+        with console.status("loading the model"):
+            editor = make_editor(hparams_file, options)
+        tuner_options = Options(
+            seconds, records, judged, keep, wanted, _fixed(summary.sadr), workers or 1, seed
+        )
+        with _progress(console) as progress, silence():
+            if wanted is not None:
+                editor.prepare(range(wanted[0], wanted[1] + 1), corpus or [], progress)
+            trials = cluster or LocalEngine(TrialEvaluator(editor, seed))
+            tuning = Tuner(editor, trials, out, tuner_options, progress).run(chosen)
+        findings = TuningFindings(summary.editor, tuning, editor)
+    findings.show(console)
+    if write is not None and tuning.best is not None:
+        findings.write(hparams_file, write)
+        console.print(f"the hparams file to use: {write.absolute()}", markup=False)
+    output.write(findings, console)
+    console.print(f"in {out.absolute()}", markup=False)
+
+
+def _fixed(configured: Any) -> dict[str, Any]:
+    """What the file says under ``sadr:`` and the search leaves as it is."""
+    config = SadrConfig.parse(configured)
+    if config is None:
+        return {}
+    searched = {"gamma", "stop_at", "num_grad_steps", "keep"}
+    return config.model_dump(exclude_unset=True, exclude=searched)
+
+
+def _seconds(text: str) -> float:
+    """Seconds of a time such as ``"30m"``, ``"1h30m"`` or ``"90s"``; raises `ConfigError`."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    if not parts or "".join(map("".join, parts)) != text:
+        raise ConfigError(f"--budget: expected a time such as 30m or 1h30m, got {text!r}")
+    return sum(float(number) * units[unit] for number, unit in parts)
+
+
+def _progress(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=console)

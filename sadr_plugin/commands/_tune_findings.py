@@ -1,0 +1,220 @@
+"""What ``sadr tune`` found: on the terminal, as data, as a page, as an hparams file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EvaluationError
+from ..evaluation import SHORT, Editor, table
+from ..evaluation._tables import summary_rows
+from ..pages import Page, front, metrics
+from ..tuning import PLAIN, TUNED, Tried, Tuning
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class TuningFindings:
+    """A tuning, to be shown.
+
+    Attributes:
+        name: the editor's.
+        tuning: what it came to.
+        editor: knows how its settings are written in its files.
+    """
+
+    name: str
+    tuning: Tuning
+    editor: Editor
+
+    def show(self, console: Console) -> None:
+        """On the terminal."""
+        for text in self._known():
+            console.print(text, markup=False)
+        for finding in self.tuning.findings:
+            mark = "good" if finding.good else "look"
+            console.print(f"{mark}: {finding.text}", markup=False)
+        console.print(self._searched(), markup=False)
+        if self.tuning.verdict is not None:
+            title = f"{self.name}, records that the settings were not chosen on"
+            console.print(table(self.tuning.verdict.summaries, title))
+            for text in self._verdict():
+                console.print(text, markup=False)
+        if self.tuning.causal is not None:
+            console.print(table(self.tuning.causal, "is it attention that does the damage?"))
+        if self.tuning.best is not None:
+            console.print(self._settings(self.tuning.best), markup=False)
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        tuning, verdict = self.tuning, self.tuning.verdict
+        return {
+            "known": {**asdict(tuning.known), "records": [r.key for r in tuning.known.records]},
+            "findings": [asdict(finding) for finding in tuning.findings],
+            "plain": asdict(tuning.plain),
+            "tried": [
+                {
+                    "number": tried.number,
+                    "hparams": self._hparams(tried),
+                    "given_up": tried.given_up,
+                    "best_of_all": tried in tuning.front,
+                    **asdict(tried.objectives()),
+                }
+                for tried in tuning.tried
+            ],
+            "best": tuning.best and self._hparams(tuning.best),
+            "verdict": verdict
+            and {
+                "sentence": verdict.sentence(),
+                "shortcomings": verdict.shortcomings,
+                "regained": verdict.regained,
+                "lost": verdict.lost,
+                "arms": [asdict(summary) for summary in verdict.summaries],
+            },
+            "causal": tuning.causal and [asdict(summary) for summary in tuning.causal],
+        }
+
+    def page(self) -> Page:
+        """As a page."""
+        tuning = self.tuning
+        page = Page(f"{self.name}, tuned", self._searched())
+        if tuning.verdict is not None:
+            page.heading("What the settings are worth")
+            for text in self._verdict():
+                page.text(text)
+            page.chart("judged", metrics(tuning.verdict.summaries, "Unseen records"))
+            page.table(summary_rows(tuning.verdict.summaries))
+        if tuning.best is not None:
+            page.heading("The settings")
+            page.code(self._settings(tuning.best))
+        page.heading("The check-up")
+        page.table(
+            [["", "what was found"], *(["✓" if f.good else "!", f.text] for f in tuning.findings)]
+        )
+        for text in self._known():
+            page.text(text)
+        page.heading("What was tried")
+        rows = [self._row(tried) for tried in tuning.tried if not tried.given_up]
+        rows.append(
+            {
+                "specificity": tuning.plain.specificity,
+                "generality": tuning.plain.generality,
+                "kind": PLAIN,
+                "best": False,
+                "label": "the plain edit: " + _objectives(tuning.plain),
+            }
+        )
+        page.chart(
+            "front",
+            front(rows, "generality", "specificity", "What was tried"),
+            "Each point is a setting, on the records that were to be chosen on; the line joins "
+            "those that no other is better than in both.",
+        )
+        if tuning.causal is not None:
+            page.heading("Is it attention that does the damage?")
+            page.text(
+                "The same questions, with the unedited model's attention put into the edited "
+                "model: what comes back, attention had taken, and SADR could keep. What does not "
+                "come back, no restriction of attention can."
+            )
+            page.table(summary_rows(tuning.causal))
+        return page
+
+    def write(self, source: Path, target: Path) -> None:
+        """The source hparams file with the settings found in it, its comments kept.
+
+        Raises:
+            EvaluationError: ruamel.yaml is not installed.
+        """
+        assert self.tuning.best is not None
+        keys = self._hparams(self.tuning.best)
+        if source.suffix == ".json":
+            content = {**json.loads(source.read_text(encoding="utf-8")), **keys}
+            target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            return
+        try:
+            from ruamel.yaml import YAML
+        except ImportError:
+            raise EvaluationError(
+                "ruamel.yaml is not installed; pip install 'sadr-plugin[tune]'"
+            ) from None
+        yaml = YAML()
+        content = yaml.load(source.read_text(encoding="utf-8"))
+        content.update(keys)
+        with target.open("w", encoding="utf-8") as stream:
+            yaml.dump(content, stream)
+
+    def _hparams(self, tried: Tried) -> dict[str, Any]:
+        """What a trial changes in the file."""
+        return {
+            **self.editor.as_hparams(tried.setup.settings),
+            "sadr": dict(tried.setup.sadr or {}),
+        }
+
+    def _settings(self, tried: Tried) -> str:
+        lines = []
+        for name, value in self._hparams(tried).items():
+            lines += _yaml(name, value)
+        return "\n".join(lines)
+
+    def _known(self) -> Iterator[str]:
+        known = self.tuning.known
+        yield (
+            f"The model knows {len(known.records)} of the records and something to keep of each; "
+            f"{known.unknown} it does not know, of {known.nothing_to_keep} it knows nothing to "
+            f"keep. {known.dropped} questions that it gets wrong unedited were left out."
+        )
+
+    def _searched(self) -> str:
+        tuning = self.tuning
+        given_up = sum(tried.given_up for tried in tuning.tried)
+        text = f"{len(tuning.tried)} settings were tried, {given_up} of them given up early. "
+        if tuning.best is None:
+            return text + "With none of them did the edits take."
+        come = _objectives(tuning.best.objectives())
+        return text + f"Plain: {_objectives(tuning.plain)}; the best: {come}."
+
+    def _verdict(self) -> Iterator[str]:
+        verdict = self.tuning.verdict
+        assert verdict is not None
+        yield verdict.sentence()
+        tuned = next(s for s in verdict.summaries if s.arm == TUNED)
+        parts = []
+        for task, share in verdict.regained.items():
+            if share is not None:
+                p = tuned.corrected.get(PLAIN, {}).get(task)
+                parts.append(f"{SHORT[task]} {share:+.0%}" + ("" if p is None else f" (p {p:.2g})"))
+        if parts:
+            yield f"Of what the plain edit lost comes back: {', '.join(parts)}."
+        if verdict.lost is not None:
+            yield f"It costs {verdict.lost:.1f} points of PS."
+
+    def _row(self, tried: Tried) -> Mapping[str, Any]:
+        come = tried.objectives()
+        return {
+            "specificity": come.specificity,
+            "generality": come.generality,
+            "kind": "with keep" if (tried.setup.sadr or {}).get("keep") else "SADR alone",
+            "best": tried in self.tuning.front,
+            "label": f"{tried.name}: {_objectives(come)}; {json.dumps(self._hparams(tried))}",
+        }
+
+
+def _objectives(come: Any) -> str:
+    return (
+        f"specificity {come.specificity:.3f}, generality {come.generality:.3f}, "
+        f"efficacy {come.efficacy:.2f}"
+    )
+
+
+def _yaml(name: str, value: Any, indent: str = "") -> list[str]:
+    """A setting as a line of YAML, or some."""
+    if isinstance(value, Mapping):
+        inner = [line for key, of in value.items() for line in _yaml(key, of, indent + "  ")]
+        return [f"{indent}{name}:", *inner]
+    return [f"{indent}{name}: {json.dumps(value)}"]

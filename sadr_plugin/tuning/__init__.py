@@ -1,0 +1,41 @@
+"""Settings for a model and an editor: found on some records it knows, judged on others.
+
+All names that a program needs are here::
+
+    from sadr_plugin.tuning import Runs, Search, Setup, Space, TrialEvaluator, check_up, judge
+"""
+
+from ._checkup import Finding, check_up
+from ._known import Known, known, split
+from ._objectives import Objectives, objectives
+from ._runs import Runs
+from ._search import Search, Tried
+from ._space import Space
+from ._trials import Setup, TrialEvaluator, TrialTask
+from ._tuner import Options, Tuner, Tuning
+from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
+
+__all__ = [
+    "CONTROL",
+    "PLAIN",
+    "TUNED",
+    "Finding",
+    "Known",
+    "Objectives",
+    "Options",
+    "Runs",
+    "Search",
+    "Setup",
+    "Space",
+    "TrialEvaluator",
+    "TrialTask",
+    "Tried",
+    "Tuner",
+    "Tuning",
+    "Verdict",
+    "check_up",
+    "judge",
+    "known",
+    "objectives",
+    "split",
+]

@@ -1,0 +1,75 @@
+"""What settings are chosen by: specificity against generalisation, at an edit that takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from ..evaluation import Result
+from ..evaluation._metrics import DISTRACTED
+
+SPECIFIC = ("neighbourhood", "relation", DISTRACTED + "neighbourhood", DISTRACTED + "relation")
+"""The metrics that specificity is the mean of, of those that the records have."""
+
+GENERAL = ("paraphrase", "alias")
+
+TAKES = 0.95
+"""The efficacy an edit has to have."""
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What a setup came to on some records, each from 0 to 1.
+
+    A question counts σ(log p(right) − log p(wrong)), which moves where right or wrong does not:
+    so few records tell more.
+
+    Attributes:
+        specificity: over the questions that are to be kept, kind by kind.
+        generality: over the paraphrases; the edit itself, where the records have none.
+        efficacy: the share of edits that are made.
+        records: of how many records.
+    """
+
+    specificity: float
+    generality: float
+    efficacy: float
+    records: int
+
+
+def objectives(results: Sequence[Result]) -> Objectives:
+    """Of the results of one setup; an edit that failed counts as one that broke everything."""
+    kinds = {task for result in results for task in result.scores}
+    specific = [kind for kind in SPECIFIC if kind in kinds]
+    general = [kind for kind in GENERAL if kind in kinds] or ["efficacy"]
+    made = [r.error is None and _right(r, "efficacy") for r in results]
+    return Objectives(
+        fmean(_soft(results, specific)) if specific else 0.0,
+        fmean(_soft(results, general)) if kinds else 0.0,
+        fmean(made),
+        len(results),
+    )
+
+
+def _soft(results: Sequence[Result], kinds: Sequence[str]) -> list[float]:
+    """The mean over the questions of each kind that has some."""
+    found = []
+    for kind in kinds:
+        values: list[float] = []
+        for result in results:
+            if result.error is not None:
+                values.append(0.0)
+            values += [_sigmoid(right - wrong) for right, wrong in result.scores.get(kind, ())]
+        if values:
+            found.append(fmean(values))
+    return found or [0.0]
+
+
+def _right(result: Result, kind: str) -> bool:
+    return all(right > wrong for right, wrong in result.scores[kind])
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, value))))

@@ -1,0 +1,224 @@
+"""The search: Optuna asks, records answer, and what cannot win any more is left."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EvaluationError
+from ..evaluation import Engine, Record, Result
+from ._objectives import TAKES, Objectives, objectives
+from ._space import Space
+from ._trials import Setup, TrialTask
+
+if TYPE_CHECKING:
+    import optuna
+
+FIRST = 4
+"""Records after which a trial may be given up."""
+
+MARGIN = 0.02
+"""By how much another trial has to be better on the same records, in both objectives."""
+
+
+@dataclass
+class Tried:
+    """A trial.
+
+    Attributes:
+        number: Optuna's.
+        parameters: what was drawn.
+        setup: how it edits.
+        results: of the records so far, in their order.
+        given_up: whether it was ended before its last record.
+    """
+
+    number: int
+    parameters: Mapping[str, Any]
+    setup: Setup
+    results: list[Result] = field(default_factory=list)
+    given_up: bool = False
+
+    @property
+    def name(self) -> str:
+        """What its results have as their arm."""
+        return f"trial {self.number}"
+
+    def objectives(self, count: int | None = None) -> Objectives:
+        """What it came to on its records, or on the first of them."""
+        return objectives(self.results[:count])
+
+
+class Search:
+    """A search under way, or one that is taken up again.
+
+    Args:
+        space: what is searched.
+        records: what each trial edits, in their order.
+        file: Optuna's journal; what is there already counts.
+        first: parameters to try first.
+        seed: of the sampler.
+
+    Raises:
+        EvaluationError: Optuna is not installed.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        records: Sequence[Record],
+        file: Path,
+        first: Iterable[Mapping[str, Any]],
+        seed: int = 0,
+    ) -> None:
+        self._space = space
+        self._records = list(records)
+        self._study = _study(file, seed)
+        self._running: dict[str, tuple[optuna.Trial, Tried]] = {}
+        self.tried = [self._again(trial) for trial in self._study.trials if _is_done(trial)]
+        for parameters in first:
+            self._study.enqueue_trial(dict(parameters), skip_if_exists=True)
+
+    def run(
+        self,
+        engine: Engine,
+        seconds: float,
+        parallel: int = 1,
+        on_result: Callable[[Result], None] = lambda result: None,
+    ) -> None:
+        """Try until the time is over; trials under way then are dropped.
+
+        Args:
+            engine: does the tasks.
+            seconds: for how long.
+            parallel: how many trials are under way at once.
+            on_result: told each result.
+        """
+        end = time.monotonic() + seconds
+        queue: deque[TrialTask] = deque()
+        for _ in range(parallel):
+            queue.append(self._start())
+        for result in engine.items(queue):
+            assert isinstance(result, Result)
+            trial, tried = self._running[result.arm]
+            tried.results.append(result)
+            on_result(result)
+            finished = len(tried.results) == len(self._records)
+            if finished or self._is_hopeless(tried):
+                tried.given_up = not finished
+                self._finish(trial, tried)
+                if time.monotonic() < end:
+                    queue.append(self._start())
+            elif time.monotonic() < end:
+                queue.append(self._next(tried))
+            else:
+                self._drop(trial, tried)
+
+    @property
+    def finished(self) -> list[Tried]:
+        """The trials that edited every record."""
+        return [tried for tried in self.tried if not tried.given_up]
+
+    def front(self) -> list[Tried]:
+        """Of the finished trials whose edits take, those that no other is better than in both."""
+        taking = [t for t in self.finished if t.objectives().efficacy >= TAKES]
+        return [one for one in taking if not any(_is_better(other, one) for other in taking)]
+
+    def best(self, plain: Objectives, allowance: float) -> Tried | None:
+        """The most specific trial of the front that generalises nearly as the plain edit does.
+
+        Args:
+            plain: the plain edit on the same records.
+            allowance: by how much it may generalise less; where none does so little, the one
+                that generalises most.
+        """
+        front = self.front()
+        near = [t for t in front if t.objectives().generality >= plain.generality - allowance]
+        if near:
+            return max(near, key=lambda tried: tried.objectives().specificity)
+        return max(front, key=lambda tried: tried.objectives().generality, default=None)
+
+    def _start(self) -> TrialTask:
+        trial = self._study.ask()
+        self._space.suggest(trial)
+        tried = Tried(trial.number, trial.params, self._space.setup(trial.params))
+        self._running[tried.name] = trial, tried
+        return self._next(tried)
+
+    def _next(self, tried: Tried) -> TrialTask:
+        return TrialTask(tried.name, tried.setup, self._records[len(tried.results)])
+
+    def _finish(self, trial: optuna.Trial, tried: Tried) -> None:
+        found = tried.objectives()
+        trial.set_user_attr("results", [asdict(result) for result in tried.results])
+        trial.set_user_attr("given_up", tried.given_up)
+        trial.set_constraint("efficacy", TAKES - found.efficacy)
+        self._study.tell(trial, (found.specificity, found.generality))
+        del self._running[tried.name]
+        self.tried.append(tried)
+
+    def _drop(self, trial: optuna.Trial, tried: Tried) -> None:
+        from optuna.trial import TrialState
+
+        self._study.tell(trial, state=TrialState.FAIL)
+        del self._running[tried.name]
+
+    def _is_hopeless(self, tried: Tried) -> bool:
+        """Whether too many edits have failed, or another trial was better on the same records."""
+        count = len(tried.results)
+        found = tried.objectives()
+        failures = round((1 - found.efficacy) * count)
+        if failures > (1 - TAKES) * len(self._records) + 1:
+            return True
+        if count < FIRST:
+            return False
+        return any(
+            other.specificity > found.specificity + MARGIN
+            and other.generality > found.generality + MARGIN
+            and other.efficacy >= found.efficacy
+            for other in (finished.objectives(count) for finished in self.finished)
+        )
+
+    def _again(self, trial: optuna.trial.FrozenTrial) -> Tried:
+        """A trial of an earlier run."""
+        results = [Result.from_data(dict(data)) for data in trial.user_attrs["results"]]
+        setup = self._space.setup(trial.params)
+        given_up = trial.user_attrs["given_up"]
+        return Tried(trial.number, trial.params, setup, results, given_up)
+
+
+def _is_better(one: Tried, other: Tried) -> bool:
+    a, b = one.objectives(), other.objectives()
+    pairs = ((a.specificity, b.specificity), (a.generality, b.generality))
+    return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+
+def _is_done(trial: optuna.trial.FrozenTrial) -> bool:
+    return trial.state.is_finished() and "results" in trial.user_attrs
+
+
+def _study(file: Path, seed: int) -> optuna.Study:
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise EvaluationError("Optuna is not installed; pip install 'sadr-plugin[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, n_startup_trials=8, constant_liar=True
+        )
+    return optuna.create_study(
+        study_name="tune",
+        storage=JournalStorage(JournalFileBackend(str(file))),
+        sampler=sampler,
+        directions=["maximize", "maximize"],
+        load_if_exists=True,
+    )

@@ -1,0 +1,89 @@
+"""What is searched: the editor's own settings, and those under ``sadr:``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..evaluation import Dimension
+from ._trials import Setup
+
+if TYPE_CHECKING:
+    import optuna
+
+GAMMA = Dimension(0.03, 30.0, log=True)
+STOP_AT = Dimension(0.5, 0.95)
+WEIGHT = Dimension(0.2, 4.0, log=True)
+DISTRACTED = Dimension(0.5, 8.0, log=True)
+
+RECIPES: Sequence[Mapping[str, Any]] = (
+    {"gamma": 10.0, "stop_at": 0.75, "keep": False},
+    {"gamma": 5.0, "stop_at": 0.75, "keep": True, "weight": 1.5, "distracted": 5.0},
+    {"gamma": 1.0, "stop_at": 0.85, "keep": False},
+    {"gamma": 3.0, "stop_at": 0.6, "keep": True, "weight": 0.7, "distracted": 2.0},
+)
+"""What has done well elsewhere; tried first."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """All that is searched.
+
+    Attributes:
+        own: the editor's own settings.
+        keep: whether the terms of ``sadr.keep`` are tried.
+        steps: how many steps an edit may take; ``stop_at`` decides how many it does.
+        fixed: what stands under ``sadr:`` whatever is tried.
+    """
+
+    own: Mapping[str, Dimension]
+    keep: bool
+    steps: int
+    fixed: Mapping[str, Any]
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Have a trial draw its parameters."""
+        for name, dimension in self.own.items():
+            _draw(trial, name, dimension)
+        _draw(trial, "gamma", GAMMA)
+        _draw(trial, "stop_at", STOP_AT)
+        if self.keep and trial.suggest_categorical("keep", [False, True]):
+            _draw(trial, "weight", WEIGHT)
+            _draw(trial, "distracted", DISTRACTED)
+
+    def setup(self, parameters: Mapping[str, Any]) -> Setup:
+        """The setup that a trial's parameters stand for."""
+        own = {name: _rounded(parameters[name]) for name in self.own if name in parameters}
+        sadr: dict[str, Any] = {**self.fixed, "num_grad_steps": self.steps}
+        sadr |= {name: _rounded(parameters[name]) for name in ("gamma", "stop_at")}
+        if parameters.get("keep"):
+            names = ("weight", "distracted")
+            sadr["keep"] = {name: _rounded(parameters[name]) for name in names}
+        return Setup(own, sadr)
+
+    def first(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Parameters to try first: the recipes, with the editor as it is set.
+
+        Args:
+            values: the editor's own settings as the file has them.
+        """
+        own = {name: values[name] for name in self.own if name in values}
+        found = []
+        for recipe in RECIPES:
+            if self.keep or not recipe["keep"]:
+                names = {"keep"} if not self.keep else set()
+                found.append({**own, **{k: v for k, v in recipe.items() if k not in names}})
+        return found
+
+
+def _draw(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
+    if dimension.choices is not None:
+        trial.suggest_categorical(name, list(dimension.choices))
+    else:
+        trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
+
+
+def _rounded(value: Any) -> Any:
+    """A number with as many digits as matter."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value

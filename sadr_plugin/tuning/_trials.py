@@ -1,0 +1,111 @@
+"""A way of editing with settings of its own, tried on single records."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from transformers import set_seed
+
+from .. import reports
+from ..errors import EvaluationError
+from ..evaluation import UNEDITED, Editor, Record, Result, UneditedWeights, counted_steps, edited
+from ..evaluation._measure import Measure
+from ..evaluation._single import failed, is_records_own
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to edit.
+
+    Attributes:
+        settings: the editor's own that differ from the file's, as `Editor.search_space` has them.
+        sadr: what would stand under ``sadr:``; None for nothing.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sadr: Mapping[str, Any] | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The same for the same setup."""
+        return json.dumps([dict(self.settings), self.sadr and dict(self.sadr)], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """A record to be edited in a way that has a name."""
+
+    name: str
+    setup: Setup
+    record: Record
+
+
+class TrialEvaluator:
+    """Tries setups on records with one model; an `Evaluator` of `TrialTask`.
+
+    Args:
+        editor: with the settings of the file.
+        seed: what the toolkit's own draws start from, for each record anew.
+    """
+
+    arms: Sequence[str] = ()
+
+    def __init__(self, editor: Editor, seed: int = 0) -> None:
+        self._editor = editor
+        self._seed = seed
+        self._editors: dict[str, Editor] = {}
+        self._unedited: dict[tuple[str, ...], UneditedWeights] = {}
+
+    def items(self, task: TrialTask) -> Iterator[Result]:
+        """See `Evaluator.items`: one result, whose arm is the task's name.
+
+        The arm `UNEDITED` is that without an edit.
+        """
+        editor, record = self._configured(task.setup), task.record
+        measure = Measure(editor, self._seed, fluency=False)
+        if task.name == UNEDITED:
+            yield measure.result(record, UNEDITED, 0.0, edits=0)
+            return
+        probe = measure.probe(record)
+        set_seed(self._seed)
+        started = time.perf_counter()
+        try:
+            with (
+                counted_steps(editor.model) as steps,
+                reports() as found,
+                edited(editor, self._weights(editor), [record], task.setup.sadr),
+            ):
+                taken, seconds = steps(), time.perf_counter() - started
+                drift = None if probe is None else probe.drift()
+                target = found[-1].steps[-1].target if found and found[-1].steps else None
+                yield measure.result(
+                    record, task.name, drift, steps=taken, seconds=seconds, reached=target
+                )
+        except EvaluationError as error:
+            raise EvaluationError(f"record {record.key}, {task.name}: {error}") from error
+        except Exception as error:
+            if not is_records_own(error, True):
+                raise
+            yield failed(record, task.name, error, time.perf_counter() - started)
+
+    def finish(self) -> None:
+        """See `Evaluator.finish`."""
+        for unedited in self._unedited.values():
+            unedited.check()
+
+    def _configured(self, setup: Setup) -> Editor:
+        key = json.dumps(dict(setup.settings), sort_keys=True)
+        if key not in self._editors:
+            self._editors[key] = self._editor.configured(setup.settings)
+        return self._editors[key]
+
+    def _weights(self, editor: Editor) -> UneditedWeights:
+        names = tuple(editor.weights)
+        if names not in self._unedited:
+            self._unedited[names] = UneditedWeights(editor.model, names)
+        return self._unedited[names]

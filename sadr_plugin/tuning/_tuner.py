@@ -1,0 +1,231 @@
+"""From an hparams file to settings that hold: the way of a tuning, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..evaluation import (
+    UNEDITED,
+    Arm,
+    ArmSummary,
+    Dimension,
+    Editor,
+    Engine,
+    EvaluationRun,
+    LocalEngine,
+    Record,
+    Result,
+    Scorer,
+    summarise,
+)
+from ._checkup import Finding, check_up, steps_of
+from ._known import Known, known, split
+from ._objectives import Objectives, objectives
+from ._runs import Runs
+from ._search import Search, Tried
+from ._space import Space
+from ._trials import Setup
+from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+CHECKED = 4
+"""How many records the check-up edits."""
+
+ALLOWED = 0.04
+"""By how much generality may fall on the records that settings are chosen on: a little less than
+the five points of PS that are allowed in the end."""
+
+EXPLAINED = 12
+"""On how many of the unseen records the causal test is made, where settings fall short."""
+
+PLAIN_SETUP = Setup(sadr={"gamma": 0.0})
+"""The plain edit: γ = 0 restricts nothing, and reuse makes it faster."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to tune.
+
+    Attributes:
+        seconds: for how long to search.
+        records: on how many records each trial is run, at most.
+        judged: on how many others the best is judged, at most.
+        keep: whether the settings of ``sadr.keep`` are searched, too.
+        layers: the first and the last layer that are tried; None for all that can be.
+        fixed: what stands under ``sadr:`` whatever is tried.
+        parallel: how many trials are under way at once.
+        seed: of the split and the search.
+    """
+
+    seconds: float
+    records: int = 16
+    judged: int = 40
+    keep: bool = True
+    layers: tuple[int, int] | None = None
+    fixed: Mapping[str, Any] | None = None
+    parallel: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a tuning came to.
+
+    Attributes:
+        known: what of the records the model knows.
+        findings: of the check-up.
+        plain: the plain edit on the records that settings were chosen on.
+        tried: all trials.
+        front: of these, those that no other is better than.
+        best: the settings to use; None where no edit took.
+        verdict: how they did on the unseen records; None without them.
+        causal: where they fell short, the causal test of plain and tuned edits; None where not.
+        judged: the results that the verdict is of.
+    """
+
+    known: Known
+    findings: Sequence[Finding]
+    plain: Objectives
+    tried: Sequence[Tried]
+    front: Sequence[Tried]
+    best: Tried | None
+    verdict: Verdict | None
+    causal: Sequence[ArmSummary] | None
+    judged: Sequence[Result]
+
+
+class Tuner:
+    """Tunes one editor and model.
+
+    Args:
+        editor: with the settings of the file.
+        engine: does the trials; its evaluators are `TrialEvaluator`.
+        folder: where what was tried is kept; what is there already counts.
+        options: how.
+        progress: shows how far it is.
+    """
+
+    def __init__(
+        self, editor: Editor, engine: Engine, folder: Path, options: Options, progress: Progress
+    ) -> None:
+        self._editor = editor
+        self._engine = engine
+        self._folder = folder
+        self._options = options
+        self._progress = progress
+        self._bar: TaskID | None = None
+        self._runs = Runs(engine, folder / "results.jsonl", self._advance)
+
+    def run(self, records: Sequence[Record]) -> Tuning:
+        """Tune on some of the records, and judge on others.
+
+        Raises:
+            DataError: the model knows too few of them.
+        """
+        options = self._options
+        found = self._known(records)
+        chosen, unseen = split(found.records, options.seed)
+        chosen, unseen = chosen[: options.records], unseen[: options.judged]
+        findings, plain = self._check_up(chosen)
+        space = Space(self._own(), options.keep, 2 * steps_of(plain), options.fixed or {})
+        baseline = objectives(plain)
+        search = self._search(space, chosen)
+        best = search.best(baseline, ALLOWED)
+        judged = [] if best is None else self._judged(best, unseen)
+        verdict = None if best is None else judge(judged)
+        causal = None
+        if best is not None and verdict is not None and verdict.shortcomings:
+            causal = self._causal(best, unseen)
+        tried, front = search.tried, search.front()
+        return Tuning(found, findings, baseline, tried, front, best, verdict, causal, judged)
+
+    def _known(self, records: Sequence[Record]) -> Known:
+        self._begin("what the model knows", len(records))
+        scorer = Scorer(self._editor.model, self._editor.tokenizer)
+        return known(records, scorer, self._advance)
+
+    def _check_up(self, chosen: Sequence[Record]) -> tuple[list[Finding], list[Result]]:
+        """The findings, and the plain edits of all records."""
+        self._begin("check-up", None)
+        few = chosen[:CHECKED]
+        findings = check_up(
+            self._editor, lambda name, setup: self._runs.results({name: setup}, few)
+        )
+        self._begin("plain edits", len(self._runs.missing({PLAIN: PLAIN_SETUP}, chosen)))
+        return findings, self._runs.results({PLAIN: PLAIN_SETUP}, chosen)
+
+    def _own(self) -> dict[str, Dimension]:
+        """The editor's own settings that are searched."""
+        own = dict(self._editor.search_space())
+        wanted, layers = self._options.layers, own.get("layer")
+        if wanted is not None and layers is not None:
+            inside = [c for c in layers.choices or () if wanted[0] <= c <= wanted[1]]
+            own["layer"] = replace(layers, choices=inside)
+        return own
+
+    def _search(self, space: Space, chosen: Sequence[Record]) -> Search:
+        options = self._options
+        first = space.first(self._editor.settings())
+        search = Search(space, chosen, self._folder / "study.journal", first, options.seed)
+        self._begin("search", None)
+
+        def told(result: Result) -> None:
+            self._advance(result)
+            best = search.best(Objectives(0, 0, 0, 0), 0.0)
+            text = f"search, {len(search.tried)} trials"
+            if best is not None:
+                come = best.objectives()
+                text += f", {best.name}: specific {come.specificity:.3f}"
+                text += f", general {come.generality:.3f}"
+            self._describe(text)
+
+        search.run(self._engine, options.seconds, options.parallel, told)
+        return search
+
+    def _judged(self, best: Tried, unseen: Sequence[Record]) -> list[Result]:
+        sadr = best.setup.sadr or {}
+        alone = {name: sadr[name] for name in ("num_grad_steps", "stop_at") if name in sadr}
+        setups = {
+            UNEDITED: PLAIN_SETUP,
+            PLAIN: PLAIN_SETUP,
+            CONTROL: Setup(best.setup.settings, {**alone, "gamma": 0.0}),
+            TUNED: best.setup,
+        }
+        runs = Runs(self._engine, self._folder / f"judged-{best.number}.jsonl", self._advance)
+        self._begin("judging on unseen records", len(runs.missing(setups, unseen)))
+        return runs.results(setups, unseen)
+
+    def _causal(self, best: Tried, unseen: Sequence[Record]) -> list[ArmSummary]:
+        """The plain and the tuned edits, with the attention of before put back."""
+        from ..drift import CausalEvaluator
+
+        self._begin("the causal test", None)
+        results: list[Result] = []
+        names: list[str] = []
+        for name, setup in ((PLAIN, PLAIN_SETUP), (TUNED, best.setup)):
+            editor = self._editor.configured(setup.settings)
+            evaluator = CausalEvaluator(editor, [Arm(name, setup.sadr)], seed=self._options.seed)
+            file = self._folder / f"causal-{name}-{best.number}.jsonl"
+            run = EvaluationRun(LocalEngine(evaluator), file)
+            own = run.run(unseen[:EXPLAINED], self._advance)
+            results += [r for r in own if r.arm != UNEDITED or name == PLAIN]
+            names += evaluator.arms
+        return summarise(results, names)
+
+    def _begin(self, text: str, total: int | None) -> None:
+        if self._bar is not None:
+            self._progress.update(self._bar, total=1, completed=1)
+        self._bar = self._progress.add_task(text, total=total)
+
+    def _advance(self, _: object) -> None:
+        assert self._bar is not None
+        self._progress.advance(self._bar)
+
+    def _describe(self, text: str) -> None:
+        assert self._bar is not None
+        self._progress.update(self._bar, description=text)

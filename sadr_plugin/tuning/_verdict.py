@@ -1,0 +1,98 @@
+"""What the settings found are worth, on records that they were not chosen on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..evaluation import UNEDITED, ArmSummary, Result, summarise
+from ..evaluation._metrics import DISTRACTED, SHORT
+
+PLAIN, CONTROL, TUNED = "plain", "stop alone", "tuned"
+
+LOST = 5.0
+"""Points of PS that may be lost."""
+
+HELD = 95.0
+"""The ES that an edit has to have, percent."""
+
+WON_BACK = ("relation", DISTRACTED + "neighbourhood")
+"""The metrics that are to come back at least half-way from the plain edit to the unedited model."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the settings found did on the unseen records.
+
+    Attributes:
+        summaries: the unedited model, the plain edit, the stop alone, and the settings found.
+        regained: by metric, how much of what the plain edit lost came back, 1 for all; None where
+            it lost nothing.
+        lost: points of PS less than the plain edit; None without paraphrases.
+        shortcomings: what was to be reached and was not, in words.
+    """
+
+    summaries: list[ArmSummary]
+    regained: dict[str, float | None]
+    lost: float | None
+    shortcomings: list[str]
+
+    @property
+    def helps(self) -> bool:
+        """Whether more of some kind of specificity is kept, and more than chance would."""
+        versus = self._arm(TUNED).versus.get(PLAIN, {})
+        return any(
+            (share or 0) > 0 and (versus.get(task) or 1.0) < 0.05
+            for task, share in self.regained.items()
+        )
+
+    def _arm(self, name: str) -> ArmSummary:
+        return next(summary for summary in self.summaries if summary.arm == name)
+
+    def sentence(self) -> str:
+        """The verdict in words."""
+        if not self.shortcomings:
+            return "These settings hold on records that they were not chosen on."
+        if self.helps:
+            return f"These settings help, but {'; '.join(self.shortcomings)}."
+        return (
+            "No settings were found that help here by more than chance: "
+            f"{'; '.join(self.shortcomings)}."
+        )
+
+
+def judge(results: Sequence[Result]) -> Verdict:
+    """Judge by the results of the unseen records, in the arms of `Verdict.summaries`."""
+    summaries = summarise(results, [PLAIN, CONTROL, TUNED])
+    of_arm = {summary.arm: summary for summary in summaries}
+    means = {
+        arm: {task: found.mean for task, found in summary.accuracy.items() if found is not None}
+        for arm, summary in of_arm.items()
+    }
+    unedited, plain, tuned = (means[arm] for arm in (UNEDITED, PLAIN, TUNED))
+    regained = {
+        task: _share(unedited[task], plain[task], tuned[task])
+        for task in ("relation", DISTRACTED + "neighbourhood", "neighbourhood")
+        if task in tuned
+    }
+    lost = plain["paraphrase"] - tuned["paraphrase"] if "paraphrase" in tuned else None
+    return Verdict(summaries, regained, lost, _shortcomings(tuned, regained, lost))
+
+
+def _share(unedited: float, plain: float, tuned: float) -> float | None:
+    return (tuned - plain) / (unedited - plain) if unedited > plain else None
+
+
+def _shortcomings(
+    tuned: Mapping[str, float], regained: Mapping[str, float | None], lost: float | None
+) -> list[str]:
+    found = []
+    if tuned["efficacy"] < HELD:
+        found.append(f"ES is {tuned['efficacy']:.1f}, below {HELD:g}")
+    for task in WON_BACK:
+        share = regained.get(task)
+        if share is not None and share < 0.5:
+            found.append(f"{max(share, 0):.0%} of the lost {SHORT[task]} comes back, not half")
+    if lost is not None and lost > LOST:
+        found.append(f"PS is {lost:.1f} points lower")
+    return found
