@@ -144,8 +144,8 @@ class EasyEditEditor(Editor):
         if needs_statistics(self._hparams):
             return remarks(Job(self.model, self.tokenizer, self._hparams))
         return [
-            "mom2_adjustment: false: the edit looks at no layer statistics, and leaks into whatever "
-            "resembles the subject; set it to true, and compute them with sadr stats"
+            "mom2_adjustment: false: the edit looks at no layer statistics, and leaks into "
+            "whatever resembles the subject; set it to true, and compute them with sadr stats"
         ]
 
     def as_hparams(self, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,515 @@
+"""Tuning: what a model knows, what is searched and given up, and what a verdict says."""
+
+import json
+import math
+
+import pytest
+import torch
+from rich.progress import Progress
+from typer.testing import CliRunner
+
+import sadr_plugin
+from sadr_plugin import HparamsSummary, hookimpl
+from sadr_plugin.commands._tune import _seconds
+from sadr_plugin.commands.cli import build
+from sadr_plugin.errors import ConfigError, DataError
+from sadr_plugin.evaluation import (
+    UNEDITED,
+    Dimension,
+    LocalEngine,
+    Question,
+    Record,
+    Result,
+    Scorer,
+)
+from sadr_plugin.tuning import (
+    CONTROL,
+    PLAIN,
+    TUNED,
+    Objectives,
+    Options,
+    Runs,
+    Search,
+    Setup,
+    Space,
+    TrialEvaluator,
+    Tuner,
+    check_up,
+    judge,
+    known,
+    objectives,
+    split,
+)
+from support import tiny_llama, word_tokenizer
+from test_evaluation import SmallEditor
+
+pytest.importorskip("optuna")
+
+FACTS = ("city", "rome", "paris", "batch", "of", "now", "eiffel", "so", "then", "louvre")
+
+
+def records(count=10):
+    """One of a subject each; the model is made to know what is asked of it."""
+    model, tokenizer = tiny_llama().requires_grad_(False), word_tokenizer()
+    found = []
+    for number in range(count):
+        subject = FACTS[number % len(FACTS)]
+        prompt = f"the {subject} is in"
+        ids = tokenizer([prompt, f"a {subject} is"], return_tensors="pt", padding=True)
+        logits = model(**ids).logits
+        last = ids["attention_mask"].sum(1) - 1
+        best = [logits[row, last[row]].argmax().item() for row in (0, 1)]
+        worst = [logits[row, last[row]].argmin().item() for row in (0, 1)]
+        true, new = (tokenizer.decode([ids[0]]) for ids in (best, worst))
+        relation = Question(f"a {subject} is", tokenizer.decode([best[1]]), new)
+        found.append(
+            Record(
+                str(number),
+                subject,
+                "the {} is in",
+                new,
+                true,
+                paraphrases=(Question(f"now {prompt}", new, true),),
+                relations=(relation,) if relation.right != new else (),
+            )
+        )
+    return found
+
+
+class Tunable(SmallEditor):
+    """Makes the new object likelier as far as ``size`` says, and after the relation's prompt as
+    far as that is like the edit's and as ``harm`` says."""
+
+    weights = ("lm_head.weight",)
+
+    def __init__(self, size=1.0, harm=1.0, error=None):
+        super().__init__()
+        self.values = {"size": size, "harm": harm}
+        self.fails = error
+        self.made = []
+
+    def search_space(self):
+        return {"size": Dimension(0.1, 10, log=True), "harm": Dimension(choices=[0.0, 0.3, 1.0])}
+
+    def settings(self):
+        return dict(self.values)
+
+    def configured(self, settings):
+        unknown = set(settings) - set(self.values)
+        if unknown:
+            raise ConfigError(f"no settings {unknown}")
+        other = Tunable(error=self.fails)
+        other.model, other.tokenizer, other.made = self.model, self.tokenizer, self.made
+        other.values = {**self.values, **settings}
+        return other
+
+    def edit(self, records, sadr):
+        (record,) = records
+        self.made.append((record.key, dict(self.values), sadr))
+        if self.fails is not None:
+            raise self.fails
+        with torch.enable_grad():
+            for _ in range((sadr or {}).get("num_grad_steps", 5)):
+                self.model(torch.tensor([[1, 2]]))
+        edited, other = (
+            self.model.model(**self.tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1]
+            for text in (record.prompt, f"a {record.subject} is")
+        )
+        shared = (edited @ other) / (other @ other) * other
+        weight = self.model.get_parameter(self.weights[0])
+        new = self.tokenizer.vocab[record.target_new.strip()]
+        weight[new] += self.values["size"] * (edited - (1 - self.values["harm"]) * shared)
+
+
+def result(record, arm, **scores):
+    kinds = {name.replace("_", " "): pairs for name, pairs in scores.items()}
+    return Result(record, arm, kinds, None, None, None, steps=7)
+
+
+def test_what_a_model_knows():
+    good = records(3)
+    true = good[0]
+    swapped = Record(
+        "other",
+        true.subject,
+        true.template,
+        true.target_true,
+        true.target_new,
+        (),
+        (),
+        (),
+        true.relations,
+    )
+    lost = Question(
+        good[1].relations[0].prompt, good[1].relations[0].wrong, good[1].relations[0].right
+    )
+    both = Record(**{**vars(good[1]), "relations": (*good[1].relations, lost)})
+    nothing = Record(**{**vars(good[2]), "relations": (lost,)})
+    scorer = Scorer(tiny_llama(), word_tokenizer())
+    found = known([true, swapped, both, nothing], scorer)
+    assert [record.key for record in found.records] == ["0", "1"]
+    assert (found.unknown, found.nothing_to_keep, found.dropped) == (1, 1, 1)
+    assert found.records[1].relations == good[1].relations
+
+
+def test_halves_share_no_subject_and_are_the_same_again():
+    many = [
+        Record(str(number), f"subject {number // 2}", "{} is in", "rome", "paris")
+        for number in range(20)
+    ]
+    chosen, judged = split(many, seed=1)
+    assert len(chosen) == len(judged) == 10
+    assert not {r.subject for r in chosen} & {r.subject for r in judged}
+    assert split(many, seed=1) == (chosen, judged)
+    assert split(many, seed=2) != (chosen, judged)
+    with pytest.raises(DataError, match="the model knows 7 of the records"):
+        split(many[:7], seed=0)
+
+
+def test_objectives():
+    even = [(-1.0, -1.0)]
+    found = objectives(
+        [
+            result("0", "t", efficacy=[(0.0, -50.0)], relation=[(0.0, -50.0)], paraphrase=even),
+            result("1", "t", efficacy=[(-50.0, 0.0)], relation=even, paraphrase=even),
+        ]
+    )
+    assert found.specificity == pytest.approx(0.75)
+    assert found.generality == pytest.approx(0.5)
+    assert (found.efficacy, found.records) == (0.5, 2)
+    failed = Result("2", "t", {}, None, None, None, error="no")
+    broken = objectives([result("0", "t", efficacy=[(0, -50)], relation=[(0, -50)]), failed])
+    assert broken.specificity == pytest.approx(0.5), "a failed edit broke all"
+    assert broken.efficacy == 0.5
+    assert objectives([failed]) == Objectives(0, 0, 0, 1)
+
+
+def space(editor):
+    return Space(editor.search_space(), keep=True, steps=4, fixed={"layers": [3]})
+
+
+def run_search(tmp_path, editor, seconds=3.0, count=5, **options):
+    search = Search(space(editor), records(count), tmp_path / "study", [], **options)
+    search.run(LocalEngine(TrialEvaluator(editor)), seconds)
+    return search
+
+
+def test_a_search_finds_what_is_better_and_goes_on(tmp_path):
+    editor = Tunable()
+    search = run_search(tmp_path, editor, seconds=4.0)
+    assert len(search.tried) > 8
+    assert any(tried.given_up for tried in search.tried), "what cannot win is left"
+    for tried in search.tried:
+        assert tried.given_up == (len(tried.results) < 5)
+        sadr = tried.setup.sadr
+        assert (sadr["layers"], sadr["num_grad_steps"]) == ([3], 4)
+        assert 0.03 <= sadr["gamma"] <= 30
+        assert 0.5 <= sadr["stop_at"] <= 0.95
+    specific = {
+        tried.setup.settings["harm"]: tried.objectives().specificity for tried in search.finished
+    }
+    assert max(specific, key=specific.get) == 0.0
+    again = Search(space(editor), records(5), tmp_path / "study", [])
+    assert [t.setup for t in again.tried] == [t.setup for t in search.tried]
+    assert [t.objectives() for t in again.tried] == [t.objectives() for t in search.tried]
+    again.run(LocalEngine(TrialEvaluator(editor)), 0.5)
+    assert len(again.tried) > len(search.tried)
+    numbers = [tried.number for tried in again.tried]
+    assert len(set(numbers)) == len(numbers)
+
+
+def tried_with(search, *outcomes):
+    """Trials that came to (specificity, generality, efficacy) as told."""
+    from sadr_plugin.tuning import Tried
+
+    for number, outcome in enumerate(outcomes):
+        tried = Tried(number, {}, Setup(), [])
+        object.__setattr__(tried, "objectives", lambda count=None, o=outcome: Objectives(*o, 5))
+        search.tried.append(tried)
+
+
+def test_the_front_and_the_best_of_it(tmp_path):
+    search = Search(space(Tunable()), records(5), tmp_path / "study", [])
+    tried_with(search, (0.9, 0.5, 1), (0.8, 0.8, 1), (0.7, 0.7, 1), (0.6, 0.9, 1), (1, 1, 0.8))
+    assert [tried.number for tried in search.front()] == [0, 1, 3]
+    plain = Objectives(0.3, 0.83, 1.0, 5)
+    assert search.best(plain, 0.04).number == 1
+    assert search.best(plain, 0.4).number == 0
+    assert search.best(Objectives(0.3, 1.0, 1.0, 5), 0.04).number == 3, "the most general"
+
+
+def test_first_come_the_recipes_with_the_editor_as_it_is(tmp_path):
+    editor = Tunable(size=2.0)
+    first = space(editor).first(editor.settings())
+    assert len(first) == 4
+    search = Search(space(editor), records(5), tmp_path / "study", first)
+    search.run(LocalEngine(TrialEvaluator(editor)), 0.0)
+    assert editor.made[0][1] == {"size": 2.0, "harm": 1.0}
+    assert editor.made[0][2]["gamma"] == first[0]["gamma"]
+    without = Space({}, keep=False, steps=4, fixed={}).first({})
+    assert len(without) == 2
+    assert all("keep" not in parameters for parameters in without)
+    assert "keep" not in Space({}, False, 4, {}).setup(without[0]).sadr
+
+
+def test_trials_leave_the_model_as_it_was():
+    editor = Tunable()
+    before = {name: value.clone() for name, value in editor.model.state_dict().items()}
+    evaluator = TrialEvaluator(editor)
+    from sadr_plugin.tuning import TrialTask
+
+    (record,) = records(1)
+    for settings in ({}, {"harm": 0.3}):
+        (found,) = evaluator.items(TrialTask("t", Setup(settings, {"gamma": 1.0}), record))
+        assert found.arm == "t"
+    (unedited,) = evaluator.items(TrialTask(UNEDITED, Setup(), record))
+    assert unedited.scores["relation"][0][0] > unedited.scores["relation"][0][1]
+    evaluator.finish()
+    assert all(torch.equal(before[n], v) for n, v in editor.model.state_dict().items())
+
+
+def test_a_setup_that_fails_is_a_bad_one_not_the_end(tmp_path):
+    editor = Tunable(error=RuntimeError("no inverse"))
+    search = run_search(tmp_path, editor, seconds=0.5)
+    assert search.tried
+    assert search.front() == []
+    assert search.best(Objectives(0, 0, 0, 5), 0.1) is None
+
+
+def runner(**arms):
+    """What a check-up runs: results by the settings."""
+    asked = []
+
+    def run(name, setup):
+        asked.append(setup)
+        for key, results in arms.items():
+            if key in json.dumps([dict(setup.settings), dict(setup.sadr)]):
+                return results
+        return arms["otherwise"]
+
+    run.asked = asked
+    return run
+
+
+def outcome(reached=0.95, made=True, spared=True):
+    pairs = {True: (0.0, -9.0), False: (-9.0, 0.0)}
+    return [
+        Result(
+            "0",
+            "x",
+            {"efficacy": [pairs[made]], "neighbourhood": [pairs[spared]]},
+            None,
+            None,
+            None,
+            steps=6,
+            reached=reached,
+        )
+    ]
+
+
+class Described(Tunable):
+    def search_space(self):
+        return {
+            "v_lr": Dimension(0.1, 2),
+            "clamp_norm_factor": Dimension(0.1, 2),
+            "mom2_update_weight": Dimension(1, 2),
+            "layer": Dimension(choices=[3, 4, 5, 9]),
+        }
+
+    def settings(self):
+        return {"v_lr": 0.5, "clamp_norm_factor": 4, "mom2_update_weight": 1000, "layer": 5}
+
+    def remarks(self):
+        return ["too little text"]
+
+
+def test_a_check_up_of_a_sound_editor():
+    found = check_up(Tunable(), runner(otherwise=outcome()))
+    assert [finding.good for finding in found] == [True] * 3
+
+
+def test_a_check_up_names_what_helps():
+    run = runner(
+        **{'"clamp_norm_factor": 8': outcome(), "otherwise": outcome(reached=0.1, made=False)}
+    )
+    found = check_up(Described(), run)
+    assert found[0].text == "too little text"
+    assert not found[1].good
+    assert "ends at a probability of 0.10" in found[1].text
+    assert found[1].text.endswith("What helps: clamp_norm_factor 8 instead of 4 (0.95)")
+    steps = [setup.sadr["num_grad_steps"] for setup in run.asked if "num_grad_steps" in setup.sadr]
+    assert set(steps) == {12}
+
+    run = runner(**{'"mom2_update_weight": 200': outcome(), "otherwise": outcome(made=False)})
+    texts = [finding.text for finding in check_up(Described(), run)]
+    assert any("after it is written 0% of the edits hold" in text for text in texts)
+    assert any("mom2_update_weight 200 instead of 1000 (100%)" in text for text in texts)
+
+    run = runner(**{'"layer": 3': outcome(), "otherwise": outcome(spared=False)})
+    texts = [finding.text for finding in check_up(Described(), run)]
+    assert "layer 3 instead of 5 (100%)" in texts[-1]
+    assert "That is not drift, and SADR cannot mend it" in texts[-1]
+
+    run = runner(**{"stop_at": outcome(made=False), "otherwise": outcome()})
+    texts = [finding.text for finding in check_up(Tunable(), run)]
+    assert "stopped at a probability of 0.75, 0% of the edits hold: stop later" in texts
+
+    failed = [Result("0", "x", {}, None, None, None, error="CUDA out of memory")]
+    (finding,) = check_up(Tunable(), runner(otherwise=failed))
+    assert finding.text == "the editor fails: CUDA out of memory"
+
+
+def judged(tuned_right, plain_right=0, paraphrase=True, count=12):
+    yes, no = (0.0, -9.0), (-9.0, 0.0)
+    found = []
+    for number in range(count):
+        for arm, right in (
+            (UNEDITED, True),
+            (PLAIN, number < plain_right),
+            (CONTROL, number < plain_right),
+            (TUNED, number < tuned_right),
+        ):
+            edited = arm != UNEDITED
+            scores = {
+                "efficacy": [yes if edited else no],
+                "paraphrase": [yes if edited and (arm != TUNED or paraphrase) else no],
+                "relation": [yes if right else no],
+                "distracting neighbourhood": [yes if right else no],
+            }
+            found.append(Result(str(number), arm, scores, None, None, None))
+    return found
+
+
+def test_a_verdict():
+    good = judge(judged(12))
+    assert good.shortcomings == []
+    assert good.regained["relation"] == 1
+    assert good.lost == 0
+    assert good.helps
+    assert good.sentence().startswith("These settings hold")
+    some = judge(judged(8, paraphrase=False))
+    assert some.helps
+    assert some.regained["relation"] == pytest.approx(8 / 12)
+    assert some.shortcomings == ["PS is 100.0 points lower"]
+    little = judge(judged(3, plain_right=2))
+    assert not little.helps
+    assert "10% of the lost RS comes back, not half" in little.shortcomings
+    assert little.sentence().startswith("No settings were found that help")
+    nothing_lost = judge(judged(12, plain_right=12))
+    assert nothing_lost.regained["relation"] is None
+
+
+def test_runs_are_kept(tmp_path):
+    editor = Tunable()
+    engine = LocalEngine(TrialEvaluator(editor))
+    setups = {"a": Setup({"harm": 0.3}), "b": Setup({"harm": 0.0})}
+    first = Runs(engine, tmp_path / "r.jsonl").results(setups, records(3))
+    count = len(editor.made)
+    again = Runs(engine, tmp_path / "r.jsonl")
+    assert again.results(setups, records(3)) == first
+    assert len(editor.made) == count
+    assert [r.arm for r in again.results({"a": setups["a"]}, records(4))] == ["a"] * 4
+    assert len(editor.made) == count + 1
+
+
+def test_the_whole_way(tmp_path):
+    editor = Tunable()
+    engine = LocalEngine(TrialEvaluator(editor))
+    with Progress(disable=True) as progress:
+        options = Options(seconds=2.0, records=4, judged=4)
+        found = Tuner(editor, engine, tmp_path, options, progress).run(records(10))
+    assert found.known.unknown == 0
+    assert found.best is None or found.verdict is not None
+    assert len(found.tried) > 2
+    unseen = {r.record for r in found.judged}
+    seen = {r.record for tried in found.tried for r in tried.results}
+    assert not unseen & seen
+
+
+class TunableStranger:
+    @hookimpl
+    def sadr_read_hparams(self, file):
+        if file.suffix != ".yaml":
+            return None
+        return HparamsSummary("Small", "tiny", 1, "model.layers.{}", sadr=None, settings={"a": 1})
+
+    @hookimpl
+    def sadr_editor(self, file, options):
+        return Tunable()
+
+
+def sadr_tune(tmp_path, *options):
+    (tmp_path / "small.yaml").write_text("size: 1.0  # of the edit\nother: kept\n")
+    data = [
+        {
+            "prompt": f"the {record.subject} is in",
+            "subject": record.subject,
+            "target_new": record.target_new,
+            "ground_truth": record.target_true,
+            "portability": {},
+            "locality": {
+                "Relation_Specificity": [
+                    {"prompt": q.prompt, "ground_truth": q.right} for q in record.relations
+                ]
+            },
+        }
+        for record in records(10)
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    plugin, manager = TunableStranger(), sadr_plugin.plugin_manager()
+    manager.register(plugin, "tunable-stranger")
+    try:
+        given = ["tune", tmp_path / "small.yaml", "--data", tmp_path / "data.json"]
+        given += ["--out", tmp_path / "out", "--records", 4, "--judged", 4, *options]
+        return CliRunner().invoke(build(), list(map(str, given)), catch_exceptions=False)
+    finally:
+        manager.unregister(plugin)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30m", 1800), ("1h30m", 5400), ("90s", 90), ("0.5h", 1800)]
+)
+def test_budgets(text, seconds):
+    assert _seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "30m!", "1d"])
+def test_wrong_budgets(text):
+    with pytest.raises(ConfigError, match="--budget: expected a time"):
+        _seconds(text)
+
+
+def test_a_number_of_a_setup_has_the_digits_that_matter():
+    parameters = {"size": 0.123456, "harm": 0.3, "gamma": 12.3456, "stop_at": 0.7654321}
+    setup = Space(Tunable().search_space(), False, 4, {}).setup(parameters)
+    assert setup.settings == {"size": 0.123, "harm": 0.3}
+    assert setup.sadr == {"num_grad_steps": 4, "gamma": 12.3, "stop_at": 0.765}
+    assert not math.isnan(setup.sadr["gamma"])
+
+
+def test_the_command_writes_a_file_to_use_a_page_and_goes_on(tmp_path):
+    pytest.importorskip("ruamel.yaml")
+    pytest.importorskip("altair")
+    files = ["--write", tmp_path / "tuned.yaml", "--report", tmp_path / "page.html"]
+    options = ["--budget", "3s", *files, "--json", tmp_path / "tuned.json"]
+    shown = sadr_tune(tmp_path, *options)
+    assert shown.exit_code == 0, shown.output
+    found = json.loads((tmp_path / "tuned.json").read_text())
+    assert found["verdict"]["sentence"] in " ".join(shown.output.split())
+    written = (tmp_path / "tuned.yaml").read_text()
+    assert "# of the edit" in written
+    assert "other: kept" in written
+    assert f"gamma: {found['best']['sadr']['gamma']}" in written
+    page = (tmp_path / "page.html").read_text()
+    assert "What was tried" in page
+    with pytest.raises(ConfigError, match="holds a run; go on with --resume"):
+        sadr_tune(tmp_path, *options)
+    again = sadr_tune(tmp_path, "--budget", "1s", "--json", tmp_path / "again.json", "--resume")
+    assert again.exit_code == 0, again.output
+    more = json.loads((tmp_path / "again.json").read_text())
+    assert more["tried"][: len(found["tried"])] == found["tried"]
+
+
+def test_a_file_to_write_of_another_kind(tmp_path):
+    with pytest.raises(ConfigError, match=r"--write: .*tuned\.json has to end in \.yaml"):
+        sadr_tune(tmp_path, "--write", tmp_path / "tuned.json")
