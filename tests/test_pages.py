@@ -326,3 +326,20 @@ def test_the_causal_test_leaves_the_model_alone():
     )
     for module, kept in zip(editor.model.modules(), attributes, strict=True):
         assert module.__dict__.keys() == kept.keys()
+
+
+@pytest.mark.parametrize("mode", ["single", "sequence"])
+def test_the_page_of_an_evaluation(tmp_path, mode):
+    from test_evaluation import sadr_eval
+
+    plugin, manager = Stranger(), sadr_plugin.plugin_manager()
+    manager.register(plugin)
+    try:
+        shown = sadr_eval(tmp_path, "--mode", mode, "--report", tmp_path / "e.html")
+    finally:
+        manager.unregister(plugin)
+    assert shown.exit_code == 0, shown.output
+    page = (tmp_path / "e.html").read_text()
+    assert "Small, 2 records of data.json" in page
+    assert 'aria-label="ES' in page
+    assert page.count("<svg") == 1

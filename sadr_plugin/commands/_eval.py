@@ -23,13 +23,17 @@ from ._options import (
     HparamsFile,
     Limit,
     Matmul,
+    PngFolder,
     Precision,
+    ReportFile,
     Resume,
     SkipBad,
+    SvgFolder,
     Threads,
     TrustRemoteCode,
     Workers,
 )
+from ._output import Output
 from ._running import Place, as_json, make_evaluator, read_summary
 from .environment import silence
 
@@ -114,6 +118,9 @@ def evaluate(
     dtype: DType = None,
     trust_remote_code: TrustRemoteCode = False,
     matmul: Matmul = Precision.highest,
+    report: ReportFile = None,
+    svg: SvgFolder = None,
+    png: PngFolder = None,
 ) -> None:
     """Measure edits as the paper does, without SADR and with it.
 
@@ -126,6 +133,8 @@ def evaluate(
     from ._arms import arms as parse_arms
     from ._eval_plans import SequencePlan, Settings, SinglePlan
 
+    output = Output(report=report, svg=svg, png=png)
+    output.check()
     file = BUILTIN if data == "builtin" else Path(data)
     found = load(file, skip_bad)
     chosen = sample(found.records, limit, seed)
@@ -173,6 +182,8 @@ def evaluate(
     where = {"engine": engine.value, "workers": workers}
     context = {**about, "skipped": found.skipped, **where, **_run_folder.machine()}
     plan.write(out, context, title, console)
+    if output.wants_page:
+        output.write_page(plan.page(title, context), console)
     for result in plan.results:
         if result.error is not None:
             failed = f"failed: record {result.record}, {result.arm}: {result.error}"

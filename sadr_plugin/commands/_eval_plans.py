@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +37,14 @@ from ..evaluation import (
     write,
     write_sequence,
 )
+from ..evaluation._sequence_tables import sequence_rows
+from ..evaluation._tables import summary_rows
 from ..texts import python_manual, read_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from ..pages import Page
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,10 @@ class Plan(ABC):
     @abstractmethod
     def write(self, out: Path, about: Mapping[str, Any], title: str, console: Console) -> None:
         """Write the summaries, and show them."""
+
+    @abstractmethod
+    def page(self, title: str, about: Mapping[str, Any]) -> Page:
+        """A page to look at."""
 
 
 class SinglePlan(Plan):
@@ -145,6 +154,18 @@ class SinglePlan(Plan):
         console.print(table(summaries, title))
         with _without_plot(console):
             draw(out / "summary.svg", summaries, title)
+
+    def page(self, title: str, about: Mapping[str, Any]) -> Page:
+        """See `Plan.page`."""
+        from ..pages import metrics
+
+        summaries = summarise(self.results, self._arms)
+        page = _new_page(title, about)
+        page.heading("What was measured")
+        page.chart("metrics", metrics(summaries, "Right answers, with 95 % intervals"))
+        page.table(summary_rows(summaries))
+        _add_settings(page, about)
+        return page
 
 
 class SequencePlan(Plan):
@@ -225,6 +246,35 @@ class SequencePlan(Plan):
         console.print(sequence_table(summary, title))
         with _without_plot(console):
             draw_sequence(out / "summary.svg", summary, title)
+
+    def page(self, title: str, about: Mapping[str, Any]) -> Page:
+        """See `Plan.page`."""
+        from ..pages import sequence
+
+        summary = summarise_sequence(self.results, self._run.checkpoints, self._arms)
+        page = _new_page(title, about)
+        page.heading("Over the number of edits")
+        page.chart("sequence", sequence(summary, "All edited so far, asked on the model as it is"))
+        page.table(sequence_rows(summary, intervals=True))
+        _add_settings(page, about)
+        return page
+
+
+def _new_page(title: str, about: Mapping[str, Any]) -> Page:
+    """A page about an evaluation."""
+    from ..pages import Page
+
+    return Page(title, f"Mode {about['mode']}, seed {about['seed']}.")
+
+
+def _add_settings(page: Page, about: Mapping[str, Any]) -> None:
+    """The settings that the numbers depend on."""
+    from ..pages import facts
+
+    page.heading("Settings")
+    page.table([["arm", "sadr"], *([a, json.dumps(s)] for a, s in about["arms"].items())])
+    page.table(facts(about["hparams"]))
+    page.table(facts({**about["versions"], "data": about["data"]}))
 
 
 def _numbers(text: str) -> list[int] | None:

