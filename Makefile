@@ -11,7 +11,7 @@ READY5 := $(VENV5)/.ready
 .PHONY: demo test models bench clean
 
 demo: $(READY)
-	$(BIN)/sadr demo
+	$(BIN)/sadr demo --report sadr-demo.html
 
 test: $(READY) $(READY5)
 	$(BIN)/ruff check .

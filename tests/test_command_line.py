@@ -10,7 +10,7 @@ from sadr_plugin._version import plugin_version
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import SadrError
 
-COMMANDS = ["doctor", "editors", "models", "demo", "stats", "eval"]
+COMMANDS = ["doctor", "drift", "editors", "models", "demo", "stats", "eval", "tune"]
 
 
 def sadr(*arguments, columns=80):

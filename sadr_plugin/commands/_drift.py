@@ -108,7 +108,7 @@ def drift(
     svg: SvgFolder = None,
     png: PngFolder = None,
 ) -> None:
-    """Show where an edit moves attention, head by head, and what that does.
+    """Show where an edit moves attention, and what that does.
 
     Of one edit, or of many with --data. Which heads drift; whether answers are lost where attention
     has drifted; and the causal test: the unedited model's attention put into the edited model, and

@@ -91,7 +91,7 @@ def tune(
     svg: SvgFolder = None,
     png: PngFolder = None,
 ) -> None:
-    """Find settings that hold on this model, and prove them on records they were not chosen on.
+    """Find settings that hold on this model, and prove them.
 
     First a check-up of the editor as the file sets it. Then a search over the editor's own settings
     and SADR's, on half of the records that the model knows. Then the best, the plain edit and the

@@ -27,11 +27,16 @@ def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "python_manual", lambda: python_manual()[:500])
     monkeypatch.setenv("COLUMNS", "80")
     file = tmp_path / "demo.json"
-    shown = run("--steps", "6", "--gamma", "5", "--json", str(file))
+    page = tmp_path / "demo.html"
+    shown = run("--steps", "6", "--gamma", "5", "--json", str(file), "--report", str(page))
     assert shown.exit_code == 0
     for text in ("plain ROME", "with SADR", "distracted", "drift (at γ = 1)"):
         assert text in shown.stdout
     assert "Executing ROME" not in shown.stdout
+    written = page.read_text()
+    assert "Attention, head by head" in written
+    assert "probability of the target" in written
+    assert len(written) < 2_000_000
     data = json.loads(file.read_text())
     assert [row["kind"] for row in data["rows"]] == (
         ["edit", "paraphrase", *["relation"] * 2, *["neighbour"] * 2, *["distracted"] * 3]

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sadr_plugin.commands._options import split_fact
+from sadr_plugin.commands._options import (
+    JsonFile,
+    PngFolder,
+    ReportFile,
+    SvgFolder,
+    split_fact,
+)
+from sadr_plugin.commands._output import Output
 from sadr_plugin.commands.environment import silence, versions
-from sadr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
     from torch import nn
 
+    from sadr_plugin.drift import AttentionMap
     from sadr_plugin.evaluation import Question, Record
+    from sadr_plugin.events import Report
+    from sadr_plugin.pages import Page
 
 SUBJECT = "The Eiffel Tower"
 NEIGHBOURS = (
@@ -69,6 +77,90 @@ class Outcome:
     steps: int
     drift: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """Both edits, to be shown.
+
+    Attributes:
+        settings: how they were made.
+        rows: what was asked, and answered.
+        outcomes: how each went, by arm.
+        maps: attention at the prompts, before and in each arm.
+        reports: the edits' steps, by arm.
+    """
+
+    settings: Settings
+    rows: list[Row]
+    outcomes: dict[str, Outcome]
+    maps: Sequence[AttentionMap]
+    reports: dict[str, Report]
+
+    def as_data(self) -> dict[str, Any]:
+        """The table as plain data, with the versions it was made with."""
+        return {
+            "settings": asdict(self.settings),
+            "rows": [
+                {
+                    "kind": row.kind,
+                    "prompt": row.question.prompt,
+                    "right": row.question.right,
+                    "edited_in": row.question.wrong,
+                    **{
+                        arm: dict(zip(("right", "edited_in"), row.probabilities[arm], strict=True))
+                        for arm in ARMS
+                    },
+                }
+                for row in self.rows
+            ],
+            "arms": {name: asdict(arm) for name, arm in self.outcomes.items()},
+            "versions": {
+                "python": platform.python_version(),
+                **versions(("sadr-plugin", "torch", "transformers")),
+            },
+        }
+
+    def page(self) -> Page:
+        """As a page to look at."""
+        from sadr_plugin.pages import Page, steps
+
+        settings = self.settings
+        page = Page(
+            f"{settings.prompt.format(settings.subject)} → {settings.target}",
+            f"EasyEdit's ROME in SmolLM2-135M, layer {settings.layer}, without SADR and with it "
+            f"(γ = {settings.gamma:g}).",
+        )
+        page.heading("The edit")
+        table = [["", "prompt", "right", "before", "plain ROME", "with SADR"]]
+        bad: dict[tuple[int, int], str] = {}
+        for number, row in enumerate(self.rows):
+            pairs = [row.probabilities[arm] for arm in ARMS]
+            cells = [f"{right:.3f} / {new:.3f}" for right, new in pairs]
+            table.append([row.kind, row.question.prompt, row.question.right, *cells])
+            if row.kind not in ("edit", "paraphrase"):
+                lost = [place for place, (right, new) in enumerate(pairs) if right <= new]
+                bad |= dict.fromkeys([(number, 3 + place) for place in lost], "bad")
+        page.table(table, "Probability of the right answer / of the edited-in one.", bad)
+        page.table(
+            [
+                ["", "plain ROME", "with SADR"],
+                *(
+                    [name, *(f"{getattr(self.outcomes[arm], name):.3g}" for arm in ARMS[1:])]
+                    for name in ("steps", "drift", "seconds")
+                ),
+            ]
+        )
+        page.heading("Attention, head by head")
+        page.text(
+            "Each square is a head; its colour, how far its row of attention at the prompt's last "
+            "token has moved, KL(before ‖ after). The row of one head is shown below: point at a "
+            "square, or walk with the arrow keys."
+        )
+        page.attention(self.maps, ARMS[1:])
+        page.heading("Step by step")
+        page.chart("steps", steps(self.reports))
+        return page
 
 
 def rows_to_fill(settings: Settings, right: str, relations: list[tuple[str, str]]) -> list[Row]:
@@ -125,9 +217,10 @@ def demo(
             "leaks into plain neighbours, and SADR cannot mend that."
         ),
     ] = True,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the same as data to this file.")
-    ] = None,
+    json_file: JsonFile = None,
+    report: ReportFile = None,
+    svg: SvgFolder = None,
+    png: PngFolder = None,
 ) -> None:
     """Edit a fact in SmolLM2-135M, without SADR and with it."""
     from rich.console import Console
@@ -136,25 +229,28 @@ def demo(
     from sadr_plugin.evaluation import Record
 
     Prompt.from_template(prompt, subject)  # a wrong prompt is to be known before the model loads
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ConfigError(f"--json: there is no folder {json_file.absolute().parent}")
-    if json_file is not None and json_file.is_dir():
-        raise ConfigError(f"--json: {json_file} is a folder, not a file")
+    output = Output(json_file, report, svg, png)
+    output.check()
     settings = Settings(subject, prompt, target.strip(), layer, gamma, steps, seed, covariance)
     rows = rows_to_fill(
         settings, right, [split_fact("--relation", text) for text in relation or []]
     )
-    record = Record("demo", subject, prompt, settings.target, right)
+    record = Record(
+        "demo",
+        subject,
+        prompt,
+        settings.target,
+        right,
+        neighbours=tuple(row.question for row in rows if row.kind == "neighbour"),
+        relations=tuple(row.question for row in rows if row.kind == "relation"),
+    )
     console = Console(file=sys.stdout)
-    outcomes = run(settings, record, rows, console)
-    show(console, settings, rows, outcomes)
-    if json_file is not None:
-        json_file.write_text(json.dumps(as_data(settings, rows, outcomes), indent=2) + "\n")
+    shown = run(settings, record, rows, console)
+    show(console, settings, rows, shown.outcomes)
+    output.write(shown, console)
 
 
-def run(
-    settings: Settings, record: Record, rows: list[Row], console: Console
-) -> dict[str, Outcome]:
+def run(settings: Settings, record: Record, rows: list[Row], console: Console) -> Demonstration:
     """Fill the rows, with both edits from the same state of the model and a progress bar."""
     from rich.progress import (
         BarColumn,
@@ -164,8 +260,9 @@ def run(
         TimeElapsedColumn,
     )
 
-    from sadr_plugin import DriftProbe, enabled
+    from sadr_plugin import DriftProbe, enabled, reports
     from sadr_plugin.devices import cuda_or_cpu
+    from sadr_plugin.drift import MapReader
     from sadr_plugin.evaluation import Arm, UneditedWeights, counted_steps, edited
 
     from .. import smollm2
@@ -176,6 +273,7 @@ def run(
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     outcomes: dict[str, Outcome] = {}
+    steps_of: dict[str, Report] = {}
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress, enabled():
         loading = progress.add_task("SmolLM2-135M (converted on first use)", total=1)
         import_text_only()
@@ -188,18 +286,25 @@ def run(
             editor = EasyEditEditor(model, tokenizer, hparams, settings.seed)
             unedited = UneditedWeights(model, editor.weights)
             probe = DriftProbe(editor.seen(record))
+            reader = MapReader(editor, record)
             _ask(rows, "before", model, tokenizer)
             # γ = 0 restricts nothing, and leaves out of each forward what cannot change.
             for arm in (Arm("plain", {"gamma": 0}), Arm("sadr", {"gamma": settings.gamma})):
                 task = progress.add_task(f"ROME, {arm.name}", total=settings.steps)
                 watch = counted_steps(model, partial(_advance, progress, task))
                 started = time.perf_counter()
-                with watch as counted, edited(editor, unedited, [record], arm.sadr):
+                with (
+                    watch as counted,
+                    reports() as found,
+                    edited(editor, unedited, [record], arm.sadr),
+                ):
                     seconds = time.perf_counter() - started
                     steps = counted()
                     _ask(rows, arm.name, model, tokenizer)
                     outcomes[arm.name] = Outcome(steps, probe.drift(), seconds)
-    return outcomes
+                    reader.read(arm.name)
+                    steps_of[arm.name] = found[-1]
+    return Demonstration(settings, rows, outcomes, reader.maps(), steps_of)
 
 
 def show(
@@ -235,31 +340,6 @@ def show(
     table.add_row("", "drift (at γ = 1)", "", "", f"{plain.drift:.3f}", f"{sadr.drift:.3f}")
     table.add_row("", "seconds", "", "", f"{plain.seconds:.1f}", f"{sadr.seconds:.1f}")
     console.print(table)
-
-
-def as_data(settings: Settings, rows: list[Row], outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """The table as plain data, with the versions it was made with."""
-    return {
-        "settings": asdict(settings),
-        "rows": [
-            {
-                "kind": row.kind,
-                "prompt": row.question.prompt,
-                "right": row.question.right,
-                "edited_in": row.question.wrong,
-                **{
-                    arm: dict(zip(("right", "edited_in"), row.probabilities[arm], strict=True))
-                    for arm in ARMS
-                },
-            }
-            for row in rows
-        ],
-        "arms": {name: asdict(arm) for name, arm in outcomes.items()},
-        "versions": {
-            "python": platform.python_version(),
-            **versions(("sadr-plugin", "torch", "transformers")),
-        },
-    }
 
 
 def _ask(rows: list[Row], arm: str, model: nn.Module, tokenizer: Any) -> None:
