@@ -176,12 +176,12 @@ def test_objectives():
     )
     assert found.specificity == pytest.approx(0.75)
     assert found.generality == pytest.approx(0.5)
-    assert (found.efficacy, found.records) == (0.5, 2)
+    assert (found.reworded, found.efficacy, found.records) == (0.0, 0.5, 2)
     failed = Result("2", "t", {}, None, None, None, error="no")
     broken = objectives([result("0", "t", efficacy=[(0, -50)], relation=[(0, -50)]), failed])
     assert broken.specificity == pytest.approx(0.5), "a failed edit broke all"
     assert broken.efficacy == 0.5
-    assert objectives([failed]) == Objectives(0, 0, 0, 1)
+    assert objectives([failed]) == Objectives(0, 0, 0, 0, 1)
 
 
 def space(editor):
@@ -224,7 +224,9 @@ def tried_with(search, *outcomes):
 
     for number, outcome in enumerate(outcomes):
         tried = Tried(number, {}, Setup(), [])
-        object.__setattr__(tried, "objectives", lambda count=None, o=outcome: Objectives(*o, 5))
+        object.__setattr__(
+            tried, "objectives", lambda count=None, o=outcome: Objectives(o[0], o[1], o[1], o[2], 5)
+        )
         search.tried.append(tried)
 
 
@@ -232,10 +234,10 @@ def test_the_front_and_the_best_of_it(tmp_path):
     search = Search(space(Tunable()), records(5), tmp_path / "study", [])
     tried_with(search, (0.9, 0.5, 1), (0.8, 0.8, 1), (0.7, 0.7, 1), (0.6, 0.9, 1), (1, 1, 0.8))
     assert [tried.number for tried in search.front()] == [0, 1, 3]
-    plain = Objectives(0.3, 0.83, 1.0, 5)
+    plain = Objectives(0.3, 0.83, 0.83, 1.0, 5)
     assert search.best(plain, 0.04).number == 1
     assert search.best(plain, 0.4).number == 0
-    assert search.best(Objectives(0.3, 1.0, 1.0, 5), 0.04).number == 3, "the most general"
+    assert search.best(Objectives(0.3, 1.0, 1.0, 1.0, 5), 0.04).number == 3, "the most general"
 
 
 def test_first_come_the_recipes_with_the_editor_as_it_is(tmp_path):
@@ -273,7 +275,7 @@ def test_a_setup_that_fails_is_a_bad_one_not_the_end(tmp_path):
     search = run_search(tmp_path, editor, seconds=0.5)
     assert search.tried
     assert search.front() == []
-    assert search.best(Objectives(0, 0, 0, 5), 0.1) is None
+    assert search.best(Objectives(0, 0, 0, 0, 5), 0.1) is None
 
 
 def runner(**arms):

@@ -207,8 +207,8 @@ class TuningFindings:
 
 def _objectives(come: Any) -> str:
     return (
-        f"specificity {come.specificity:.3f}, generality {come.generality:.3f}, "
-        f"efficacy {come.efficacy:.2f}"
+        f"specificity {come.specificity:.3f}, generality {come.generality:.3f} "
+        f"({come.reworded:.0%} of the paraphrases), efficacy {come.efficacy:.2f}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -29,12 +29,14 @@ class Objectives:
     Attributes:
         specificity: over the questions that are to be kept, kind by kind.
         generality: over the paraphrases; the edit itself, where the records have none.
+        reworded: the share of the same questions that are answered right: what PS counts.
         efficacy: the share of edits that are made.
         records: of how many records.
     """
 
     specificity: float
     generality: float
+    reworded: float
     efficacy: float
     records: int
 
@@ -46,22 +48,25 @@ def objectives(results: Sequence[Result]) -> Objectives:
     general = [kind for kind in GENERAL if kind in kinds] or ["efficacy"]
     made = [r.error is None and _right(r, "efficacy") for r in results]
     return Objectives(
-        fmean(_soft(results, specific)) if specific else 0.0,
-        fmean(_soft(results, general)) if kinds else 0.0,
+        fmean(_means(results, specific, _sigmoid)),
+        fmean(_means(results, general, _sigmoid)),
+        fmean(_means(results, general, _is_right)),
         fmean(made),
         len(results),
     )
 
 
-def _soft(results: Sequence[Result], kinds: Sequence[str]) -> list[float]:
-    """The mean over the questions of each kind that has some."""
+def _means(
+    results: Sequence[Result], kinds: Sequence[str], count: Callable[[float], float]
+) -> list[float]:
+    """The mean over the questions of each kind that has some; 0 where none has."""
     found = []
     for kind in kinds:
         values: list[float] = []
         for result in results:
             if result.error is not None:
                 values.append(0.0)
-            values += [_sigmoid(right - wrong) for right, wrong in result.scores.get(kind, ())]
+            values += [count(right - wrong) for right, wrong in result.scores.get(kind, ())]
         if values:
             found.append(fmean(values))
     return found or [0.0]
@@ -69,6 +74,10 @@ def _soft(results: Sequence[Result], kinds: Sequence[str]) -> list[float]:
 
 def _right(result: Result, kind: str) -> bool:
     return all(right > wrong for right, wrong in result.scores[kind])
+
+
+def _is_right(value: float) -> float:
+    return float(value > 0)
 
 
 def _sigmoid(value: float) -> float:

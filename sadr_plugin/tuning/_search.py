@@ -126,22 +126,26 @@ class Search:
 
     def front(self) -> list[Tried]:
         """Of the finished trials whose edits take, those that no other is better than in both."""
-        taking = [t for t in self.finished if t.objectives().efficacy >= TAKES]
+        taking = self._taking()
         return [one for one in taking if not any(_is_better(other, one) for other in taking)]
 
     def best(self, plain: Objectives, allowance: float) -> Tried | None:
-        """The most specific trial of the front that generalises nearly as the plain edit does.
+        """The most specific trial that answers paraphrases nearly as the plain edit does.
 
         Args:
             plain: the plain edit on the same records.
-            allowance: by how much it may generalise less; where none does so little, the one
-                that generalises most.
+            allowance: how many of the paraphrases, of 1, may be lost; where all lose more, the
+                trial that generalises most.
         """
-        front = self.front()
-        near = [t for t in front if t.objectives().generality >= plain.generality - allowance]
+        least = plain.reworded - allowance
+        near = [tried for tried in self._taking() if tried.objectives().reworded >= least]
         if near:
             return max(near, key=lambda tried: tried.objectives().specificity)
-        return max(front, key=lambda tried: tried.objectives().generality, default=None)
+        return max(self._taking(), key=lambda tried: tried.objectives().generality, default=None)
+
+    def _taking(self) -> list[Tried]:
+        """The finished trials whose edits take."""
+        return [t for t in self.finished if t.objectives().efficacy >= TAKES]
 
     def _start(self) -> TrialTask:
         trial = self._study.ask()
