@@ -67,7 +67,7 @@ def maps():
 
 
 def page():
-    made = Page("A <title>", "What & why")
+    made = Page("A <title>", "What & why @body@")
     made.heading("Numbers")
     made.table([["arm", "RS"], ["plain <b>", "51.2"]], "a caption", {(0, 1): "bad"})
     made.attention(maps(), ["plain"])
@@ -302,7 +302,11 @@ def test_the_drift_of_many_edits(tmp_path):
     ("options", "message"),
     [
         ((), "either --subject, --prompt and --target, or --data"),
-        ((*EDIT, "--data", "builtin"), "either --subject"),
+        ((*EDIT, "--data", "builtin"), "--subject: only without --data"),
+        (("--data", "builtin", "--right", "x"), "--right: only without --data"),
+        ((*EDIT, "--limit", "3"), "--limit: only with --data"),
+        ((*EDIT, "--workers", "3"), "--workers: only with --data"),
+        ((*EDIT, "--window", "50-60"), "--window: no layer of 50-60 is among those"),
         (EDIT[:6], "--right: say what the true object is"),
         ((*EDIT, "--relation", "no answer"), '--relation: expected "PROMPT=ANSWER"'),
         ((*EDIT, "--window", "3-2"), "--window: '3-2' ends before it begins"),
@@ -314,6 +318,23 @@ def test_wrong_options_of_drift(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         sadr_drift(tmp_path, *options)
+
+
+def test_the_questions_of_an_edit():
+    from sadr_plugin.commands._drift import _with_questions
+    from sadr_plugin.evaluation import BUILTIN, Record, load
+
+    known = load(BUILTIN).records[0]
+    edit = Record("edit", known.subject, known.template, "Narnia", "")
+    found = _with_questions(edit, [], [])
+    assert found.target_true == known.target_true
+    assert {q.wrong for q in (*found.relations, *found.neighbours)} == {"Narnia"}
+    relation = known.relations[0]
+    other = relation.prompt.replace(known.subject, "{}")
+    with pytest.raises(ConfigError, match="--right"):
+        _with_questions(Record("edit", known.subject, "{} smells of", "Narnia", ""), [], [])
+    found = _with_questions(Record("edit", known.subject, other, "Narnia", relation.right), [], [])
+    assert relation.prompt not in [q.prompt for q in found.relations], "it is what is edited"
 
 
 def test_the_causal_test_leaves_the_model_alone():

@@ -164,6 +164,9 @@ def test_halves_share_no_subject_and_are_the_same_again():
     assert split(many, seed=2) != (chosen, judged)
     with pytest.raises(DataError, match="the model knows 7 of the records"):
         split(many[:7], seed=0)
+    alike = [Record(str(n), "rome", "{} is in", "rome", "paris") for n in range(20)]
+    with pytest.raises(DataError, match="about too few subjects: 1"):
+        split(alike, seed=0)
 
 
 def test_objectives():
@@ -181,6 +184,9 @@ def test_objectives():
     broken = objectives([result("0", "t", efficacy=[(0, -50)], relation=[(0, -50)]), failed])
     assert broken.specificity == pytest.approx(0.5), "a failed edit broke all"
     assert broken.efficacy == 0.5
+    nan = float("nan")
+    ruined = objectives([result("3", "t", efficacy=[(nan, nan)], relation=[(nan, nan)])])
+    assert (ruined.specificity, ruined.efficacy) == (0.0, 0.0)
     assert objectives([failed]) == Objectives(0, 0, 0, 0, 1)
 
 
@@ -188,16 +194,17 @@ def space(editor):
     return Space(editor.search_space(), keep=True, steps=4, fixed={"layers": [3]})
 
 
-def run_search(tmp_path, editor, seconds=3.0, count=5, **options):
-    search = Search(space(editor), records(count), tmp_path / "study", [], **options)
-    search.run(LocalEngine(TrialEvaluator(editor)), seconds)
+def run_search(tmp_path, editor, trials):
+    search = Search(space(editor), records(5), tmp_path / "study", [])
+    more = len(search.tried) + trials
+    search.run(LocalEngine(TrialEvaluator(editor)), lambda: len(search.tried) < more)
     return search
 
 
 def test_a_search_finds_what_is_better_and_goes_on(tmp_path):
     editor = Tunable()
-    search = run_search(tmp_path, editor, seconds=4.0)
-    assert len(search.tried) > 8
+    search = run_search(tmp_path, editor, trials=20)
+    assert len(search.tried) == 20
     assert any(tried.given_up for tried in search.tried), "what cannot win is left"
     for tried in search.tried:
         assert tried.given_up == (len(tried.results) < 5)
@@ -212,9 +219,9 @@ def test_a_search_finds_what_is_better_and_goes_on(tmp_path):
     again = Search(space(editor), records(5), tmp_path / "study", [])
     assert [t.setup for t in again.tried] == [t.setup for t in search.tried]
     assert [t.objectives() for t in again.tried] == [t.objectives() for t in search.tried]
-    again.run(LocalEngine(TrialEvaluator(editor)), 0.5)
-    assert len(again.tried) > len(search.tried)
-    numbers = [tried.number for tried in again.tried]
+    more = run_search(tmp_path, editor, trials=3)
+    assert len(more.tried) == 23
+    numbers = [tried.number for tried in more.tried]
     assert len(set(numbers)) == len(numbers)
 
 
@@ -245,9 +252,16 @@ def test_first_come_the_recipes_with_the_editor_as_it_is(tmp_path):
     first = space(editor).first(editor.settings())
     assert len(first) == 4
     search = Search(space(editor), records(5), tmp_path / "study", first)
-    search.run(LocalEngine(TrialEvaluator(editor)), 0.0)
+    search.run(LocalEngine(TrialEvaluator(editor)), lambda: len(search.tried) < 2)
     assert editor.made[0][1] == {"size": 2.0, "harm": 1.0}
     assert editor.made[0][2]["gamma"] == first[0]["gamma"]
+    done = {editor_values["gamma"] for _, _, editor_values in editor.made}
+    assert done == {parameters["gamma"] for parameters in first[:2]}
+    again = Search(space(editor), records(5), tmp_path / "study", first)
+    again.run(LocalEngine(TrialEvaluator(editor)), lambda: len(again.tried) < 4)
+    assert [tried.setup.sadr["gamma"] for tried in again.tried] == [
+        parameters["gamma"] for parameters in first
+    ], "what was not yet tried comes next, and nothing twice"
     without = Space({}, keep=False, steps=4, fixed={}).first({})
     assert len(without) == 2
     assert all("keep" not in parameters for parameters in without)
@@ -272,7 +286,7 @@ def test_trials_leave_the_model_as_it_was():
 
 def test_a_setup_that_fails_is_a_bad_one_not_the_end(tmp_path):
     editor = Tunable(error=RuntimeError("no inverse"))
-    search = run_search(tmp_path, editor, seconds=0.5)
+    search = run_search(tmp_path, editor, trials=2)
     assert search.tried
     assert search.front() == []
     assert search.best(Objectives(0, 0, 0, 0, 5), 0.1) is None
@@ -357,6 +371,10 @@ def test_a_check_up_names_what_helps():
     assert "stopped at a probability of 0.75, 0% of the edits hold: stop later" in texts
 
     failed = [Result("0", "x", {}, None, None, None, error="CUDA out of memory")]
+    run = runner(**{'"clamp_norm_factor": 1.6': failed, "otherwise": outcome(spared=False)})
+    assert "None of the settings helps" in check_up(Described(), run)[-1].text
+    run = runner(**{"stop_at": failed, "otherwise": outcome()})
+    assert "0% of the edits hold: stop later" in check_up(Tunable(), run)[-2].text
     (finding,) = check_up(Tunable(), runner(otherwise=failed))
     assert finding.text == "the editor fails: CUDA out of memory"
 
@@ -399,6 +417,17 @@ def test_a_verdict():
     assert little.sentence().startswith("No settings were found that help")
     nothing_lost = judge(judged(12, plain_right=12))
     assert nothing_lost.regained["relation"] is None
+    assert not nothing_lost.helps
+    assert "may be chance" in nothing_lost.sentence()
+    worse = judge(judged(6, plain_right=12))
+    assert "RS falls from 100.0 to 50.0" in worse.shortcomings
+    broken = judged(12)
+    for place, found in enumerate(broken):
+        if found.arm == TUNED and int(found.record) > 2:
+            broken[place] = Result(found.record, TUNED, {}, None, None, None, error="no inverse")
+    assert judge(broken).shortcomings == ["9 of the edits fail"]
+    with pytest.raises(DataError, match="could be edited in every arm: no inverse"):
+        judge([r if r.arm != TUNED else broken[-1] for r in judged(12)])
 
 
 def test_runs_are_kept(tmp_path):
@@ -493,7 +522,7 @@ def test_the_command_writes_a_file_to_use_a_page_and_goes_on(tmp_path):
     pytest.importorskip("ruamel.yaml")
     pytest.importorskip("altair")
     files = ["--write", tmp_path / "tuned.yaml", "--report", tmp_path / "page.html"]
-    options = ["--budget", "3s", *files, "--json", tmp_path / "tuned.json"]
+    options = ["--budget", "5s", *files, "--json", tmp_path / "tuned.json"]
     shown = sadr_tune(tmp_path, *options)
     assert shown.exit_code == 0, shown.output
     found = json.loads((tmp_path / "tuned.json").read_text())
@@ -509,9 +538,30 @@ def test_the_command_writes_a_file_to_use_a_page_and_goes_on(tmp_path):
     again = sadr_tune(tmp_path, "--budget", "1s", "--json", tmp_path / "again.json", "--resume")
     assert again.exit_code == 0, again.output
     more = json.loads((tmp_path / "again.json").read_text())
-    assert more["tried"][: len(found["tried"])] == found["tried"]
+    before = [tried["hparams"] for tried in found["tried"]]
+    assert [tried["hparams"] for tried in more["tried"]][: len(before)] == before
 
 
 def test_a_file_to_write_of_another_kind(tmp_path):
     with pytest.raises(ConfigError, match=r"--write: .*tuned\.json has to end in \.yaml"):
         sadr_tune(tmp_path, "--write", tmp_path / "tuned.json")
+
+
+def test_options_of_tune_that_would_do_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="--corpus: for the statistics of --layers"):
+        sadr_tune(tmp_path, "--corpus", "python")
+    with pytest.raises(ConfigError, match="--layers: none of 3-5 can be tried with this editor"):
+        sadr_tune(tmp_path, "--layers", "3-5")
+    with pytest.raises(ConfigError, match="--workers: with --engine ray, say how many"):
+        sadr_tune(tmp_path, "--engine", "ray")
+    with pytest.raises(ConfigError, match="--write: there is no folder"):
+        sadr_tune(tmp_path, "--write", tmp_path / "none" / "tuned.yaml")
+
+
+def test_a_layer_that_is_no_choice_and_what_stands_under_keep():
+    own = {"layer": Dimension(choices=[3, 4])}
+    first = Space(own, True, 4, {}).first({"layer": 9})
+    assert all("layer" not in parameters for parameters in first)
+    kept = Space(own, True, 4, {}, {"openings": ("{} ist",), "weight": 9.0})
+    sadr = kept.setup({**first[1], "layer": 3}).sadr
+    assert sadr["keep"] == {"openings": ("{} ist",), "weight": 1.5, "distracted": 5.0}

@@ -171,8 +171,8 @@ class EasyEditEditor(Editor):
         from .corpus import texts_of
         from .statistics import Job, compute, missing
 
-        if not needs_statistics(self._hparams):
-            return
+        if self._remembers or not needs_statistics(self._hparams):
+            return  # a projection is of its own layers
         hparams = copy.deepcopy(self._hparams)
         hparams.layers = sorted({layer for last in layers for layer in self._layers_up_to(last)})
         job = Job(self.model, self.tokenizer, hparams)

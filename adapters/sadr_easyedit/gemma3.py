@@ -42,7 +42,7 @@ def _convert(target: Path) -> None:
         try:
             model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name)
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, ImportError) as error:
             raise SadrError(f"transformers cannot read Gemma ({error}): {INSTALL}") from None
     # The weights are no longer quantized, and are to be saved as what they are.
     model.is_quantized, model.hf_quantizer = False, None

@@ -121,8 +121,26 @@ def drift(
     from ..evaluation import BUILTIN, Arm, Record, load, sample
     from ._arms import arms as parse_arms
 
-    if (data is None) != bool(subject and prompt and target):
+    single: dict[str, object] = {
+        "--subject": subject,
+        "--prompt": prompt,
+        "--target": target,
+        "--right": right,
+        "--relation": relation,
+        "--neighbour": neighbour,
+    }
+    many: dict[str, object] = {
+        "--limit": limit,
+        "--resume": resume,
+        "--engine": engine is not Engines.local,
+        "--workers": workers,
+    }
+    if data is None and not (subject and prompt and target):
         raise ConfigError("give either --subject, --prompt and --target, or --data")
+    for option, value in (many if data is None else single).items():
+        if value:
+            mode = "with --data" if data is None else "without --data"
+            raise ConfigError(f"{option}: only {mode}")
     output = Output(json_file, report, svg, png)
     output.check()
     variants = [Variant(), *(Variant(top=count) for count in top or [])]
@@ -260,19 +278,25 @@ def _with_questions(record: Record, relations: Sequence[str], neighbours: Sequen
     """The record with questions: those given, or what the built-in records ask of its subject."""
     from ..evaluation import BUILTIN, load
 
-    known = [r for r in load(BUILTIN).records if r.subject.casefold() == record.subject.casefold()]
-    asked = [
-        _questions("--relation", relations, record) or (known[0].relations if known else ()),
-        _questions("--neighbour", neighbours, record)
-        or (known[0].neighbours if known else load(BUILTIN).records[0].neighbours),
-    ]
-    against = [tuple(replace(q, wrong=record.target_new) for q in questions) for questions in asked]
-    true = record.target_true or (known[0].target_true if known else "")
+    builtin = load(BUILTIN).records
+    same = [r for r in builtin if r.subject.casefold() == record.subject.casefold()]
+    own = _questions("--relation", relations, record)
+    others = _questions("--neighbour", neighbours, record)
+    own = own or tuple(q for r in same[:1] for q in r.relations)
+    others = others or (same or builtin)[0].neighbours
+    edited = [r for r in same if r.template == record.template]
+    true = record.target_true or (edited[0].target_true if edited else "")
     if not true:
         raise ConfigError(
             "--right: say what the true object is, against which the new one is weighed"
         )
-    return replace(record, target_true=true, relations=against[0], neighbours=against[1])
+
+    def to_keep(questions: Sequence[Question]) -> tuple[Question, ...]:
+        """Weighed against this edit's new object; without the edited fact itself."""
+        kept = [q for q in questions if q.prompt != record.prompt and q.right != record.target_new]
+        return tuple(replace(q, wrong=record.target_new) for q in kept)
+
+    return replace(record, target_true=true, relations=to_keep(own), neighbours=to_keep(others))
 
 
 def _questions(option: str, texts: Sequence[str], record: Record) -> tuple[Question, ...]:

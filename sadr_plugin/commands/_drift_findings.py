@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 SHOWN_HEADS = 10
 
-MARKS = 6000
-"""How many squares the maps of a page may have together; each takes some 250 bytes."""
-
 ALL_HEADS = Variant()
 
 
@@ -103,7 +100,7 @@ class DriftOfEdit:
             "token has moved, KL(before ‖ after). The row of one head is shown below: point at a "
             "square, or walk with the arrow keys."
         )
-        page.attention(_some(self.maps, len(self.arms)), self.arms)
+        page.attention(self.maps, self.arms)
         page.heading("Does attention do it?")
         exchanged = [name(arm, ALL_HEADS) for arm in self.arms for name in (restored, transferred)]
         page.table(
@@ -219,12 +216,6 @@ def _heads(results: Sequence[Result], arm: str) -> list[Head]:
     means = {key: [sum(c) / len(c) for c in zip(*rows, strict=True)] for key, rows in sums.items()}
     found = [Head(*key, *values) for key, values in means.items()]
     return sorted(found, key=lambda head: -head.divergence)
-
-
-def _some(maps: Sequence[AttentionMap], arms: int) -> list[AttentionMap]:
-    """As many maps as there is room for: first the edit's own, then one of each kind, and so on."""
-    squares = arms * maps[0].to_subject(UNEDITED).numel()
-    return sorted(maps, key=lambda found: found.question)[: max(1, MARKS // squares)]
 
 
 def _show_heads(console: Console, found: Mapping[str, Sequence[Head]]) -> None:

@@ -69,9 +69,9 @@ class Output:
 
     def write_page(self, page: Page, console: Console) -> None:
         """Write the page and its charts as far as they are wanted."""
-        if self.report is not None:
-            page.write(self.report)
-            console.print(f"a page to look at: {self.report.absolute()}", markup=False)
         for folder, suffix in ((self.svg, ".svg"), (self.png, ".png")):
             if folder is not None:
                 page.write_charts(folder, suffix)
+        if self.report is not None:
+            page.write(self.report)
+            console.print(f"a page to look at: {self.report.absolute()}", markup=False)

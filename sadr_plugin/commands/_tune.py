@@ -26,7 +26,6 @@ from ._options import (
     Precision,
     ReportFile,
     Resume,
-    SkipBad,
     SvgFolder,
     Threads,
     TrustRemoteCode,
@@ -79,7 +78,9 @@ def tune(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for what was tried.")] = Path("sadr-tune"),
     resume: Resume = False,
-    skip_bad: SkipBad = False,
+    skip_bad: Annotated[
+        bool, typer.Option(help="Leave out bad records of the file; else they end the run.")
+    ] = False,
     engine: EngineOption = Engines.local,
     workers: Workers = None,
     threads: Threads = None,
@@ -102,15 +103,17 @@ def tune(
     from .. import enabled
     from ..evaluation import BUILTIN, LocalEngine, load, sample
     from ..tuning import Options, TrialEvaluator, Tuner
-    from ._tune_findings import TuningFindings
+    from ._tune_findings import TuningFindings, expect_writable
 
     seconds = _seconds(budget)
     output = Output(json_file, report, svg, png)
     output.check()
-    if write is not None and write.suffix != hparams_file.suffix:
-        raise ConfigError(
-            f"--write: {write} has to end in {hparams_file.suffix}, as the other does"
-        )
+    if write is not None:
+        expect_writable(write, hparams_file)
+    if corpus and layers is None:
+        raise ConfigError("--corpus: for the statistics of --layers, which is not given")
+    if engine is Engines.ray and workers is None:
+        raise ConfigError("--workers: with --engine ray, say how many trials to run at once")
     summary = read_summary(hparams_file)
     file = BUILTIN if data == "builtin" else Path(data)
     found = load(file, skip_bad)
@@ -153,6 +156,8 @@ def tune(
     if write is not None and tuning.best is not None:
         findings.write(hparams_file, write)
         console.print(f"the hparams file to use: {write.absolute()}", markup=False)
+    elif write is not None:
+        console.print(f"no settings were found, so {write} is not written", markup=False)
     output.write(findings, console)
     console.print(f"in {out.absolute()}", markup=False)
 
@@ -162,7 +167,7 @@ def _fixed(configured: Any) -> dict[str, Any]:
     config = SadrConfig.parse(configured)
     if config is None:
         return {}
-    searched = {"gamma", "stop_at", "num_grad_steps", "keep"}
+    searched = {"gamma", "stop_at", "num_grad_steps"}
     return config.model_dump(exclude_unset=True, exclude=searched)
 
 

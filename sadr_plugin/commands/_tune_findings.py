@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EvaluationError
+from ..errors import ConfigError, EvaluationError
 from ..evaluation import SHORT, Editor, table
 from ..evaluation._tables import summary_rows
 from ..pages import Page, front, metrics
@@ -126,23 +127,15 @@ class TuningFindings:
         return page
 
     def write(self, source: Path, target: Path) -> None:
-        """The source hparams file with the settings found in it, its comments kept.
-
-        Raises:
-            EvaluationError: ruamel.yaml is not installed.
-        """
+        """The source hparams file with the settings found in it, its comments kept."""
         assert self.tuning.best is not None
         keys = self._hparams(self.tuning.best)
         if source.suffix == ".json":
             content = {**json.loads(source.read_text(encoding="utf-8")), **keys}
             target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             return
-        try:
-            from ruamel.yaml import YAML
-        except ImportError:
-            raise EvaluationError(
-                "ruamel.yaml is not installed; pip install 'sadr-plugin[tune]'"
-            ) from None
+        from ruamel.yaml import YAML
+
         yaml = YAML()
         content = yaml.load(source.read_text(encoding="utf-8"))
         content.update(keys)
@@ -203,6 +196,21 @@ class TuningFindings:
             "best": tried in self.tuning.front,
             "label": f"{tried.name}: {_objectives(come)}; {json.dumps(self._hparams(tried))}",
         }
+
+
+def expect_writable(target: Path, source: Path) -> None:
+    """See beforehand that a tuned hparams file can be written.
+
+    Raises:
+        ConfigError: it is of another kind than the source, or there is no such folder.
+        EvaluationError: ruamel.yaml is not installed.
+    """
+    if target.suffix != source.suffix:
+        raise ConfigError(f"--write: {target} has to end in {source.suffix}, as the other does")
+    if not target.absolute().parent.is_dir():
+        raise ConfigError(f"--write: there is no folder {target.absolute().parent}")
+    if source.suffix != ".json" and importlib.util.find_spec("ruamel.yaml") is None:
+        raise EvaluationError("ruamel.yaml is not installed; pip install 'sadr-plugin[tune]'")
 
 
 def _objectives(come: Any) -> str:

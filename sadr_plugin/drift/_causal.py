@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import set_seed
 
+from ..errors import ConfigError
 from ..evaluation import (
     TASKS,
     UNEDITED,
@@ -60,6 +61,9 @@ class Variant:
         Args:
             layers: the layers that are watched.
             drifted: the heads, the most drifted first.
+
+        Raises:
+            ConfigError: there is no layer in the window.
         """
         if self.top is not None:
             chosen: dict[int, list[int]] = {}
@@ -69,7 +73,13 @@ class Variant:
         if self.window is None:
             return None
         first, last = self.window
-        return {layer: None for layer in layers if first <= layer <= last}
+        inside = [layer for layer in layers if first <= layer <= last]
+        if not inside:
+            raise ConfigError(
+                f"--window: no layer of {first}-{last} is among those whose attention an edit "
+                f"reaches, {layers[0]}-{layers[-1]}"
+            )
+        return dict.fromkeys(inside)
 
 
 def restored(arm: str, variant: Variant) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ def correlations(results: Sequence[Result]) -> list[Correlation]:
     """Drift against loss, for every arm and kind of question that drift was measured of.
 
     An edit's own questions, which are to be answered otherwise, are left out, and a kind with
-    fewer than three questions.
+    fewer than three questions, or whose drift or loss is always the same.
 
     Raises:
         EvaluationError: SciPy is not installed.
@@ -76,8 +77,13 @@ def correlations(results: Sequence[Result]) -> list[Correlation]:
     return [
         _correlation(arm, kind, of_records)
         for (arm, kind), of_records in points.items()
-        if sum(map(len, of_records.values())) >= 3
+        if _varies([point for own in of_records.values() for point in own])
     ]
+
+
+def _varies(points: Sequence[tuple[float, float]]) -> bool:
+    """Whether there is anything to correlate."""
+    return len(points) >= 3 and all(len(set(values)) > 1 for values in zip(*points, strict=True))
 
 
 def _correlation(
@@ -110,7 +116,8 @@ def _with_interval(clusters: Sequence[Points], coefficient: Callable[[Points], A
         return Coefficient(value, None, None)
     random = np.random.default_rng(0)
     drawn = []
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a sample in which nothing varies
         for _ in range(RESAMPLES):
             chosen = random.integers(len(clusters), size=len(clusters))
             drawn.append(coefficient(np.concatenate([clusters[index] for index in chosen])))

@@ -41,6 +41,9 @@ SPARE = ("#56b4e9", "#8c6bb1", "#a6761d", "#66a61e", "#000000")
 
 WIDTH = 640
 
+POINTS = 600
+"""How many points a cloud has at most."""
+
 
 def save(chart: Chart, file: Path) -> None:
     """Write a chart, in the format its suffix names: ``.svg``, ``.png`` or ``.json`` (Vega-Lite).
@@ -213,11 +216,12 @@ def _curve(alt: Any, rows: list[dict[str, Any]], name: str, arms: Sequence[str])
 
 
 def losses(found: Correlation) -> Chart:
-    """Drift against what the right answer lost, a point for each question."""
+    """Drift against what the right answer lost, a point for each question; of very many, some."""
     alt = _altair()
+    apart = -(-len(found.points) // POINTS)
     rows = [
         {"drift": drift, "loss": loss, "label": f"drift {drift:.2f}, loss {loss:.2f} nats"}
-        for drift, loss in found.points
+        for drift, loss in found.points[::apart]
     ]
     colour = COLOURS.get(found.arm, SPARE[0])
     return (

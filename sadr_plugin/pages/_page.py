@@ -23,6 +23,9 @@ PER_MILLE = 1000
 WORDS = 24
 """Cells with more characters are kept wide."""
 
+MARKS = 5000
+"""How many squares the maps of a page may have together; each takes some 250 bytes."""
+
 LARGEST = 2_000_000
 """Bytes that a page should not exceed."""
 
@@ -102,11 +105,15 @@ class Page:
     def attention(self, maps: Sequence[AttentionMap], arms: Sequence[str]) -> None:
         """Add maps of attention: for each prompt the heads of every arm, and the row of one.
 
+        As many as there is room for: first the edit's own, then one of each kind, and so on.
+
         Args:
             maps: the maps; those of all arms have the unedited rows besides.
             arms: the edited arms.
         """
-        for number, found in enumerate(maps):
+        squares = len(arms) * maps[0].rows[arms[0]].shape[:2].numel()
+        chosen = sorted(maps, key=lambda found: found.question)[: max(1, MARKS // squares)]
+        for number, found in enumerate(chosen):
             self._parts.append(self._map(number, found, arms))
 
     def write(self, file: Path) -> None:
@@ -117,16 +124,15 @@ class Page:
         """
         from .._version import plugin_version
 
-        page = _resource("page.html")
-        for name, value in {
+        values = {
             "title": html.escape(self.title),
             "subtitle": html.escape(self.subtitle),
             "style": _resource("page.css"),
             "body": "\n".join(self._parts),
             "script": _resource("page.js"),
             "version": plugin_version(),
-        }.items():
-            page = page.replace(f"@{name}@", value)
+        }
+        page = re.sub(r"@(\w+)@", lambda name: values[name[1]], _resource("page.html"))
         if len(page.encode()) > LARGEST:
             raise ConfigError(f"--report: the page would have {len(page) / 1e6:.1f} MB")
         if not file.absolute().parent.is_dir():

@@ -147,6 +147,8 @@ def _spares(
 ) -> Iterator[Finding]:
     """Plain neighbours, which no drift of attention concerns."""
     spared = _right(plain, "neighbourhood")
+    if not any(result.scores.get("neighbourhood") for result in plain):
+        return
     if spared >= TAKES:
         yield Finding(f"plain neighbours are spared: {spared:.0%} are still right", True)
         return
@@ -184,6 +186,7 @@ def steps_of(plain: Sequence[Result]) -> int:
 
 
 def _right(results: Sequence[Result], kind: str) -> float:
-    """The share of right answers of a kind; 1 where there are no questions."""
-    pairs = [pair for result in results for pair in result.scores.get(kind, ())]
-    return fmean(right > wrong for right, wrong in pairs) if pairs else 1.0
+    """The share of right answers of a kind; an edit that failed has all wrong."""
+    values = [float(right > wrong) for r in results for right, wrong in r.scores.get(kind, ())]
+    values += [0.0 for result in results if result.error is not None]
+    return fmean(values) if values else 1.0

@@ -96,4 +96,9 @@ def split(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Reco
     judged: list[Record] = []
     for group in groups:
         (chosen if len(chosen) <= len(judged) else judged).extend(group)
+    if min(len(chosen), len(judged)) < LEAST // 2:
+        raise DataError(
+            f"the records that the model knows are about too few subjects: {len(of_subject)}; "
+            "settings are judged on others than they were chosen on"
+        )
     return chosen, judged

@@ -81,4 +81,6 @@ def _is_right(value: float) -> float:
 
 
 def _sigmoid(value: float) -> float:
+    if math.isnan(value):  # of a model that an edit has ruined
+        return 0.0
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, value))))

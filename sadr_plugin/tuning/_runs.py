@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..errors import ChangedModelError
 from ..evaluation import Engine, Record, Result, read_results
 from ..evaluation._files import append_lines, drop_half_line
 from ._trials import Setup, TrialTask
+
+
+@contextlib.contextmanager
+def put_aside(file: Path) -> Iterator[None]:
+    """Rename a file where the model is found to be changed in the end: what was measured with it is
+    not to be trusted, and no later run goes on with it.
+
+    Raises:
+        ChangedModelError: with the file's new name.
+    """
+    try:
+        yield
+    except ChangedModelError as error:
+        kept = file.replace(file.with_name(f"untrusted-{file.name}"))
+        raise ChangedModelError(f"{error}. What was measured is in {kept}") from error
 
 
 class Runs:
@@ -49,9 +66,10 @@ class Runs:
             setups: by name.
             records: each is edited in all setups before the next.
         """
-        for result in self._engine.items(deque(self.missing(setups, records))):
-            assert isinstance(result, Result)
-            append_lines(self._file, [result])
-            self._found[result.arm, result.record] = result
-            self._on_result(result)
+        with put_aside(self._file):
+            for result in self._engine.items(deque(self.missing(setups, records))):
+                assert isinstance(result, Result)
+                append_lines(self._file, [result])
+                self._found[result.arm, result.record] = result
+                self._on_result(result)
         return [self._found[name, record.key] for record in records for name in setups]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import EvaluationError
 from ..evaluation import Engine, Record, Result
 from ._objectives import TAKES, Objectives, objectives
+from ._runs import put_aside
 from ._space import Space
 from ._trials import Setup, TrialTask
 
@@ -78,46 +78,54 @@ class Search:
     ) -> None:
         self._space = space
         self._records = list(records)
+        self._file = file
         self._study = _study(file, seed)
         self._running: dict[str, tuple[optuna.Trial, Tried]] = {}
         self.tried = [self._again(trial) for trial in self._study.trials if _is_done(trial)]
+        self._forget_unfinished()
+        done = [tried.parameters for tried in self.tried]
         for parameters in first:
-            self._study.enqueue_trial(dict(parameters), skip_if_exists=True)
+            if not any(parameters.items() <= own.items() for own in done):
+                self._study.enqueue_trial(dict(parameters))
 
     def run(
         self,
         engine: Engine,
-        seconds: float,
+        goes_on: Callable[[], bool],
         parallel: int = 1,
         on_result: Callable[[Result], None] = lambda result: None,
     ) -> None:
-        """Try until the time is over; trials under way then are dropped.
+        """Try as long as it goes on; trials under way then are dropped.
 
         Args:
             engine: does the tasks.
-            seconds: for how long.
+            goes_on: whether there is time for more, asked after each result.
             parallel: how many trials are under way at once.
             on_result: told each result.
         """
-        end = time.monotonic() + seconds
         queue: deque[TrialTask] = deque()
         for _ in range(parallel):
             queue.append(self._start())
-        for result in engine.items(queue):
-            assert isinstance(result, Result)
-            trial, tried = self._running[result.arm]
-            tried.results.append(result)
-            on_result(result)
-            finished = len(tried.results) == len(self._records)
-            if finished or self._is_hopeless(tried):
-                tried.given_up = not finished
-                self._finish(trial, tried)
-                if time.monotonic() < end:
-                    queue.append(self._start())
-            elif time.monotonic() < end:
-                queue.append(self._next(tried))
-            else:
-                self._drop(trial, tried)
+        try:
+            with put_aside(self._file):
+                for result in engine.items(queue):
+                    assert isinstance(result, Result)
+                    queue.extend(self._after(result, goes_on))
+                    on_result(result)
+        finally:
+            self._running.clear()
+            self._forget_unfinished()
+
+    def _after(self, result: Result, goes_on: Callable[[], bool]) -> list[TrialTask]:
+        """What is to be done after a result, if there is time."""
+        trial, tried = self._running[result.arm]
+        tried.results.append(result)
+        finished = len(tried.results) == len(self._records)
+        if finished or self._is_hopeless(tried):
+            tried.given_up = not finished
+            self._finish(trial, tried)
+            return [self._start()] if goes_on() else []
+        return [self._next(tried)] if goes_on() else []
 
     @property
     def finished(self) -> list[Tried]:
@@ -166,11 +174,16 @@ class Search:
         del self._running[tried.name]
         self.tried.append(tried)
 
-    def _drop(self, trial: optuna.Trial, tried: Tried) -> None:
+    def _forget_unfinished(self) -> None:
+        """Have the sampler reckon no more with trials that were broken off, or are yet to begin."""
         from optuna.trial import TrialState
 
-        self._study.tell(trial, state=TrialState.FAIL)
-        del self._running[tried.name]
+        open_ones = (TrialState.RUNNING, TrialState.WAITING)
+        if self._file.exists():
+            for trial in self._study.get_trials(deepcopy=False, states=open_ones):
+                if trial.state == TrialState.WAITING:
+                    self._study.ask()  # it is the next
+                self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _is_hopeless(self, tried: Tried) -> bool:
         """Whether too many edits have failed, or another trial was better on the same records."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation import Dimension
@@ -35,12 +35,14 @@ class Space:
         keep: whether the terms of ``sadr.keep`` are tried.
         steps: how many steps an edit may take; ``stop_at`` decides how many it does.
         fixed: what stands under ``sadr:`` whatever is tried.
+        kept: what stands under ``sadr.keep`` wherever it is tried.
     """
 
     own: Mapping[str, Dimension]
     keep: bool
     steps: int
     fixed: Mapping[str, Any]
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     def suggest(self, trial: optuna.Trial) -> None:
         """Have a trial draw its parameters."""
@@ -59,7 +61,8 @@ class Space:
         sadr |= {name: _rounded(parameters[name]) for name in ("gamma", "stop_at")}
         if parameters.get("keep"):
             names = ("weight", "distracted")
-            sadr["keep"] = {name: _rounded(parameters[name]) for name in names}
+            searched = {name: _rounded(parameters[name]) for name in names}
+            sadr["keep"] = {**self.kept, **searched}
         return Setup(own, sadr)
 
     def first(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -68,7 +71,11 @@ class Space:
         Args:
             values: the editor's own settings as the file has them.
         """
-        own = {name: values[name] for name in self.own if name in values}
+        own = {
+            name: values[name]
+            for name, dimension in self.own.items()
+            if name in values and (dimension.choices is None or values[name] in dimension.choices)
+        }
         found = []
         for recipe in RECIPES:
             if self.keep or not recipe["keep"]:

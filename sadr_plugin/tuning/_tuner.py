@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import SadrConfig
+from ..errors import ConfigError
 from ..evaluation import (
     UNEDITED,
     Arm,
@@ -130,8 +134,11 @@ class Tuner:
         found = self._known(records)
         chosen, unseen = split(found.records, options.seed)
         chosen, unseen = chosen[: options.records], unseen[: options.judged]
+        self._expect_same(chosen, unseen)
         findings, plain = self._check_up(chosen)
-        space = Space(self._own(), options.keep, 2 * steps_of(plain), options.fixed or {})
+        fixed = dict(options.fixed or {})
+        kept = fixed.pop("keep", None) or {}
+        space = Space(self._own(), options.keep, 2 * steps_of(plain), fixed, kept)
         baseline = objectives(plain)
         search = self._search(space, chosen, baseline)
         best = search.best(baseline, ALLOWED)
@@ -142,6 +149,23 @@ class Tuner:
             causal = self._causal(best, unseen)
         tried, front = search.tried, search.front()
         return Tuning(found, findings, baseline, tried, front, best, verdict, causal, judged)
+
+    def _expect_same(self, chosen: Sequence[Record], unseen: Sequence[Record]) -> None:
+        """See that the halves, and what is searched, are those of the run that is gone on with."""
+        file = self._folder / "halves.json"
+        layer = self._own().get("layer")
+        about = {
+            "chosen": [record.key for record in chosen],
+            "unseen": [record.key for record in unseen],
+            "layers": None if layer is None else list(layer.choices or ()),
+        }
+        if not file.exists():
+            file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        elif json.loads(file.read_text(encoding="utf-8")) != about:
+            raise ConfigError(
+                "--resume: what the model knows, or the layers that can be tried, are not what "
+                f"they were ({file}); name another folder with --out"
+            )
 
     def _known(self, records: Sequence[Record]) -> Known:
         self._begin("what the model knows", len(records))
@@ -165,7 +189,16 @@ class Tuner:
         if wanted is not None and layers is not None:
             inside = [c for c in layers.choices or () if wanted[0] <= c <= wanted[1]]
             own["layer"] = replace(layers, choices=inside)
-        return own
+        if wanted is not None and not (layers and own["layer"].choices):
+            raise ConfigError(
+                f"--layers: none of {wanted[0]}-{wanted[1]} can be tried with this editor"
+            )
+        restricted = SadrConfig.parse(dict(self._options.fixed or {})) or SadrConfig()
+        if restricted.layers is not None and layers is not None:
+            last = max(restricted.layers)
+            below = [c for c in own["layer"].choices or () if c < last]
+            own["layer"] = replace(layers, choices=below)
+        return {name: d for name, d in own.items() if d.choices is None or d.choices}
 
     def _search(self, space: Space, chosen: Sequence[Record], plain: Objectives) -> Search:
         options = self._options
@@ -183,7 +216,8 @@ class Tuner:
                 text += f", general {come.generality:.3f}"
             self._describe(text)
 
-        search.run(self._engine, options.seconds, options.parallel, told)
+        end = time.monotonic() + options.seconds
+        search.run(self._engine, lambda: time.monotonic() < end, options.parallel, told)
         return search
 
     def _judged(self, best: Tried, unseen: Sequence[Record]) -> list[Result]:
@@ -208,7 +242,9 @@ class Tuner:
         names: list[str] = []
         for name, setup in ((PLAIN, PLAIN_SETUP), (TUNED, best.setup)):
             editor = self._editor.configured(setup.settings)
-            evaluator = CausalEvaluator(editor, [Arm(name, setup.sadr)], seed=self._options.seed)
+            arm = Arm(name, setup.sadr)
+            seed = self._options.seed
+            evaluator = CausalEvaluator(editor, [arm], seed=seed, skip_bad=True)
             file = self._folder / f"causal-{name}-{best.number}.jsonl"
             run = EvaluationRun(LocalEngine(evaluator), file)
             own = run.run(unseen[:EXPLAINED], self._advance)

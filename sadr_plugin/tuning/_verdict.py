@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..errors import DataError
 from ..evaluation import UNEDITED, ArmSummary, Result, summarise
 from ..evaluation._metrics import DISTRACTED, SHORT
 
@@ -40,10 +41,11 @@ class Verdict:
     @property
     def helps(self) -> bool:
         """Whether more of some kind of specificity is kept, and more than chance would."""
-        versus = self._arm(TUNED).versus.get(PLAIN, {})
+        tested = self._arm(TUNED).corrected.get(PLAIN, {})
         return any(
-            (share or 0) > 0 and (versus.get(task) or 1.0) < 0.05
+            share is not None and share > 0 and p is not None and p < 0.05
             for task, share in self.regained.items()
+            for p in (tested.get(task),)
         )
 
     def _arm(self, name: str) -> ArmSummary:
@@ -51,20 +53,30 @@ class Verdict:
 
     def sentence(self) -> str:
         """The verdict in words."""
-        if not self.shortcomings:
-            return "These settings hold on records that they were not chosen on."
+        short = "; ".join(self.shortcomings)
         if self.helps:
-            return f"These settings help, but {'; '.join(self.shortcomings)}."
+            return (
+                f"These settings help, but {short}." if short else "These settings hold: they help."
+            )
+        if short:
+            return f"No settings were found that help here by more than chance: {short}."
         return (
-            "No settings were found that help here by more than chance: "
-            f"{'; '.join(self.shortcomings)}."
+            "These settings reach what was sought on records that they were not chosen on, but on "
+            "so few, or from a plain edit that breaks so little, that it may be chance."
         )
 
 
 def judge(results: Sequence[Result]) -> Verdict:
-    """Judge by the results of the unseen records, in the arms of `Verdict.summaries`."""
+    """Judge by the results of the unseen records, in the arms of `Verdict.summaries`.
+
+    Raises:
+        DataError: no record could be edited in all of these arms.
+    """
     summaries = summarise(results, [PLAIN, CONTROL, TUNED])
     of_arm = {summary.arm: summary for summary in summaries}
+    if not of_arm[TUNED].records:
+        why = next((r.error for r in results if r.error is not None), "there are no results")
+        raise DataError(f"no unseen record could be edited in every arm: {why}")
     means = {
         arm: {task: found.mean for task, found in summary.accuracy.items() if found is not None}
         for arm, summary in of_arm.items()
@@ -76,7 +88,10 @@ def judge(results: Sequence[Result]) -> Verdict:
         if task in tuned
     }
     lost = plain["paraphrase"] - tuned["paraphrase"] if "paraphrase" in tuned else None
-    return Verdict(summaries, regained, lost, _shortcomings(tuned, regained, lost))
+    failed = of_arm[TUNED].failed
+    shortcomings = [] if not failed else [f"{failed} of the edits fail"]
+    shortcomings += _shortcomings(plain, tuned, regained, lost)
+    return Verdict(summaries, regained, lost, shortcomings)
 
 
 def _share(unedited: float, plain: float, tuned: float) -> float | None:
@@ -84,14 +99,18 @@ def _share(unedited: float, plain: float, tuned: float) -> float | None:
 
 
 def _shortcomings(
-    tuned: Mapping[str, float], regained: Mapping[str, float | None], lost: float | None
+    plain: Mapping[str, float],
+    tuned: Mapping[str, float],
+    regained: Mapping[str, float | None],
+    lost: float | None,
 ) -> list[str]:
     found = []
     if tuned["efficacy"] < HELD:
         found.append(f"ES is {tuned['efficacy']:.1f}, below {HELD:g}")
-    for task in WON_BACK:
-        share = regained.get(task)
-        if share is not None and share < 0.5:
+    for task, share in regained.items():
+        if share is None and tuned[task] < plain[task]:
+            found.append(f"{SHORT[task]} falls from {plain[task]:.1f} to {tuned[task]:.1f}")
+        elif share is not None and share < 0.5 and task in WON_BACK:
             found.append(f"{max(share, 0):.0%} of the lost {SHORT[task]} comes back, not half")
     if lost is not None and lost > LOST:
         found.append(f"PS is {lost:.1f} points lower")
