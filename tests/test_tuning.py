@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from sadr_plugin.evaluation import (
     Dimension,
     LocalEngine,
     Question,
+    RayEngine,
     Record,
     Result,
     Scorer,
@@ -565,3 +567,24 @@ def test_a_layer_that_is_no_choice_and_what_stands_under_keep():
     kept = Space(own, True, 4, {}, {"openings": ("{} ist",), "weight": 9.0})
     sadr = kept.setup({**first[1], "layer": 3}).sadr
     assert sadr["keep"] == {"openings": ("{} ist",), "weight": 1.5, "distracted": 5.0}
+
+
+def make_evaluator():
+    return TrialEvaluator(Tunable())
+
+
+def test_trials_side_by_side_on_ray(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    search = Search(space(Tunable()), records(4), tmp_path / "study", [])
+    engine = RayEngine(make_evaluator, [], workers=2)
+    under_way = []
+
+    def told(_):
+        under_way.append(len(search._running))
+
+    search.run(engine, lambda: len(search.tried) < 4, parallel=2, on_result=told)
+    assert len(search.tried) >= 4
+    assert max(under_way) == 2
+    for tried in search.finished:
+        assert [result.record for result in tried.results] == ["0", "1", "2", "3"]
