@@ -73,7 +73,9 @@ def drift(
     ] = None,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of the choice and the contexts.")] = 0,
-    arms: Annotated[str, typer.Option(help="As for sadr eval.")] = "plain,sadr",
+    arms: Annotated[
+        str, typer.Option(help="As for sadr eval. [default: plain,sadr]", show_default=False)
+    ] = "",
     edited: Annotated[
         str | None,
         typer.Option(
@@ -132,6 +134,7 @@ def drift(
     many: dict[str, object] = {
         "--limit": limit,
         "--resume": resume,
+        "--skip-bad": skip_bad,
         "--engine": engine is not Engines.local,
         "--workers": workers,
     }
@@ -150,9 +153,12 @@ def drift(
     summary = read_summary(hparams_file)
     # γ = 0 restricts nothing: the plain edit, whose steps are seen.
     chosen = [
-        Arm(arm.name, arm.sadr or {"gamma": 0.0}) for arm in parse_arms(arms, summary.sadr, [])
+        Arm(arm.name, arm.sadr or {"gamma": 0.0})
+        for arm in parse_arms(arms or "plain,sadr", summary.sadr, [])
     ]
     if edited is not None:
+        if arms:
+            raise ConfigError("--arms: with --edited there is but one, the model edited before")
         chosen = [Arm("edited", None)]
     options = EditorOptions(seed, dtype and dtype.value, trust_remote_code)
     place = Place(engine, workers, threads, matmul)
