@@ -163,7 +163,8 @@ class CausalEvaluator:
             ):
                 taken, seconds = steps(), time.perf_counter() - started
                 reader.read(arm.name)
-                drifted = ranked(reader.maps()[:1], arm.name)
+                maps = reader.maps()
+                drifted = ranked(maps[:1], arm.name)
                 with Transplant(self._editor) as transplant:
                     heads = [v.heads(transplant.layers, drifted) for v in self._variants]
                     scores = self._scores(record, transplant.keeping(after))
@@ -175,7 +176,7 @@ class CausalEvaluator:
                 yield failed(record, name, error, time.perf_counter() - started)
             return
         result = Result(record.key, arm.name, scores, None, None, None, taken, seconds)
-        yield _with_attention(result, record, reader.maps(), drifted)
+        yield _with_attention(result, record, maps, drifted)
         for variant, found in zip(self._variants, back, strict=True):
             yield Result(record.key, restored(arm.name, variant), found, None, None, None)
         with Transplant(self._editor) as transplant:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import DataError
+from ..errors import ChangedModelError, DataError
 from ._results import Checkpoint, Result
 
 Line = TypeVar("Line")
@@ -62,6 +62,21 @@ def replacing(file: Path) -> Iterator[Path]:
     part.replace(file)
     if os.name != "nt":  # a folder cannot be opened there
         _sync(file.parent, os.O_RDONLY)
+
+
+@contextlib.contextmanager
+def put_aside(file: Path) -> Iterator[None]:
+    """Rename a file where the model is found to be changed in the end: what was measured with it is
+    not to be trusted, and no later run goes on with it.
+
+    Raises:
+        ChangedModelError: with the file's new name.
+    """
+    try:
+        yield
+    except ChangedModelError as error:
+        kept = file.replace(file.with_name(f"untrusted-{file.name}"))
+        raise ChangedModelError(f"{error}. What was measured is in {kept}") from error
 
 
 def _sync(path: Path, flags: int) -> None:

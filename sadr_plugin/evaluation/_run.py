@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import ChangedModelError
-from ._files import append_lines, drop_half_line, read_results, rewrite
+from ._files import append_lines, drop_half_line, put_aside, read_results, rewrite
 from ._records import Record
 from ._results import UNEDITED, Result
 from ._single import RecordTask
@@ -47,15 +46,12 @@ class EvaluationRun:
             ChangedModelError: at the end; the results are not to be trusted, and no later run
                 goes on with them.
         """
-        try:
+        with put_aside(self._file):
             for item in self._engine.items(self._todo(records)):
                 assert isinstance(item, Result)
                 append_lines(self._file, [item])
                 self.results.append(item)
                 on_item(item)
-        except ChangedModelError as error:
-            kept = self._file.replace(self._file.with_name(f"untrusted-{self._file.name}"))
-            raise ChangedModelError(f"{error}. What was measured is in {kept}") from error
         return self.results
 
     def _todo(self, records: Sequence[Record]) -> deque[RecordTask]:

@@ -70,29 +70,63 @@ class SingleEvaluator:
             return
         probe = self._measure.probe(record)
         for arm in todo:
-            yield self._result(record, arm, probe)
+            yield edited_result(
+                self._editor,
+                self._unedited,
+                self._measure,
+                record,
+                arm,
+                probe,
+                self._seed,
+                self._skip_bad,
+            )
 
     def finish(self) -> None:
         """See `Evaluator.finish`."""
         self._unedited.check()
 
-    def _result(self, record: Record, arm: Arm, probe: DriftProbe | None) -> Result:
-        set_seed(self._seed)
-        started = time.perf_counter()
-        try:
-            with (
-                counted_steps(self._editor.model) as steps,
-                edited(self._editor, self._unedited, [record], arm.sadr),
-            ):
-                taken, seconds = steps(), time.perf_counter() - started
-                drift = None if probe is None else probe.drift()
-                return self._measure.result(record, arm.name, drift, steps=taken, seconds=seconds)
-        except EvaluationError as error:
-            raise EvaluationError(f"record {record.key}, {arm.name}: {error}") from error
-        except Exception as error:
-            if not is_records_own(error, self._skip_bad):
-                raise
-            return failed(record, arm.name, error, time.perf_counter() - started)
+
+def edited_result(
+    editor: Editor,
+    unedited: UneditedWeights,
+    measure: Measure,
+    record: Record,
+    arm: Arm,
+    probe: DriftProbe | None,
+    seed: int,
+    skip_bad: bool,
+) -> Result:
+    """Edit a record, ask about it, and take the edit back.
+
+    Args:
+        editor: edits.
+        unedited: what the model is to be again.
+        measure: asks.
+        record: what is edited.
+        arm: how.
+        probe: the record's, made before the edit; None where there is no drift to speak of.
+        seed: what the toolkit's own draws start from.
+        skip_bad: as for `SingleEvaluator`.
+
+    Raises:
+        EvaluationError: naming the record and the arm.
+    """
+    set_seed(seed)
+    started = time.perf_counter()
+    try:
+        with (
+            counted_steps(editor.model) as steps,
+            edited(editor, unedited, [record], arm.sadr),
+        ):
+            taken, seconds = steps(), time.perf_counter() - started
+            drift = None if probe is None else probe.drift()
+            return measure.result(record, arm.name, drift, steps=taken, seconds=seconds)
+    except EvaluationError as error:
+        raise EvaluationError(f"record {record.key}, {arm.name}: {error}") from error
+    except Exception as error:
+        if not is_records_own(error, skip_bad):
+            raise
+        return failed(record, arm.name, error, time.perf_counter() - started)
 
 
 def is_records_own(error: Exception, skip_bad: bool) -> bool:

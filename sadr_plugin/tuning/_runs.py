@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ChangedModelError
 from ..evaluation import Engine, Record, Result, read_results
-from ..evaluation._files import append_lines, drop_half_line
+from ..evaluation._files import append_lines, drop_half_line, put_aside
 from ._trials import Setup, TrialTask
-
-
-@contextlib.contextmanager
-def put_aside(file: Path) -> Iterator[None]:
-    """Rename a file where the model is found to be changed in the end: what was measured with it is
-    not to be trusted, and no later run goes on with it.
-
-    Raises:
-        ChangedModelError: with the file's new name.
-    """
-    try:
-        yield
-    except ChangedModelError as error:
-        kept = file.replace(file.with_name(f"untrusted-{file.name}"))
-        raise ChangedModelError(f"{error}. What was measured is in {kept}") from error
 
 
 class Runs:

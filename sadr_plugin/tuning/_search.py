@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import EvaluationError
 from ..evaluation import Engine, Record, Result
+from ..evaluation._files import put_aside
 from ._objectives import TAKES, Objectives, objectives
-from ._runs import put_aside
 from ._space import Space
 from ._trials import Setup, TrialTask
 

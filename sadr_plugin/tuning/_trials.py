@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from transformers import set_seed
-
 from .. import reports
-from ..errors import EvaluationError
-from ..evaluation import UNEDITED, Editor, Record, Result, UneditedWeights, counted_steps, edited
+from ..evaluation import UNEDITED, Arm, Editor, Record, Result, UneditedWeights
 from ..evaluation._measure import Measure
-from ..evaluation._single import failed, is_records_own
+from ..evaluation._single import edited_result
 
 
 @dataclass(frozen=True)
@@ -71,27 +67,15 @@ class TrialEvaluator:
         if task.name == UNEDITED:
             yield measure.result(record, UNEDITED, 0.0, edits=0)
             return
-        probe = measure.probe(record)
-        set_seed(self._seed)
-        started = time.perf_counter()
-        try:
-            with (
-                counted_steps(editor.model) as steps,
-                reports() as found,
-                edited(editor, self._weights(editor), [record], task.setup.sadr),
-            ):
-                taken, seconds = steps(), time.perf_counter() - started
-                drift = None if probe is None else probe.drift()
-                target = found[-1].steps[-1].target if found and found[-1].steps else None
-                yield measure.result(
-                    record, task.name, drift, steps=taken, seconds=seconds, reached=target
-                )
-        except EvaluationError as error:
-            raise EvaluationError(f"record {record.key}, {task.name}: {error}") from error
-        except Exception as error:
-            if not is_records_own(error, True):
-                raise
-            yield failed(record, task.name, error, time.perf_counter() - started)
+        arm = Arm(task.name, task.setup.sadr)
+        unedited, probe = self._weights(editor), measure.probe(record)
+        with reports() as found:
+            result = edited_result(
+                editor, unedited, measure, record, arm, probe, self._seed, skip_bad=True
+            )
+        if result.error is None and found and found[-1].steps:
+            result = replace(result, reached=found[-1].steps[-1].target)
+        yield result
 
     def finish(self) -> None:
         """See `Evaluator.finish`."""
