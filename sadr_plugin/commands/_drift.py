@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -37,8 +36,8 @@ from ._options import (
 )
 from ._options import Engine as EngineOption
 from ._output import Output
-from ._running import Place, as_json, make_editor, read_summary
-from .environment import silence
+from ._running import Chosen, Place, about_run, make_editor, read_summary
+from .environment import progress, silence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +119,7 @@ def drift(
 
     from .. import enabled
     from ..drift import Variant, arm_names
-    from ..evaluation import BUILTIN, Arm, Record, load, sample
+    from ..evaluation import Arm, Record
     from ._arms import arms as parse_arms
 
     single: dict[str, object] = {
@@ -170,26 +169,16 @@ def drift(
             record = _with_questions(edit, relation or [], neighbour or [])
             findings: DriftOfEdit | DriftOfRecords = _of_one(make, record, console)
         else:
-            file = BUILTIN if data == "builtin" else Path(data)
-            found = load(file, skip_bad)
-            records = sample(found.records, limit, seed)
+            records = Chosen.by(data, limit, seed, skip_bad)
             about = {
-                "hparams": as_json(summary.settings),
+                **about_run("drift", summary, records, options, place),
                 "arms": {arm.name: arm.sadr for arm in chosen},
                 "edited": edited,
                 "variants": [asdict(variant) for variant in variants],
-                "data": file.name,
-                "data_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-                "records": [record.key for record in records],
-                "seed": seed,
-                "matmul": matmul.value,
-                "dtype": options.dtype,
-                "mode": "drift",
-                "versions": _run_folder.packages(),
             }
             cluster = place.cluster(make, arm_names([arm.name for arm in chosen], variants))
             _run_folder.claim(out, about, resume)
-            findings = _of_many(cluster, make, records, out, console)
+            findings = _of_many(cluster, make, records.records, out, console)
     findings.show(console)
     output.write(findings, console)
 
@@ -266,18 +255,10 @@ def _bar(
 ) -> Iterator[Callable[[object], None]]:
     """A bar; yields what moves it on."""
     from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(escape(text), total=total, completed=done)
-        yield lambda _: progress.advance(task)
+    with progress(console, remaining=True) as bar:
+        task = bar.add_task(escape(text), total=total, completed=done)
+        yield lambda _: bar.advance(task)
 
 
 def _with_questions(record: Record, relations: Sequence[str], neighbours: Sequence[str]) -> Record:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -34,8 +33,8 @@ from ._options import (
     Workers,
 )
 from ._output import Output
-from ._running import Place, as_json, make_evaluator, read_summary
-from .environment import silence
+from ._running import Chosen, Place, about_run, make_evaluator, read_summary
+from .environment import progress, silence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,32 +128,23 @@ def evaluate(
     from rich.console import Console
 
     from .. import enabled
-    from ..evaluation import BUILTIN, LocalEngine, load, sample
+    from ..evaluation import LocalEngine
     from ._arms import arms as parse_arms
     from ._eval_plans import SequencePlan, Settings, SinglePlan
 
     output = Output(report=report, svg=svg, png=png)
     output.check()
-    file = BUILTIN if data == "builtin" else Path(data)
-    found = load(file, skip_bad)
-    chosen = sample(found.records, limit, seed)
+    chosen = Chosen.by(data, limit, seed, skip_bad)
     summary = read_summary(hparams_file)
     options = EditorOptions(seed, dtype and dtype.value, trust_remote_code)
     chosen_arms = parse_arms(arms, summary.sadr, gamma or [])
+    place = Place(engine, workers, threads, matmul)
     about = {
-        "hparams": as_json(summary.settings),
+        **about_run(mode.value, summary, chosen, options, place),
         "arms": {arm.name: arm.sadr for arm in chosen_arms},
-        "data": file.name,
-        "data_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "records": [record.key for record in chosen],
-        "seed": seed,
         "fluency": fluency,
-        "matmul": matmul.value,
-        "dtype": options.dtype,
-        "mode": mode.value,
-        "versions": _run_folder.packages(),
     }
-    settings = Settings(chosen_arms, chosen, seed, fluency, skip_bad)
+    settings = Settings(chosen_arms, chosen.records, seed, fluency, skip_bad)
     plan: Plan
     if mode is Modes.single:
         if batch_size is not None or checkpoints:
@@ -163,15 +153,14 @@ def evaluate(
     else:
         if retry_failed:
             raise ConfigError("--retry-failed: only single edits can be tried once more")
-        size = batch_size or (len(chosen) if mode is Modes.batch else 1)
+        size = batch_size or (len(chosen.records) if mode is Modes.batch else 1)
         plan = SequencePlan(settings, size, checkpoints, text)
     if retry_failed and not resume:
         raise ConfigError("--retry-failed: there is nothing to try once more but with --resume")
     about |= plan.about
-    place = Place(engine, workers, threads, matmul)
     make = partial(make_evaluator, hparams_file, options, plan.evaluator)
     console = Console(file=sys.stdout)
-    title = f"{summary.editor}, {len(chosen)} records of {file.name}"
+    title = f"{summary.editor}, {len(chosen.records)} records of {chosen.file.name}"
     with enabled(), place.torch_settings():
         cluster = place.cluster(make, [arm.name for arm in chosen_arms])
         _run_folder.claim(out, about, resume)
@@ -180,7 +169,7 @@ def evaluate(
         with _shown(console, title, plan) as show, silence():
             plan.run(show)
     where = {"engine": engine.value, "workers": workers}
-    context = {**about, "skipped": found.skipped, **where, **_run_folder.machine()}
+    context = {**about, "skipped": chosen.found.skipped, **where, **_run_folder.machine()}
     plan.write(out, context, title, console)
     if output.wants_page:
         output.write_page(plan.page(title, context), console)
@@ -188,9 +177,9 @@ def evaluate(
         if result.error is not None:
             failed = f"failed: record {result.record}, {result.arm}: {result.error}"
             console.print(failed, markup=False)
-    for skipped in found.skipped:
+    for skipped in chosen.found.skipped:
         console.print(f"skipped: {skipped}", markup=False)
-    for group, count in found.not_asked.items():
+    for group, count in chosen.found.not_asked.items():
         console.print(f"not asked: {group}, in {count} records of the file", markup=False)
     console.print(f"in {out.absolute()}", markup=False)
 
@@ -200,16 +189,8 @@ def _shown(console: Console, title: str, plan: Plan) -> Iterator[Callable[[Item]
     """A bar, and above it the table so far, on the terminal; yields what moves them on."""
     from rich.console import Group
     from rich.live import Live
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=console)
+    bar = progress(console, remaining=True)
     task = bar.add_task("records × arms", total=plan.total, completed=plan.done)
     with Live(bar, console=console) as live:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from ..errors import ConfigError
 from ..plugins import plugin_manager
 from ._hparams import summary_of
 from ._options import Engines, Precision
+from ._run_folder import packages
 from .environment import silence
 
 if TYPE_CHECKING:
-    from ..evaluation import Editor, Engine, Evaluator
+    from ..evaluation import Data, Editor, Engine, Evaluator, Record
 
 
 def read_summary(hparams_file: Path) -> HparamsSummary:
@@ -26,6 +28,47 @@ def read_summary(hparams_file: Path) -> HparamsSummary:
     if not hparams_file.is_file():
         raise ConfigError(f"there is no file {hparams_file}")
     return summary_of(hparams_file)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Records as ``--data``, ``--limit`` and ``--seed`` choose them.
+
+    Attributes:
+        file: where they are from.
+        found: all that it held.
+        records: those chosen.
+    """
+
+    file: Path
+    found: Data
+    records: list[Record]
+
+    @classmethod
+    def by(cls, data: str, limit: int | None, seed: int, skip_bad: bool) -> Chosen:
+        """Choose as the options of these names say; raises `DataError` for a bad file."""
+        from ..evaluation import BUILTIN, load, sample
+
+        file = BUILTIN if data == "builtin" else Path(data)
+        found = load(file, skip_bad)
+        return cls(file, found, sample(found.records, limit, seed))
+
+
+def about_run(
+    mode: str, summary: HparamsSummary, chosen: Chosen, options: EditorOptions, place: Place
+) -> dict[str, Any]:
+    """What the numbers of any run depend on, for its ``run.json``."""
+    return {
+        "hparams": as_json(summary.settings),
+        "data": chosen.file.name,
+        "data_sha256": hashlib.sha256(chosen.file.read_bytes()).hexdigest(),
+        "records": [record.key for record in chosen.records],
+        "seed": options.seed,
+        "matmul": place.matmul.value,
+        "dtype": options.dtype,
+        "mode": mode,
+        "versions": packages(),
+    }
 
 
 def make_evaluator(

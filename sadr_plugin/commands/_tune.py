@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -34,12 +33,8 @@ from ._options import (
 )
 from ._options import Engine as EngineOption
 from ._output import Output
-from ._running import Place, as_json, make_editor, make_evaluator, read_summary
-from .environment import silence
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
+from ._running import Chosen, Place, about_run, make_editor, make_evaluator, read_summary
+from .environment import progress, silence
 
 
 def tune(
@@ -101,7 +96,7 @@ def tune(
     from rich.console import Console
 
     from .. import enabled
-    from ..evaluation import BUILTIN, LocalEngine, load, sample
+    from ..evaluation import LocalEngine
     from ..tuning import Options, TrialEvaluator, Tuner
     from ._tune_findings import TuningFindings, expect_writable
 
@@ -115,26 +110,16 @@ def tune(
     if engine is Engines.ray and workers is None:
         raise ConfigError("--workers: with --engine ray, say how many trials to run at once")
     summary = read_summary(hparams_file)
-    file = BUILTIN if data == "builtin" else Path(data)
-    found = load(file, skip_bad)
-    chosen = sample(found.records, limit, seed)
+    chosen = Chosen.by(data, limit, seed, skip_bad)
     options = EditorOptions(seed, dtype and dtype.value, trust_remote_code)
     place = Place(engine, workers, threads, matmul)
     wanted = None if layers is None else layer_range("--layers", layers)
     about = {
-        "hparams": as_json(summary.settings),
-        "data": file.name,
-        "data_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "records": [record.key for record in chosen],
+        **about_run("tune", summary, chosen, options, place),
         "tried_on": records,
         "judged_on": judged,
         "keep": keep,
         "layers": wanted,
-        "seed": seed,
-        "matmul": matmul.value,
-        "dtype": options.dtype,
-        "mode": "tune",
-        "versions": _run_folder.packages(),
     }
     console = Console(file=sys.stdout)
     with enabled(), place.torch_settings():
@@ -146,11 +131,11 @@ def tune(
         tuner_options = Options(
             seconds, records, judged, keep, wanted, _fixed(summary.sadr), workers or 1, seed
         )
-        with _progress(console) as progress, silence():
+        with progress(console) as bars, silence():
             if wanted is not None:
-                editor.prepare(range(wanted[0], wanted[1] + 1), corpus or [], progress)
+                editor.prepare(range(wanted[0], wanted[1] + 1), corpus or [], bars)
             trials = cluster or LocalEngine(TrialEvaluator(editor, seed))
-            tuning = Tuner(editor, trials, out, tuner_options, progress).run(chosen)
+            tuning = Tuner(editor, trials, out, tuner_options, bars).run(chosen.records)
         findings = TuningFindings(summary.editor, tuning, editor)
     findings.show(console)
     if write is not None and tuning.best is not None:
@@ -178,10 +163,3 @@ def _seconds(text: str) -> float:
     if not parts or "".join(map("".join, parts)) != text:
         raise ConfigError(f"--budget: expected a time such as 30m or 1h30m, got {text!r}")
     return sum(float(number) * units[unit] for number, unit in parts)
-
-
-def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), console=console)

@@ -9,7 +9,11 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 
 @contextlib.contextmanager
@@ -39,6 +43,22 @@ def silence() -> Iterator[None]:
     finally:
         warnings.showwarning = show
         logging.lastResort = last_resort
+
+
+def progress(console: Console, remaining: bool = False) -> Progress:
+    """Bars that say how much of how much is done, and the time it took, or still takes."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    last = TimeRemainingColumn() if remaining else TimeElapsedColumn()
+    return Progress(*columns, last, console=console)
 
 
 def versions(packages: Sequence[str]) -> dict[str, str | None]:

@@ -20,7 +20,7 @@ from sadr_plugin.commands._options import (
     split_fact,
 )
 from sadr_plugin.commands._output import Output
-from sadr_plugin.commands.environment import silence, versions
+from sadr_plugin.commands.environment import progress, silence, versions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -252,14 +252,6 @@ def demo(
 
 def run(settings: Settings, record: Record, rows: list[Row], console: Console) -> Demonstration:
     """Fill the rows, with both edits from the same state of the model and a progress bar."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
     from sadr_plugin import DriftProbe, enabled, reports
     from sadr_plugin.devices import cuda_or_cpu
     from sadr_plugin.drift import MapReader
@@ -271,17 +263,16 @@ def run(settings: Settings, record: Record, rows: list[Row], console: Console) -
     from ..environment import import_text_only
     from ..statistics import Job, compute
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     outcomes: dict[str, Outcome] = {}
     steps_of: dict[str, Report] = {}
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress, enabled():
-        loading = progress.add_task("SmolLM2-135M (converted on first use)", total=1)
+    with progress(console) as bars, enabled():
+        loading = bars.add_task("SmolLM2-135M (converted on first use)", total=1)
         import_text_only()
         model, tokenizer = smollm2.load()
-        progress.update(loading, completed=1)
+        bars.update(loading, completed=1)
         hparams = smollm2.rome_hparams(settings.layer, settings.steps, settings.covariance)
         if settings.covariance:
-            compute(Job(model, tokenizer, hparams), python_manual(), progress)
+            compute(Job(model, tokenizer, hparams), python_manual(), bars)
         with cuda_or_cpu(), silence():
             editor = EasyEditEditor(model, tokenizer, hparams, settings.seed)
             unedited = UneditedWeights(model, editor.weights)
@@ -290,8 +281,8 @@ def run(settings: Settings, record: Record, rows: list[Row], console: Console) -
             _ask(rows, "before", model, tokenizer)
             # γ = 0 restricts nothing, and leaves out of each forward what cannot change.
             for arm in (Arm("plain", {"gamma": 0}), Arm("sadr", {"gamma": settings.gamma})):
-                task = progress.add_task(f"ROME, {arm.name}", total=settings.steps)
-                watch = counted_steps(model, partial(_advance, progress, task))
+                task = bars.add_task(f"ROME, {arm.name}", total=settings.steps)
+                watch = counted_steps(model, partial(_advance, bars, task))
                 started = time.perf_counter()
                 with (
                     watch as counted,
