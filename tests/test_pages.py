@@ -88,7 +88,9 @@ def opened(browser, file, scheme="light"):
 
 @needs_browser
 def test_a_page_opens_without_an_error_or_a_request(browser, tmp_path):
-    page().write(tmp_path / "page.html")
+    made = page()
+    made.chart("again", heads([Head(2, 0, 0.5, 0.1, 0.2), Head(2, 1, 1.0, 0.1, 0.2)], "again"))
+    made.write(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 2_000_000
     opened(browser, tmp_path / "page.html")
     time.sleep(0.3)
@@ -103,6 +105,8 @@ def test_a_page_opens_without_an_error_or_a_request(browser, tmp_path):
     assert browser.title == "A <title>"
     (cell,) = browser.find_elements("css selector", "td.bad")
     assert cell.text == "51.2"
+    cells = [found.text for found in browser.find_elements("css selector", "td")]
+    assert "plain <b>" in cells
     text = (tmp_path / "page.html").read_text()
     outside = set(re.findall(r"https?://[^\"' )]+", text))
     assert outside <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
@@ -195,6 +199,8 @@ def test_charts_as_files(tmp_path):
     assert "layer 6, head 1: moved by" in svg
     save(made.charts["steps"], tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == (tmp_path / "svg" / "steps.svg").read_text()
+    save(made.charts["heads-0-plain"], tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_text() == svg, "and so does one with a gradient"
 
 
 def test_the_darkest_colour_can_be_shared():

@@ -13,7 +13,7 @@ import sadr_plugin
 from sadr_plugin import HparamsSummary, hookimpl
 from sadr_plugin.commands._tune import _seconds
 from sadr_plugin.commands.cli import build
-from sadr_plugin.errors import ConfigError, DataError
+from sadr_plugin.errors import ChangedModelError, ConfigError, DataError
 from sadr_plugin.evaluation import (
     UNEDITED,
     Dimension,
@@ -413,6 +413,13 @@ def test_a_verdict():
     assert some.helps
     assert some.regained["relation"] == pytest.approx(8 / 12)
     assert some.shortcomings == ["PS is 100.0 points lower"]
+    few = judge(judged(6))
+    assert (
+        few.summaries[3].versus[PLAIN]["relation"]
+        < 0.05
+        < few.summaries[3].corrected[PLAIN]["relation"]
+    )
+    assert not few.helps, "what may be chance among so many tests is no help"
     little = judge(judged(3, plain_right=2))
     assert not little.helps
     assert "10% of the lost RS comes back, not half" in little.shortcomings
@@ -588,3 +595,25 @@ def test_trials_side_by_side_on_ray(tmp_path, monkeypatch):
     assert max(under_way) == 2
     for tried in search.finished:
         assert [result.record for result in tried.results] == ["0", "1", "2", "3"]
+
+
+class WritesElsewhere(Tunable):
+    """Writes, besides, to a weight that it does not name, in a way that leaves no mark."""
+
+    def configured(self, settings):
+        return self
+
+    def edit(self, records, sadr):
+        super().edit(records, sadr)
+        self.model.model.layers[3].mlp.up_proj.weight.data.add_(1)
+
+
+def test_what_was_measured_on_a_changed_model_is_put_aside(tmp_path):
+    engine = LocalEngine(TrialEvaluator(WritesElsewhere()))
+    with pytest.raises(ChangedModelError, match=r"What was measured is in .*untrusted-r\.jsonl"):
+        Runs(engine, tmp_path / "r.jsonl").results({"a": Setup({"harm": 0.3})}, records(2))
+    assert Runs(engine, tmp_path / "r.jsonl").missing({"a": Setup()}, records(1))
+    with pytest.raises(ChangedModelError, match="untrusted-study"):
+        run_search(tmp_path, WritesElsewhere(), trials=1)
+    again = Search(space(Tunable()), records(5), tmp_path / "study", [])
+    assert again.tried == []

@@ -5,6 +5,7 @@ Every mark has a sentence as its description, which becomes its label in an SVG.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,29 @@ def save(chart: Chart, file: Path) -> None:
     The same chart gives the same file.
     """
     _altair()
+    if file.suffix == ".svg":
+        file.write_text(svg(chart), encoding="utf-8")
+        return
     options = {"scale_factor": 2} if file.suffix == ".png" else {}
     chart.save(str(file), **options)
+
+
+def svg(chart: Chart, prefix: str = "") -> str:
+    """A chart as SVG; the same chart gives the same text.
+
+    Args:
+        chart: what is drawn.
+        prefix: begins every name in it; names are those of the whole page that it stands in.
+    """
+    import vl_convert
+
+    text: str = vl_convert.vegalite_to_svg(chart.to_dict())
+    # They are numbered by how many there were before in the process.
+    for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', text))):
+        own = f"{prefix}name-{number}"
+        text = text.replace(f'id="{name}"', f'id="{own}"').replace(f"#{name})", f"#{own})")
+        text = text.replace(f'"#{name}"', f'"#{own}"')
+    return text
 
 
 def heads(found: Sequence[Head], title: str, largest: float | None = None) -> Chart:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ._charts import Chart, Charts, heads, save
+from ._charts import Chart, Charts, heads, save, svg
 
 if TYPE_CHECKING:
     from ..drift import AttentionMap
@@ -146,16 +146,11 @@ class Page:
             save(chart, folder / f"{name}{suffix}")
 
     def _svg(self, name: str, chart: Chart) -> str:
-        import vl_convert
-
         if name in self._charts:
             raise ValueError(f"two charts are called {name!r}")
         self._charts[name] = chart
-        svg: str = vl_convert.vegalite_to_svg(chart.to_dict())
-        # Names in an SVG are those of the whole page; and the page's own colour lies behind it.
-        prefix = f"c{len(self._charts)}-"
-        svg = re.sub(r'\b(id="|url\(#|xlink:href="#)', rf"\g<1>{prefix}", svg)
-        return svg.replace('fill="white"', 'fill="none"', 1)
+        # The page's own colour is to lie behind it.
+        return svg(chart, f"c{len(self._charts)}-").replace('fill="white"', 'fill="none"', 1)
 
     def _map(self, number: int, found: AttentionMap, arms: Sequence[str]) -> str:
         from ..drift import ranked
