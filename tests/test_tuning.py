@@ -556,6 +556,15 @@ def test_a_file_to_write_of_another_kind(tmp_path):
         sadr_tune(tmp_path, "--write", tmp_path / "tuned.json")
 
 
+def test_a_budget_in_which_nothing_is_finished(tmp_path):
+    shown = sadr_tune(tmp_path, "--budget", "0s", "--write", tmp_path / "tuned.yaml")
+    assert shown.exit_code == 0, shown.output
+    text = " ".join(shown.output.split())
+    assert "No setting was tried to the end in this time; give a longer --budget." in text
+    assert "tuned.yaml is not written" in text
+    assert not (tmp_path / "tuned.yaml").exists()
+
+
 def test_options_of_tune_that_would_do_nothing(tmp_path):
     with pytest.raises(ConfigError, match="--corpus: for the statistics of --layers"):
         sadr_tune(tmp_path, "--corpus", "python")

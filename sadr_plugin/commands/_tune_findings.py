@@ -167,6 +167,8 @@ class TuningFindings:
         tuning = self.tuning
         given_up = sum(tried.given_up for tried in tuning.tried)
         text = f"{len(tuning.tried)} settings were tried, {given_up} of them given up early. "
+        if not tuning.tried:
+            return "No setting was tried to the end in this time; give a longer --budget."
         if tuning.best is None:
             return text + "With none of them did the edits take."
         come = _objectives(tuning.best.objectives())

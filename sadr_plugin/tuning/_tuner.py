@@ -31,7 +31,7 @@ from ._objectives import Objectives, objectives
 from ._runs import Runs
 from ._search import Search, Tried
 from ._space import Space
-from ._trials import Setup
+from ._trials import Setup, TrialEvaluator
 from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
 
 if TYPE_CHECKING:
@@ -122,7 +122,6 @@ class Tuner:
         self._options = options
         self._progress = progress
         self._bar: TaskID | None = None
-        self._runs = Runs(engine, folder / "results.jsonl", self._advance)
 
     def run(self, records: Sequence[Record]) -> Tuning:
         """Tune on some of the records, and judge on others.
@@ -175,12 +174,15 @@ class Tuner:
     def _check_up(self, chosen: Sequence[Record]) -> tuple[list[Finding], list[Result]]:
         """The findings, and the plain edits of all records."""
         self._begin("check-up", None)
-        few = chosen[:CHECKED]
-        findings = check_up(
-            self._editor, lambda name, setup: self._runs.results({name: setup}, few)
-        )
-        self._begin("plain edits", len(self._runs.missing({PLAIN: PLAIN_SETUP}, chosen)))
-        return findings, self._runs.results({PLAIN: PLAIN_SETUP}, chosen)
+        few, file = chosen[:CHECKED], self._folder / "results.jsonl"
+        here = self._engine
+        if not isinstance(here, LocalEngine):  # a few edits at a time: no worker is worth a start
+            here = LocalEngine(TrialEvaluator(self._editor, self._options.seed))
+        checks = Runs(here, file, self._advance)
+        findings = check_up(self._editor, lambda name, setup: checks.results({name: setup}, few))
+        runs = Runs(self._engine, file, self._advance)
+        self._begin("plain edits", len(runs.missing({PLAIN: PLAIN_SETUP}, chosen)))
+        return findings, runs.results({PLAIN: PLAIN_SETUP}, chosen)
 
     def _own(self) -> dict[str, Dimension]:
         """The editor's own settings that are searched."""
