@@ -28,6 +28,7 @@ from sadr_plugin.tuning import (
     CONTROL,
     PLAIN,
     TUNED,
+    Finding,
     Objectives,
     Options,
     Runs,
@@ -355,6 +356,8 @@ def test_a_check_up_names_what_helps():
     assert not found[1].good
     assert "ends at a probability of 0.10" in found[1].text
     assert found[1].text.endswith("What helps: clamp_norm_factor 8 instead of 4 (0.95)")
+    assert found[1].change == {"clamp_norm_factor": 8}
+    assert found[1].change == {"clamp_norm_factor": 8}
     steps = [setup.sadr["num_grad_steps"] for setup in run.asked if "num_grad_steps" in setup.sadr]
     assert set(steps) == {12}
 
@@ -364,9 +367,10 @@ def test_a_check_up_names_what_helps():
     assert any("mom2_update_weight 200 instead of 1000 (100%)" in text for text in texts)
 
     run = runner(**{'"layer": 3': outcome(), "otherwise": outcome(spared=False)})
-    texts = [finding.text for finding in check_up(Described(), run)]
-    assert "layer 3 instead of 5 (100%)" in texts[-1]
-    assert "That is not drift, and SADR cannot mend it" in texts[-1]
+    last = check_up(Described(), run)[-1]
+    assert "layer 3 instead of 5 (100%)" in last.text
+    assert "That is not drift, and SADR cannot mend it" in last.text
+    assert last.change == {"layer": 3}
 
     run = runner(**{"stop_at": outcome(made=False), "otherwise": outcome()})
     texts = [finding.text for finding in check_up(Tunable(), run)]
@@ -464,6 +468,17 @@ def test_the_whole_way(tmp_path):
     unseen = {r.record for r in found.judged}
     seen = {r.record for tried in found.tried for r in tried.results}
     assert not unseen & seen
+
+
+def test_the_search_begins_with_what_the_check_up_found(tmp_path, monkeypatch):
+    editor = Tunable()
+    found = [Finding("fine", True), Finding("loose", False, {"size": 0.5})]
+    monkeypatch.setattr("sadr_plugin.tuning._tuner.check_up", lambda *_: found)
+    with Progress(disable=True) as progress:
+        options = Options(seconds=0.5, records=4, judged=4)
+        engine = LocalEngine(TrialEvaluator(editor))
+        tried = Tuner(editor, engine, tmp_path, options, progress).run(records(10)).tried
+    assert {one.setup.settings["size"] for one in tried if one.number < 4} == {0.5}
 
 
 class TunableStranger:

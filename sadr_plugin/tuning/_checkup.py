@@ -7,9 +7,9 @@ itself, and the change that helps is named.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..evaluation import Dimension, Editor, Result
 from ._trials import Setup
@@ -36,10 +36,12 @@ class Finding:
     Attributes:
         text: what was found, and what to change.
         good: whether it is as it should be.
+        change: settings of the editor with which it was best; the search begins with them.
     """
 
     text: str
     good: bool
+    change: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_up(editor: Editor, run: Run) -> list[Finding]:
@@ -65,6 +67,14 @@ def check_up(editor: Editor, run: Run) -> list[Finding]:
         found.append(Finding(f"the edit holds after a stop at a probability of {STOP}", True))
     found += _spares(plain, stopped, changes)
     return found
+
+
+class _Help(NamedTuple):
+    """A change that was tried: its words, what came of it, and the editor's settings with it."""
+
+    words: str
+    value: float
+    settings: Mapping[str, Any]
 
 
 class _Changes:
@@ -103,31 +113,25 @@ def _takes(plain: Sequence[Result], changes: _Changes, steps: int) -> Iterator[F
     reached = [result.reached for result in plain if result.reached is not None]
     made = _right(plain, "efficacy")
     if reached and fmean(reached) < REACHES:
-        helping = [
-            f"{words} ({value:.2f})"
-            for words, value in _tried(changes, steps)
-            if value > fmean(reached) + HELPS
-        ]
+        helping = [one for one in _tried(changes, steps) if one.value > fmean(reached) + HELPS]
         text = (
             f"the loop does not find a vector: the target ends at a probability of "
             f"{fmean(reached):.2f}. "
         )
-        text += "What helps: " + "; ".join(helping) if helping else "None of the settings helps"
-        yield Finding(text, False)
+        yield _finding(text, helping, "{:.2f}")
     elif made < TAKES:
         helping = []
         for words, settings in changes.of(("mom2_update_weight", 0.2), ("layer", -2), ("layer", 2)):
             now = _right(changes.results(settings, {"gamma": 0.0}), "efficacy")
             if now > made + HELPS:
-                helping.append(f"{words} ({now:.0%})")
+                helping.append(_Help(words, now, settings))
         text = f"the loop finds a vector, but after it is written {made:.0%} of the edits hold. "
-        text += "What helps: " + "; ".join(helping) if helping else "None of the settings helps"
-        yield Finding(text, False)
+        yield _finding(text, helping)
     else:
         yield Finding(f"the edit takes: {made:.0%} of the edits hold", True)
 
 
-def _tried(changes: _Changes, steps: int) -> Iterator[tuple[str, float]]:
+def _tried(changes: _Changes, steps: int) -> Iterator[_Help]:
     """The probability that the loop ends at with each change."""
     wanted: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
         (words, settings, {"gamma": 0.0})
@@ -139,7 +143,7 @@ def _tried(changes: _Changes, steps: int) -> Iterator[tuple[str, float]]:
     wanted.append((f"{2 * steps} steps instead of {steps}", {}, more))
     for words, settings, sadr in wanted:
         reached = [r.reached for r in changes.results(settings, sadr) if r.reached is not None]
-        yield words, fmean(reached) if reached else 0.0
+        yield _Help(words, fmean(reached) if reached else 0.0, settings)
 
 
 def _spares(
@@ -155,7 +159,7 @@ def _spares(
     helping = []
     early = _right(stopped, "neighbourhood")
     if early > spared + HELPS:
-        helping.append(f"an early stop ({early:.0%})")
+        helping.append(_Help("an early stop", early, {}))
     wanted = (
         ("clamp_norm_factor", 0.4),
         ("mom2_update_weight", 4.0),
@@ -167,13 +171,21 @@ def _spares(
         now = changes.results(settings, {"gamma": 0.0})
         share, made = _right(now, "neighbourhood"), _right(now, "efficacy")
         if share > spared + HELPS and made >= TAKES:
-            helping.append(f"{words} ({share:.0%})")
+            helping.append(_Help(words, share, settings))
     text = (
         f"plain neighbours break: {spared:.0%} are still right. That is not drift, and SADR cannot "
         "mend it. "
     )
-    text += "What helps: " + "; ".join(helping) if helping else "None of the settings helps"
-    yield Finding(text, False)
+    yield _finding(text, helping)
+
+
+def _finding(text: str, helping: Sequence[_Help], form: str = "{:.0%}") -> Finding:
+    """What is wrong, with all that helps; the search is to begin with what helps most."""
+    if not helping:
+        return Finding(text + "None of the settings helps", False)
+    named = "; ".join(f"{one.words} ({form.format(one.value)})" for one in helping)
+    best = max(helping, key=lambda one: one.value)
+    return Finding(f"{text}What helps: {named}", False, best.settings)
 
 
 def _stop(steps: int) -> dict[str, Any]:

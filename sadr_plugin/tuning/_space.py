@@ -66,10 +66,10 @@ class Space:
         return Setup(own, sadr)
 
     def first(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Parameters to try first: the recipes, with the editor as it is set.
+        """Parameters to try first: the recipes, each with the same settings of the editor.
 
         Args:
-            values: the editor's own settings as the file has them.
+            values: the editor's own settings: the file's, or better ones that are known already.
         """
         own = {
             name: values[name]

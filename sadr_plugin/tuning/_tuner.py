@@ -139,7 +139,10 @@ class Tuner:
         kept = fixed.pop("keep", None) or {}
         space = Space(self._own(), options.keep, 2 * steps_of(plain), fixed, kept)
         baseline = objectives(plain)
-        search = self._search(space, chosen, baseline)
+        first = dict(self._editor.settings())
+        for finding in findings:
+            first |= finding.change
+        search = self._search(space, chosen, baseline, first)
         best = search.best(baseline, ALLOWED)
         judged = [] if best is None else self._judged(best, unseen)
         verdict = None if best is None else judge(judged)
@@ -202,10 +205,16 @@ class Tuner:
             own["layer"] = replace(layers, choices=below)
         return {name: d for name, d in own.items() if d.choices is None or d.choices}
 
-    def _search(self, space: Space, chosen: Sequence[Record], plain: Objectives) -> Search:
+    def _search(
+        self,
+        space: Space,
+        chosen: Sequence[Record],
+        plain: Objectives,
+        first: Mapping[str, Any],
+    ) -> Search:
         options = self._options
-        first = space.first(self._editor.settings())
-        search = Search(space, chosen, self._folder / "study.journal", first, options.seed)
+        recipes = space.first(first)
+        search = Search(space, chosen, self._folder / "study.journal", recipes, options.seed)
         self._begin("search", None)
 
         def told(result: Result) -> None:
