@@ -6,35 +6,42 @@ import json
 import sys
 from pathlib import Path
 
-from matplotlib.figure import Figure
+import altair as alt
 
-COLOURS = {"plain": "grey", "SADR": "C0", "official way": "C1"}
+from sadr_plugin.pages import save
+
+COLOURS = {"plain": "#888888", "SADR": "#0072b2", "official way": "#e69f00"}
+AXES = {
+    "tokens": ("contexts", 8, "tokens of the longest of 8 prompts"),
+    "contexts": ("tokens", 32, "prompts of up to 32 tokens"),
+}
 
 
 def main(source: str, target: str) -> None:
     found = [json.loads(line) for line in Path(source).read_text().splitlines()]
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    panels = (
-        (left, "tokens", "contexts", "tokens of the longest of 8 prompts"),
-        (right, "contexts", "tokens", "prompts of up to 32 tokens"),
-    )
-    for axes, grows, fixed, label in panels:
-        held = {"contexts": 8, "tokens": 32}[fixed]
-        rows = [row for row in found if row["case"][fixed] == held]
-        for arm, colour in COLOURS.items():
-            points = sorted((row["case"][grows], row[arm]["seconds"]) for row in rows if arm in row)
-            axes.plot(*zip(*points, strict=True), "o-", label=arm, color=colour, markersize=3)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter("{x:.0f}")
-        axes.set_xticks(sorted({row["case"][grows] for row in rows}))
-        axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-    left.set_ylabel("seconds of an edit of 20 steps")
-    left.legend(fontsize="small")
-    figure.savefig(target)
+    panels = []
+    for grows, (fixed, held, label) in AXES.items():
+        rows = [
+            {"x": row["case"][grows], "arm": arm, "seconds": row[arm]["seconds"]}
+            for row in found
+            if row["case"][fixed] == held
+            for arm in COLOURS
+            if arm in row
+        ]
+        scale = alt.Scale(type="log", base=2)
+        colours = alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
+        places = sorted({row["x"] for row in rows})
+        panels.append(
+            alt.Chart(alt.Data(values=rows))
+            .mark_line(point=True)
+            .encode(
+                x=alt.X("x:Q", title=label, scale=scale, axis=alt.Axis(values=places)),
+                y=alt.Y("seconds:Q", title="seconds of an edit of 20 steps", scale=scale),
+                color=alt.Color("arm:N", title=None, scale=colours),
+            )
+            .properties(width=280, height=220)
+        )
+    save(alt.hconcat(*panels), Path(target))
 
 
 if __name__ == "__main__":

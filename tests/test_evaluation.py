@@ -38,12 +38,12 @@ from sadr_plugin.evaluation import (
     RayEngine,
     Record,
     SingleEvaluator,
-    draw,
     read_results,
     summarise,
     table,
     write,
 )
+from sadr_plugin.pages import metrics, save
 from support import tiny_llama, word_tokenizer
 
 ARMS = [Arm("plain", None), Arm("sadr", {"gamma": 1.0})]
@@ -323,18 +323,17 @@ def test_without_ray(monkeypatch):
 
 def test_a_picture_of_the_summary(tmp_path, monkeypatch):
     summaries = summarise(evaluate(tmp_path))
-    draw(tmp_path / "summary.svg", summaries, "Small editor")
+    save(metrics(summaries, "Small editor"), tmp_path / "summary.svg")
     picture = (tmp_path / "summary.svg").read_text()
     # Every metric's label and every arm's, as text.
     for shown in ("NS", "DNS", "RS", "plain", "sadr", "Small editor"):
-        assert f"<!-- {shown} -->" in picture
-    assert "<!-- PS -->" not in picture, "no record has a paraphrase"
-    draw(tmp_path / "again.svg", summaries, "Small editor")
+        assert f">{shown}</text>" in picture
+    assert ">PS</text>" not in picture, "no record has a paraphrase"
+    save(metrics(summaries, "Small editor"), tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == picture
-    assert "<dc:date>" not in picture
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[plot\]'"):
-        draw(tmp_path / "none.svg", summaries, "")
+    monkeypatch.setitem(sys.modules, "altair", None)
+    with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[report\]'"):
+        metrics(summaries, "")
 
 
 def test_killed_and_taken_up_again(tmp_path):

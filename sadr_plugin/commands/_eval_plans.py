@@ -27,8 +27,6 @@ from ..evaluation import (
     SequenceRun,
     SingleEvaluator,
     checkpoints,
-    draw,
-    draw_sequence,
     load,
     sequence_table,
     summarise,
@@ -39,12 +37,11 @@ from ..evaluation import (
 )
 from ..evaluation._sequence_tables import sequence_rows
 from ..evaluation._tables import summary_rows
+from ..pages import Page, facts, metrics, save, sequence
 from ..texts import python_manual, read_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-    from ..pages import Page
 
 
 @dataclass(frozen=True)
@@ -152,13 +149,11 @@ class SinglePlan(Plan):
         """See `Plan.write`."""
         summaries = write(out, self.results, about, self._arms)
         console.print(table(summaries, title))
-        with _without_plot(console):
-            draw(out / "summary.svg", summaries, title)
+        with _without_picture(console):
+            save(metrics(summaries, title), out / "summary.svg")
 
     def page(self, title: str, about: Mapping[str, Any]) -> Page:
         """See `Plan.page`."""
-        from ..pages import metrics
-
         summaries = summarise(self.results, self._arms)
         page = _new_page(title, about)
         page.heading("What was measured")
@@ -244,13 +239,11 @@ class SequencePlan(Plan):
         """See `Plan.write`."""
         summary = write_sequence(out, self.results, self._run.checkpoints, about, self._arms)
         console.print(sequence_table(summary, title))
-        with _without_plot(console):
-            draw_sequence(out / "summary.svg", summary, title)
+        with _without_picture(console):
+            save(sequence(summary, title), out / "summary.svg")
 
     def page(self, title: str, about: Mapping[str, Any]) -> Page:
         """See `Plan.page`."""
-        from ..pages import sequence
-
         summary = summarise_sequence(self.results, self._run.checkpoints, self._arms)
         page = _new_page(title, about)
         page.heading("Over the number of edits")
@@ -262,15 +255,11 @@ class SequencePlan(Plan):
 
 def _new_page(title: str, about: Mapping[str, Any]) -> Page:
     """A page about an evaluation."""
-    from ..pages import Page
-
     return Page(title, f"Mode {about['mode']}, seed {about['seed']}.")
 
 
 def _add_settings(page: Page, about: Mapping[str, Any]) -> None:
     """The settings that the numbers depend on."""
-    from ..pages import facts
-
     page.heading("Settings")
     page.table([["arm", "sadr"], *([a, json.dumps(s)] for a, s in about["arms"].items())])
     page.table(facts(about["hparams"]))
@@ -287,9 +276,9 @@ def _numbers(text: str) -> list[int] | None:
 
 
 @contextlib.contextmanager
-def _without_plot(console: Console) -> Iterator[None]:
+def _without_picture(console: Console) -> Iterator[None]:
     """Say why there is no picture, if there is none."""
     try:
         yield
     except EvaluationError as error:
-        console.print(f"no plot: {error}", markup=False)
+        console.print(f"no picture: {error}", markup=False)

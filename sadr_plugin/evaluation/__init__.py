@@ -11,14 +11,12 @@ from ._files import read_checkpoints, read_results
 from ._formats import schema
 from ._loading import attention_for_edits, load_model
 from ._metrics import SHORT, TASKS, ngram_entropy
-from ._plot import draw
 from ._random import generators_kept
 from ._records import Question, Record, sample
 from ._results import UNEDITED, Arm, Checkpoint, Result
 from ._run import EvaluationRun
 from ._scoring import Answer, Scorer, answer_probability
 from ._sequence import SequenceEvaluator
-from ._sequence_plot import draw_sequence
 from ._sequence_run import SequenceRun, checkpoints
 from ._sequence_summary import SequenceSummary, summarise_sequence
 from ._sequence_tables import sequence_table, write_sequence
@@ -63,8 +61,6 @@ __all__ = [
     "attention_for_edits",
     "checkpoints",
     "counted_steps",
-    "draw",
-    "draw_sequence",
     "edited",
     "estimate",
     "generators_kept",

@@ -5,7 +5,18 @@ Charts are Altair's, drawn as SVG when the page is written. So a page holds no c
 label for screen readers. What moves on a page, a hundred lines of `page.js` do.
 """
 
-from ._charts import Charts, expect_drawing, front, heads, losses, metrics, save, sequence, steps
+from ._charts import (
+    Charts,
+    expect_drawing,
+    front,
+    heads,
+    losses,
+    metrics,
+    save,
+    sequence,
+    steps,
+    under_each_other,
+)
 from ._page import Page, facts
 
 __all__ = [
@@ -20,4 +31,5 @@ __all__ = [
     "save",
     "sequence",
     "steps",
+    "under_each_other",
 ]

@@ -190,21 +190,31 @@ def metrics(summaries: Sequence[ArmSummary], title: str) -> Chart:
     return (bars + _whiskers(alt, base)).properties(width=WIDTH, height=240)
 
 
-def sequence(summary: SequenceSummary, title: str) -> Chart:
+def sequence(
+    summary: SequenceSummary, title: str, shown: Sequence[str] | None = None, columns: int = 3
+) -> Chart:
     """Every metric over the number of edits, a line for each arm, with 95 % intervals.
+
+    Args:
+        summary: what is drawn.
+        title: what stands above.
+        shown: the titles of the curves to draw; None for all.
+        columns: how many stand beside each other.
 
     Raises:
         EvaluationError: no checkpoint was reached in every arm.
     """
     from ..evaluation import UNEDITED
-    from ..evaluation._sequence_plot import panels
+    from ..evaluation._sequence_curves import curves
 
     alt = _altair()
     if not summary.points:
         raise EvaluationError("no checkpoint was reached in every arm")
     arms = [UNEDITED, *(arm for arm in summary.points[-1].models if arm != UNEDITED)]
     charts = []
-    for name, curve in panels().items():
+    for name, curve in curves().items():
+        if shown is not None and name not in shown:
+            continue
         rows = [
             {"edits": point.edits, "arm": arm, **_interval(value, f"{name}, {arm}, {point.edits}")}
             for point in summary.points
@@ -213,7 +223,12 @@ def sequence(summary: SequenceSummary, title: str) -> Chart:
         ]
         if rows:
             charts.append(_curve(alt, rows, name, arms))
-    return _grid(alt, charts, columns=3).properties(title=_title(alt, title))
+    return _grid(alt, charts, columns=columns).properties(title=_title(alt, title))
+
+
+def under_each_other(charts: Sequence[Chart]) -> Chart:
+    """Several charts as one."""
+    return _altair().vconcat(*charts)
 
 
 def _curve(alt: Any, rows: list[dict[str, Any]], name: str, arms: Sequence[str]) -> Chart:
@@ -321,7 +336,7 @@ def _arm_colour(alt: Any, arms: Sequence[str], title: str | None = None) -> Any:
         "arm:N" if title is None else "kind:N",
         title=title,
         scale=scale,
-        legend=alt.Legend(orient="bottom", labelLimit=400, columns=4),
+        legend=alt.Legend(orient="bottom", labelLimit=400, columns=4, symbolOpacity=1),
     )
 
 
