@@ -8,7 +8,7 @@ BIN5 := $(VENV5)/bin
 READY := $(VENV)/.ready
 READY5 := $(VENV5)/.ready
 
-.PHONY: demo test models bench clean
+.PHONY: demo test docs coverage models bench dist clean
 
 demo: $(READY)
 	$(BIN)/sadr demo --report sadr-demo.html
@@ -19,6 +19,22 @@ test: $(READY) $(READY5)
 	$(BIN)/mypy
 	$(BIN)/pytest
 	$(BIN5)/pytest
+
+# The documentation site, into site/.
+docs: $(READY5)
+	NO_MKDOCS_2_WARNING=1 $(BIN5)/mkdocs build --strict
+
+# Which lines and branches the tests of the first environment reach.
+coverage: $(READY)
+	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered --cov-report=html
+
+# The wheel and the source archive, built twice: the same files, byte for byte.
+dist: $(READY)
+	rm -rf dist build/again
+	$(BIN)/python -m build --quiet --outdir dist
+	$(BIN)/python -m build --quiet --outdir build/again
+	for file in dist/*; do cmp $$file build/again/$$(basename $$file); done
+	rm -rf build/again
 
 # How long an edit takes without SADR, with it, and without reuse: the short form.
 bench: $(READY)
@@ -47,4 +63,4 @@ $(READY5): pyproject.toml $(addprefix requirements/,dev.txt toolkits.txt transfo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV5) build dist
+	rm -rf $(VENV) $(VENV5) build dist site htmlcov

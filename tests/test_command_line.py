@@ -1,7 +1,12 @@
 """The command line: its version, its help, and the files it is given."""
 
 import importlib.util
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -56,3 +61,30 @@ def test_a_corpus_that_is_not_there(tmp_path):
 
     with pytest.raises(SadrError, match=r"--corpus: there is no file .*none\.txt"):
         read_texts([tmp_path / "none.txt"])
+
+
+def test_doctor_and_editors_as_data(tmp_path):
+    file = tmp_path / "hparams.yaml"
+    assert sadr("doctor", str(file), "--json", str(tmp_path / "doctor.json")).exit_code == 1
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    assert found["versions"]["sadr-plugin"] == plugin_version()
+    assert found["hparams"] == {"file": str(file), "problems": [f"{file}: there is no such file"]}
+    assert sadr("editors", "--json", str(tmp_path / "editors.json")).exit_code == 0
+    editors = json.loads((tmp_path / "editors.json").read_text())
+    assert [e["function"] for e in editors] == [e["function"] for e in found["editors"]]
+    with pytest.raises(SadrError, match="--json: there is no folder"):
+        sadr("doctor", "--json", str(tmp_path / "none" / "doctor.json"))
+
+
+def test_what_is_not_a_terminal_gets_no_colours():
+    for arguments in (["doctor"], ["editors"], ["doctor", "none.yaml"]):
+        assert "\x1b" not in sadr(*arguments).stdout
+
+
+def test_a_shell_can_complete():
+    assert "--install-completion" in sadr("--help").stdout
+    complete = {"_SADR_COMPLETE": "complete_bash", "COMP_WORDS": "sadr dr", "COMP_CWORD": "1"}
+    script = Path(sys.executable).with_name("sadr")
+    environment = {**os.environ, **complete}
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["drift"]

@@ -1,5 +1,7 @@
 """Every architecture in the table of models: SADR's rows are the model's own eager weights."""
 
+import json
+
 import accelerate
 import pytest
 import torch
@@ -171,11 +173,15 @@ def test_the_table_does_not_pass_what_differs(factor, monkeypatch):
     assert CliRunner().invoke(command_line(), ["models"]).exit_code == 1
 
 
-def test_the_command_prints_the_table(monkeypatch):
-
+def test_the_command_prints_the_table(monkeypatch, tmp_path):
     monkeypatch.setattr(_models, "ARCHITECTURES", [architecture("llama"), ARCHITECTURES[-1]])
-    shown = CliRunner().invoke(command_line(), ["models", "--markdown"])
+    data = tmp_path / "models.json"
+    shown = CliRunner().invoke(command_line(), ["models", "--markdown", "--json", str(data)])
     assert shown.exit_code == 0
+    llama, refused = json.loads(data.read_text())
+    assert llama["sound"]
+    assert 0 <= llama["trials"]["eager"]["difference"] <= _check.TOLERANCE
+    assert refused["trials"]["sdpa"]["difference"] is None
     assert "| llama |" in shown.stdout
     assert "refused: MambaForCausalLM" in shown.stdout
     for tolerance in ("TOLERANCE", "REUSE_TOLERANCE"):

@@ -95,7 +95,12 @@ class Job:
 
 def missing(job: Job) -> list[str]:
     """The modules whose statistics EasyEdit would not find."""
-    return [name for name in job.module_names() if not _statistic(job, name, []).file.exists()]
+    return [name for name, file in files(job).items() if not file.exists()]
+
+
+def files(job: Job) -> dict[str, Path]:
+    """Where EasyEdit looks for the statistics of each module."""
+    return {name: _statistic(job, name, []).file for name in job.module_names()}
 
 
 def remarks(job: Job) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from ..errors import ConfigError, SadrError, UnsupportedModelError
 from ..plugins import failed_adapters, loaded_adapters, plugin_manager
 from ._editors import attachabilities
 from ._hparams import summary_of
+from ._options import JsonFile
+from ._output import Output, write_json
 
 PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic", "wrapt")
 
@@ -50,6 +52,7 @@ def doctor(
         Path | None,
         typer.Argument(metavar="[HPARAMS.yaml]", help="An hparams file you mean to use."),
     ] = None,
+    json: JsonFile = None,
 ) -> None:
     """Say what is installed and attached, what not, and why.
 
@@ -58,11 +61,16 @@ def doctor(
     from rich.console import Console
     from rich.markup import escape
 
+    Output(json=json).check()
     console = Console()
-    for line in _report():
+    found = _found()
+    for line in _report(found):
         console.print(escape(line), highlight=False, soft_wrap=True)
+    problems = [] if hparams is None else [problem for problem in _problems(hparams) if problem]
+    if json is not None:
+        file = None if hparams is None else {"file": str(hparams), "problems": problems}
+        write_json(json, {**found, "hparams": file})
     if hparams is not None:
-        problems = [problem for problem in _problems(hparams) if problem]
         for problem in problems:
             console.print(f"[red]✗[/red] {escape(problem)}", highlight=False, soft_wrap=True)
         if problems:
@@ -70,24 +78,48 @@ def doctor(
         console.print(f"[green]✓[/green] {escape(str(hparams))}: SADR works with this")
 
 
-def _report() -> Iterator[str]:
+def _found() -> dict[str, Any]:
+    """What is installed and what can be attached, as JSON can hold it."""
+    distributions = {name: adapter.dist for name, adapter in loaded_adapters().items()}
+    return {
+        "versions": {package: _version(package) for package in PACKAGES},
+        "adapters": {
+            name: None if where is None else f"{where.name} {where.version}"
+            for name, where in distributions.items()
+        },
+        "left_out": {name: str(reason) for name, reason in failed_adapters().items()},
+        "editors": [
+            {
+                "editor": found.point.editor,
+                "function": found.point.function,
+                "obstacle": found.obstacle,
+            }
+            for found in attachabilities()
+        ],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _report(found: dict[str, Any]) -> Iterator[str]:
     yield "Versions"
-    for package in PACKAGES:
-        try:
-            yield f"  {package} {version(package)}"
-        except PackageNotFoundError:
-            yield f"  {package}: not installed"
+    for package, number in found["versions"].items():
+        yield f"  {package}: not installed" if number is None else f"  {package} {number}"
     yield "Adapters"
-    for name, adapter in loaded_adapters().items():
-        where = adapter.dist
-        yield f"  {name}" + (f" (from {where.name} {where.version})" if where else "")
-    for name, reason in failed_adapters().items():
+    for name, where in found["adapters"].items():
+        yield f"  {name}" + (f" (from {where})" if where else "")
+    for name, reason in found["left_out"].items():
         yield f"  {name}: left out: {reason}"
     yield "Editors"
-    for found in attachabilities():
-        function = found.point.function
-        mark = "can be attached" if found.obstacle is None else f"not attached: {found.obstacle}"
-        yield f"  {found.point.editor} ({function}): {mark}"
+    for editor in found["editors"]:
+        obstacle = editor["obstacle"]
+        mark = "can be attached" if obstacle is None else f"not attached: {obstacle}"
+        yield f"  {editor['editor']} ({editor['function']}): {mark}"
 
 
 def _problems(hparams: Path) -> Iterator[str | None]:

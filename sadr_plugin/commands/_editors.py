@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 from ..adapter import EditPoint
 from ..errors import AttachmentError, UnsupportedLoopError
@@ -18,6 +19,8 @@ from ..patching._loop import insert_term
 from ..patching._names import Name
 from ..patching._strangers import is_written_as_declared, keeps_no_files
 from ..plugins import edit_points
+from ._options import JsonFile
+from ._output import Output, write_json
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,41 @@ def _arguments(function: ast.FunctionDef) -> set[str]:
     return {argument.arg for argument in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)}
 
 
-def editors() -> None:
+def editors(
+    json: JsonFile = None,
+) -> None:
     """Show every editor the installed adapters declare."""
     from rich.console import Console
     from rich.table import Table
 
+    Output(json=json).check()
+    rows = [_row(found) for found in attachabilities()]
+    if json is not None:
+        write_json(json, rows)
     table = Table()
     for column in ("editor", "toolkit", "function", "default γ", "steps", "here"):
         table.add_column(column, overflow="fold")
-    for found in attachabilities():
-        point = found.point
-        steps = point.steps_attribute
+    for row in rows:
         table.add_row(
-            point.editor,
-            found.toolkit,
-            point.function.removeprefix(f"{found.toolkit}."),
-            f"{point.gamma:g}",
-            "–" if steps is None else f"{point.hparams_argument}.{steps}",
-            found.obstacle or "yes",
+            row["editor"],
+            row["toolkit"],
+            row["function"].removeprefix(f"{row['toolkit']}."),
+            f"{row['gamma']:g}",
+            row["steps"] or "–",
+            row["obstacle"] or "yes",
         )
     Console().print(table)
+
+
+def _row(found: Attachability) -> dict[str, Any]:
+    """An editor as JSON can hold it."""
+    point = found.point
+    steps = point.steps_attribute
+    return {
+        "editor": point.editor,
+        "toolkit": found.toolkit,
+        "function": point.function,
+        "gamma": point.gamma,
+        "steps": None if steps is None else f"{point.hparams_argument}.{steps}",
+        "obstacle": found.obstacle,
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
@@ -11,10 +13,13 @@ from ..models._architectures import ARCHITECTURES, Architecture
 from ..models._check import Trial, check, is_sound
 from ..models._reuse_check import worst
 from ..models.notices import quiet_transformers
+from ._options import JsonFile
+from ._output import Output, write_json
 
 
 def models(
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
+    json: JsonFile = None,
 ) -> None:
     """Try reading attention, and reuse, on every known architecture.
 
@@ -26,6 +31,7 @@ def models(
     from rich.progress import track
     from rich.table import Table
 
+    Output(json=json).check()
     implementations = ("eager", "sdpa")
     rows: list[tuple[Architecture, list[Trial]]] = []
     for architecture in track(ARCHITECTURES, console=Console(stderr=True), transient=True):
@@ -38,6 +44,10 @@ def models(
         [tried.name, *map(_cell, found), *_reuse_cells(found), _remarks(found)]
         for tried, found in rows
     ]
+    if json is not None:
+        write_json(
+            json, [_data(tried, dict(zip(implementations, f, strict=True))) for tried, f in rows]
+        )
     if markdown:
         lines = [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
         print("\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells), ""]))
@@ -48,6 +58,22 @@ def models(
         Console().print(table)
     if not all(is_sound(tried, finding) for tried, found in rows for finding in found):
         raise typer.Exit(1)
+
+
+def _data(tried: Architecture, found: Mapping[str, Trial]) -> dict[str, Any]:
+    """An architecture as JSON can hold it."""
+    return {
+        "architecture": tried.name,
+        "sound": all(is_sound(tried, trial) for trial in found.values()),
+        "trials": {
+            implementation: {
+                "difference": trial.difference,
+                "remark": trial.remark,
+                "reuse": None if trial.reuse is None else asdict(trial.reuse),
+            }
+            for implementation, trial in found.items()
+        },
+    }
 
 
 def _remarks(found: list[Trial]) -> str:

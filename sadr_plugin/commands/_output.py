@@ -57,8 +57,7 @@ class Output:
     def write(self, findings: Findings, console: Console) -> None:
         """Write what is wanted, and say where the page is."""
         if self.json is not None:
-            text = json.dumps(findings.as_data(), indent=2) + "\n"
-            self.json.write_text(text, encoding="utf-8")
+            write_json(self.json, findings.as_data())
         if self.wants_page:
             self.write_page(findings.page(), console)
 
@@ -75,3 +74,8 @@ class Output:
         if self.report is not None:
             page.write(self.report)
             console.print(f"a page to look at: {self.report.absolute()}", markup=False)
+
+
+def write_json(file: Path, data: Any) -> None:
+    """Write data to a file that `Output.check` has looked at."""
+    file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

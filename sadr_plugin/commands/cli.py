@@ -33,7 +33,6 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help="Selective Attention Drift Restriction: knowledge edits that stay specific.",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,  # its columns break words on a narrow terminal
         pretty_exceptions_enable=False,
     )

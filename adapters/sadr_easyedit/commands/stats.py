@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sadr_plugin.commands._options import JsonFile
+from sadr_plugin.commands._output import Output, write_json
+
 
 def stats(
     hparams_file: Annotated[
@@ -29,6 +32,7 @@ def stats(
             show_default=False,
         ),
     ] = None,
+    json: JsonFile = None,
 ) -> None:
     """Compute the layer statistics that an editor needs.
 
@@ -46,8 +50,9 @@ def stats(
     from ..environment import import_text_only
     from ..hparams_files import load_hparams
     from ..loading import load_model
-    from ..statistics import Job, compute, missing
+    from ..statistics import Job, compute, files, missing
 
+    Output(json=json).check()
     import_text_only()
     with enabled():
         hparams = load_hparams(hparams_file)
@@ -61,6 +66,9 @@ def stats(
     with Progress(console=console) as progress:
         texts = texts_of(corpus, job, progress, tokens) if missing(job) else []
         computed = compute(job, texts, progress)
+    if json is not None:
+        modules = {name: str(file) for name, file in files(job).items()}
+        write_json(json, {"files": modules, "computed": computed})
     for name in job.module_names():
         console.print(f"{name}: {'computed' if name in computed else 'already there'}")
     console.print(f"in {Path(hparams.stats_dir).absolute()}")

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it with all extras in a clean environment, and runs the tests that need no
+# toolkit against it, away from the checkout:
+#
+#     requirements/check.sh PYTHON [lowest]
+#
+# With "lowest", every direct requirement has the lowest version that is allowed.
+set -euo pipefail
+python=$1
+lowest=${2:-}
+here=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+"$python" -m venv "$work/tools"
+"$work/tools/bin/pip" install --quiet build uv
+"$work/tools/bin/python" -m build --quiet --outdir "$work/dist" "$here"
+wheel=$(ls "$work"/dist/*.whl)
+
+"$python" -m venv "$work/venv"
+if [ "$lowest" = lowest ]; then
+    # With --no-deps, pip takes torch and transformers as they are; the rest is resolved by uv.
+    "$work/tools/bin/uv" pip compile --quiet --resolution lowest-direct --no-annotate \
+        --python "$work/venv/bin/python" --constraint "$here/requirements/lowest.txt" \
+        --extra all --output-file "$work/lowest.txt" "$here/pyproject.toml"
+    "$work/venv/bin/pip" install --quiet -r "$work/lowest.txt" "$wheel" pytest hypothesis accelerate numpy
+else
+    "$work/venv/bin/pip" install --quiet "$wheel[all]" pytest hypothesis accelerate numpy
+fi
+"$work/venv/bin/python" -c "import sadr_plugin, sys; print(sys.version); print(sadr_plugin.__file__)"
+
+# The tests without the checkout beside them: what they import is what was installed.
+cp -r "$here/tests" "$here/pyproject.toml" "$work/"
+cd "$work"
+"$work/venv/bin/sadr" --version
+"$work/venv/bin/sadr" doctor
+"$work/venv/bin/pytest" -q tests/test_attachment.py tests/test_attention.py \
+    tests/test_config.py tests/test_conformance.py tests/test_drift.py tests/test_events.py \
+    tests/test_keep.py tests/test_loop.py tests/test_loss.py tests/test_nnsight.py \
+    tests/test_pages.py tests/test_plugins.py tests/test_positions.py tests/test_replay.py \
+    tests/test_reuse.py tests/test_terms.py tests/test_tracing.py tests/test_tuning.py \
+    tests/test_weights.py
