@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from sadr_plugin.evaluation import (
     Result,
     Scorer,
 )
+from sadr_plugin.evaluation._metrics import DISTRACTED
 from sadr_plugin.tuning import (
     CONTROL,
     PLAIN,
@@ -36,10 +38,12 @@ from sadr_plugin.tuning import (
     Setup,
     Space,
     TrialEvaluator,
+    Tried,
     Tuner,
     check_up,
     judge,
     known,
+    margin,
     objectives,
     split,
 )
@@ -230,8 +234,6 @@ def test_a_search_finds_what_is_better_and_goes_on(tmp_path):
 
 def tried_with(search, *outcomes):
     """Trials that came to (specificity, generality, efficacy) as told."""
-    from sadr_plugin.tuning import Tried
-
     for number, outcome in enumerate(outcomes):
         tried = Tried(number, {}, Setup(), [])
         object.__setattr__(
@@ -244,16 +246,86 @@ def test_the_front_and_the_best_of_it(tmp_path):
     search = Search(space(Tunable()), records(5), tmp_path / "study", [])
     tried_with(search, (0.9, 0.5, 1), (0.8, 0.8, 1), (0.7, 0.7, 1), (0.6, 0.9, 1), (1, 1, 0.8))
     assert [tried.number for tried in search.front()] == [0, 1, 3]
-    plain = Objectives(0.3, 0.83, 0.83, 1.0, 5)
-    assert search.best(plain, 0.04).number == 1
-    assert search.best(plain, 0.4).number == 0
-    assert search.best(Objectives(0.3, 1.0, 1.0, 1.0, 5), 0.04).number == 3, "the most general"
+
+
+RIGHT, WRONG = (0.0, -1.0), (-1.0, 0.0)
+
+
+def answers(made=4, kept=4, distracted=4, reworded=4):
+    """Results of one record, by how many of four answers of each kind are right."""
+
+    def pairs(right):
+        return [RIGHT] * right + [WRONG] * (4 - right)
+
+    kinds = {"efficacy": pairs(made), "relation": pairs(kept), "paraphrase": pairs(reworded)}
+    return [Result("0", "x", {**kinds, DISTRACTED + "neighbourhood": pairs(distracted)}, 0, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("tried", "plain", "expected"),
+    [
+        ({}, {"kept": 0, "distracted": 0}, 1.0),
+        ({"kept": 2}, {"kept": 0, "distracted": 0}, 0.0),
+        ({"kept": 3}, {"kept": 2, "distracted": 0}, 0.0),
+        ({"distracted": 0}, {"kept": 0, "distracted": 0}, -1.0),
+        ({"reworded": 3}, {"kept": 0}, -4.0),
+        ({"made": 3}, {"kept": 0}, -4.0),
+        ({"kept": 3}, {}, -4.0),
+        ({"reworded": 4}, {"kept": 0, "reworded": 2}, 1.0),
+    ],
+)
+def test_the_target_that_is_met_worst(tried, plain, expected):
+    assert margin(answers(**tried), answers(**plain)) == pytest.approx(expected)
+
+
+def test_what_is_near_the_targets_comes_first(tmp_path):
+    search = Search(space(Tunable()), records(5), tmp_path / "study", [])
+    outcomes = {"kept": 2, "reworded": 3}, {"kept": 3}, {"kept": 4, "made": 3}, {"kept": 3}
+    for number, outcome in enumerate(outcomes):
+        results = answers(**outcome)
+        if number == 3:  # as good as another by right and wrong, and surer
+            results[0].scores["relation"][0] = (0.0, -9.0)
+        search.tried.append(Tried(number, {}, Setup(), results))
+    assert [tried.number for tried in search.ranked(answers(kept=0))] == [3, 1, 0]
+
+
+def test_the_best_is_chosen_among_the_first_on_more_records(tmp_path, monkeypatch):
+    asked = []
+
+    class Outcomes:
+        """In place of edits: on more records, the second trial turns out the better one."""
+
+        def __init__(self, *_):
+            pass
+
+        def missing(self, setups, records):
+            return []
+
+        def results(self, setups, records):
+            asked.append(list(setups))
+            kept = {PLAIN: 0, "trial 0": 0, "trial 1": 4}
+            return [replace(answers(kept=kept[name])[0], arm=name) for name in setups]
+
+    monkeypatch.setattr("sadr_plugin.tuning._tuner.Runs", Outcomes)
+    lucky, steady = (
+        Tried(number, {}, Setup(), answers(kept=kept)) for number, kept in ((0, 4), (1, 3))
+    )
+    with Progress(disable=True) as progress:
+        engine = LocalEngine(TrialEvaluator(Tunable()))
+        tuner = Tuner(Tunable(), engine, tmp_path, Options(seconds=1.0), progress)
+        plain = answers(kept=0)
+        assert tuner._best([lucky, steady], plain, []) is lucky
+        assert tuner._best([steady], plain, records(4)) is steady
+        assert tuner._best([], plain, records(4)) is None
+        assert asked == [], "there is nothing to choose between"
+        assert tuner._best([lucky, steady], plain, records(4)) is steady
+    assert asked == [[PLAIN, "trial 0", "trial 1"]]
 
 
 def test_first_come_the_recipes_with_the_editor_as_it_is(tmp_path):
     editor = Tunable(size=2.0)
     first = space(editor).first(editor.settings())
-    assert len(first) == 4
+    assert len(first) == 6
     search = Search(space(editor), records(5), tmp_path / "study", first)
     search.run(LocalEngine(TrialEvaluator(editor)), lambda: len(search.tried) < 2)
     assert editor.made[0][1] == {"size": 2.0, "harm": 1.0}
@@ -261,14 +333,18 @@ def test_first_come_the_recipes_with_the_editor_as_it_is(tmp_path):
     done = {editor_values["gamma"] for _, _, editor_values in editor.made}
     assert done == {parameters["gamma"] for parameters in first[:2]}
     again = Search(space(editor), records(5), tmp_path / "study", first)
-    again.run(LocalEngine(TrialEvaluator(editor)), lambda: len(again.tried) < 4)
+    again.run(LocalEngine(TrialEvaluator(editor)), lambda: len(again.tried) < 6)
     assert [tried.setup.sadr["gamma"] for tried in again.tried] == [
         parameters["gamma"] for parameters in first
     ], "what was not yet tried comes next, and nothing twice"
     without = Space({}, keep=False, steps=4, fixed={}).first({})
-    assert len(without) == 2
+    assert len(without) == 4
     assert all("keep" not in parameters for parameters in without)
     assert "keep" not in Space({}, False, 4, {}).setup(without[0]).sadr
+    own = {"clamp_norm_factor": Dimension(0.1, 9), "layer": Dimension(choices=[1, 4, 5])}
+    values = {"clamp_norm_factor": 4, "layer": 5}
+    moved = [p for p in Space(own, False, 4, {}).first(values) if p["layer"] != 5]
+    assert [(p["layer"], p["clamp_norm_factor"]) for p in moved] == [(4, pytest.approx(2.8))]
 
 
 def test_trials_leave_the_model_as_it_was():
@@ -292,7 +368,7 @@ def test_a_setup_that_fails_is_a_bad_one_not_the_end(tmp_path):
     search = run_search(tmp_path, editor, trials=2)
     assert search.tried
     assert search.front() == []
-    assert search.best(Objectives(0, 0, 0, 0, 5), 0.1) is None
+    assert search.ranked([]) == []
 
 
 def runner(**arms):

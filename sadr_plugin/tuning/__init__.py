@@ -11,6 +11,7 @@ from ._objectives import Objectives, objectives
 from ._runs import Runs
 from ._search import Search, Tried
 from ._space import Space
+from ._targets import margin
 from ._trials import Setup, TrialEvaluator, TrialTask
 from ._tuner import Options, Tuner, Tuning
 from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
@@ -36,6 +37,7 @@ __all__ = [
     "check_up",
     "judge",
     "known",
+    "margin",
     "objectives",
     "split",
 ]

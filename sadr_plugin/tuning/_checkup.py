@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ..evaluation import Dimension, Editor, Result
+from ..evaluation import Editor, Result
+from ._space import nearest_layer
 from ._trials import Setup
 
 STOP = 0.75
@@ -94,19 +95,16 @@ class _Changes:
             if name not in self._space:
                 continue
             value = self._values[name]
-            new = _layer(self._space[name], value, change) if name == "layer" else value * change
+            if name == "layer":
+                new = nearest_layer(self._space[name], value, int(change))
+            else:
+                new = value * change
             if new is not None:
                 yield f"{name} {new:g} instead of {value:g}", {name: new}
 
     def results(self, settings: Mapping[str, Any], sadr: Mapping[str, Any]) -> Sequence[Result]:
         setup = Setup(settings, sadr)
         return self._run(f"check {setup.key}", setup)
-
-
-def _layer(dimension: Dimension, value: int, change: float) -> int | None:
-    """The layer of the choices that lies so far away, or the nearest to that on its side."""
-    side = [c for c in dimension.choices or () if (c - value) * change > 0]
-    return min(side, key=lambda c: abs(c - value - change), default=None)
 
 
 def _takes(plain: Sequence[Result], changes: _Changes, steps: int) -> Iterator[Finding]:

@@ -50,7 +50,7 @@ def objectives(results: Sequence[Result]) -> Objectives:
     return Objectives(
         fmean(_means(results, specific, _sigmoid)),
         fmean(_means(results, general, _sigmoid)),
-        fmean(_means(results, general, _is_right)),
+        fmean(_means(results, general, is_right)),
         fmean(made),
         len(results),
     )
@@ -60,23 +60,34 @@ def _means(
     results: Sequence[Result], kinds: Sequence[str], count: Callable[[float], float]
 ) -> list[float]:
     """The mean over the questions of each kind that has some; 0 where none has."""
-    found = []
-    for kind in kinds:
-        values: list[float] = []
-        for result in results:
-            if result.error is not None:
-                values.append(0.0)
-            values += [count(right - wrong) for right, wrong in result.scores.get(kind, ())]
-        if values:
-            found.append(fmean(values))
-    return found or [0.0]
+    found = [mean_answer(results, kind, count) for kind in kinds]
+    return [mean for mean in found if mean is not None] or [0.0]
+
+
+def mean_answer(
+    results: Sequence[Result], kind: str, count: Callable[[float], float]
+) -> float | None:
+    """The mean over the questions of a kind; None where there are none.
+
+    Args:
+        results: an edit that failed has one wrong answer.
+        kind: of the questions.
+        count: what an answer counts, given log p(right) − log p(wrong).
+    """
+    values: list[float] = []
+    for result in results:
+        if result.error is not None:
+            values.append(0.0)
+        values += [count(right - wrong) for right, wrong in result.scores.get(kind, ())]
+    return fmean(values) if values else None
 
 
 def _right(result: Result, kind: str) -> bool:
     return all(right > wrong for right, wrong in result.scores[kind])
 
 
-def _is_right(value: float) -> float:
+def is_right(value: float) -> float:
+    """1 for a right answer, 0 for a wrong one; see `mean_answer`."""
     return float(value > 0)
 
 

@@ -13,7 +13,8 @@ from ..errors import EvaluationError
 from ..evaluation import Engine, Record, Result
 from ..evaluation._files import put_aside
 from ._objectives import TAKES, Objectives, objectives
-from ._space import Space
+from ._space import RECIPES, Space
+from ._targets import margin
 from ._trials import Setup, TrialTask
 
 if TYPE_CHECKING:
@@ -137,19 +138,17 @@ class Search:
         taking = self._taking()
         return [one for one in taking if not any(_is_better(other, one) for other in taking)]
 
-    def best(self, plain: Objectives, allowance: float) -> Tried | None:
-        """The most specific trial that answers paraphrases nearly as the plain edit does.
+    def ranked(self, plain: Sequence[Result]) -> list[Tried]:
+        """The finished trials whose edits take, the one nearest to the targets first.
 
         Args:
-            plain: the plain edit on the same records.
-            allowance: how many of the paraphrases, of 1, may be lost; where all lose more, the
-                trial that generalises most.
+            plain: the plain edit of the same records.
         """
-        least = plain.reworded - allowance
-        near = [tried for tried in self._taking() if tried.objectives().reworded >= least]
-        if near:
-            return max(near, key=lambda tried: tried.objectives().specificity)
-        return max(self._taking(), key=lambda tried: tried.objectives().generality, default=None)
+
+        def key(tried: Tried) -> tuple[float, float]:
+            return margin(tried.results, plain), tried.objectives().specificity
+
+        return sorted(self._taking(), key=key, reverse=True)
 
     def _taking(self) -> list[Tried]:
         """The finished trials whose edits take."""
@@ -230,7 +229,11 @@ def _study(file: Path, seed: int) -> optuna.Study:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, n_startup_trials=8, constant_liar=True
+            seed=seed,
+            multivariate=True,
+            group=True,
+            n_startup_trials=len(RECIPES) + 2,
+            constant_liar=True,
         )
     return optuna.create_study(
         study_name="tune",

@@ -12,18 +12,37 @@ from ._trials import Setup
 if TYPE_CHECKING:
     import optuna
 
+CLAMP = "clamp_norm_factor"
 GAMMA = Dimension(0.03, 30.0, log=True)
 STOP_AT = Dimension(0.5, 0.95)
 WEIGHT = Dimension(0.2, 4.0, log=True)
 DISTRACTED = Dimension(0.5, 8.0, log=True)
 
-RECIPES: Sequence[Mapping[str, Any]] = (
-    {"gamma": 10.0, "stop_at": 0.75, "keep": False},
-    {"gamma": 5.0, "stop_at": 0.75, "keep": True, "weight": 1.5, "distracted": 5.0},
-    {"gamma": 1.0, "stop_at": 0.85, "keep": False},
-    {"gamma": 3.0, "stop_at": 0.6, "keep": True, "weight": 0.7, "distracted": 2.0},
+
+@dataclass(frozen=True)
+class Recipe:
+    """What has done well elsewhere.
+
+    Attributes:
+        sadr: the parameters of what stands under ``sadr:``.
+        clamp: what the editor's clamp is multiplied by.
+        layer: by how many layers the edit moves.
+    """
+
+    sadr: Mapping[str, Any]
+    clamp: float = 1.0
+    layer: int = 0
+
+
+RECIPES: Sequence[Recipe] = (
+    Recipe({"gamma": 10.0, "stop_at": 0.75, "keep": False}),
+    Recipe({"gamma": 5.0, "stop_at": 0.75, "keep": True, "weight": 1.5, "distracted": 5.0}),
+    Recipe({"gamma": 1.0, "stop_at": 0.85, "keep": False}),
+    Recipe({"gamma": 10.0, "stop_at": 0.8, "keep": False}, clamp=0.7, layer=-2),
+    Recipe({"gamma": 3.0, "stop_at": 0.8, "keep": False}, clamp=0.7),
+    Recipe({"gamma": 3.0, "stop_at": 0.6, "keep": True, "weight": 0.7, "distracted": 2.0}),
 )
-"""What has done well elsewhere; tried first."""
+"""Tried first."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +95,36 @@ class Space:
             for name, dimension in self.own.items()
             if name in values and (dimension.choices is None or values[name] in dimension.choices)
         }
-        found = []
-        for recipe in RECIPES:
-            if self.keep or not recipe["keep"]:
-                names = {"keep"} if not self.keep else set()
-                found.append({**own, **{k: v for k, v in recipe.items() if k not in names}})
-        return found
+        return [
+            {
+                **self._changed(own, recipe),
+                **{k: v for k, v in recipe.sadr.items() if self.keep or k != "keep"},
+            }
+            for recipe in RECIPES
+            if self.keep or not recipe.sadr["keep"]
+        ]
+
+    def _changed(self, own: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+        """The editor's own settings as a recipe has them, as far as they are searched."""
+        changed = dict(own)
+        if CLAMP in own:
+            changed[CLAMP] = own[CLAMP] * recipe.clamp
+        if "layer" in own and recipe.layer:
+            found = nearest_layer(self.own["layer"], own["layer"], recipe.layer)
+            changed["layer"] = own["layer"] if found is None else found
+        return changed
+
+
+def nearest_layer(dimension: Dimension, layer: int, change: int) -> int | None:
+    """The layer of the choices that lies so far away, or the nearest to that on its side.
+
+    Args:
+        dimension: whose choices are layers.
+        layer: where from.
+        change: how many layers up, or down where it is negative.
+    """
+    side = [c for c in dimension.choices or () if (c - layer) * change > 0]
+    return min(side, key=lambda c: abs(c - layer - change), default=None)
 
 
 def _draw(trial: optuna.Trial, name: str, dimension: Dimension) -> None:

@@ -31,6 +31,7 @@ from ._objectives import Objectives, objectives
 from ._runs import Runs
 from ._search import Search, Tried
 from ._space import Space
+from ._targets import margin
 from ._trials import Setup, TrialEvaluator
 from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 CHECKED = 4
 """How many records the check-up edits."""
 
-ALLOWED = 0.05
-"""How many of the paraphrases, of 1, may be lost on the records that settings are chosen on."""
+FINALISTS = 3
+"""How many of the settings tried are tried on as many records again, where there are more."""
 
 EXPLAINED = 12
 """On how many of the unseen records the causal test is made, where settings fall short."""
@@ -132,7 +133,8 @@ class Tuner:
         options = self._options
         found = self._known(records)
         chosen, unseen = split(found.records, options.seed)
-        chosen, unseen = chosen[: options.records], unseen[: options.judged]
+        chosen, more = chosen[: options.records], chosen[options.records : 2 * options.records]
+        unseen = unseen[: options.judged]
         self._expect_same(chosen, unseen)
         findings, plain = self._check_up(chosen)
         fixed = dict(options.fixed or {})
@@ -142,8 +144,8 @@ class Tuner:
         first = dict(self._editor.settings())
         for finding in findings:
             first |= finding.change
-        search = self._search(space, chosen, baseline, first)
-        best = search.best(baseline, ALLOWED)
+        search = self._search(space, chosen, plain, first)
+        best = self._best(search.ranked(plain)[:FINALISTS], plain, more)
         judged = [] if best is None else self._judged(best, unseen)
         verdict = None if best is None else judge(judged)
         causal = None
@@ -209,7 +211,7 @@ class Tuner:
         self,
         space: Space,
         chosen: Sequence[Record],
-        plain: Objectives,
+        plain: Sequence[Result],
         first: Mapping[str, Any],
     ) -> Search:
         options = self._options
@@ -219,9 +221,8 @@ class Tuner:
 
         def told(result: Result) -> None:
             self._advance(result)
-            best = search.best(plain, ALLOWED)
             text = f"search, {len(search.tried)} trials"
-            if best is not None:
+            for best in search.ranked(plain)[:1]:
                 come = best.objectives()
                 text += f", {best.name}: specific {come.specificity:.3f}"
                 text += f", general {come.generality:.3f}"
@@ -230,6 +231,26 @@ class Tuner:
         end = time.monotonic() + options.seconds
         search.run(self._engine, lambda: time.monotonic() < end, options.parallel, told)
         return search
+
+    def _best(
+        self, finalists: Sequence[Tried], plain: Sequence[Result], more: Sequence[Record]
+    ) -> Tried | None:
+        """The finalist that is nearest to the targets on the records so far and on some more.
+
+        Few records tell the best from the lucky only so far.
+        """
+        if len(finalists) < 2 or not more:
+            return next(iter(finalists), None)
+        setups = {PLAIN: PLAIN_SETUP, **{tried.name: tried.setup for tried in finalists}}
+        runs = Runs(self._engine, self._folder / "finals.jsonl", self._advance)
+        self._begin("the best on more records", len(runs.missing(setups, more)))
+        found = runs.results(setups, more)
+        of = {name: [result for result in found if result.arm == name] for name in setups}
+
+        def key(tried: Tried) -> float:
+            return margin([*tried.results, *of[tried.name]], [*plain, *of[PLAIN]])
+
+        return max(finalists, key=key)
 
     def _judged(self, best: Tried, unseen: Sequence[Record]) -> list[Result]:
         sadr = best.setup.sadr or {}

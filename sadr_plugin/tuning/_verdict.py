@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from ..errors import DataError
 from ..evaluation import UNEDITED, ArmSummary, Result, summarise
 from ..evaluation._metrics import DISTRACTED, SHORT
+from ._targets import HELD, LOST, REGAINED, WON_BACK
 
 PLAIN, CONTROL, TUNED = "plain", "stop alone", "tuned"
-
-LOST = 5.0
-"""Points of PS that may be lost."""
-
-HELD = 95.0
-"""The ES that an edit has to have, percent."""
-
-WON_BACK = ("relation", DISTRACTED + "neighbourhood")
-"""The metrics that are to come back at least half-way from the plain edit to the unedited model."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,7 @@ def _shortcomings(
     for task, share in regained.items():
         if share is None and tuned[task] < plain[task]:
             found.append(f"{SHORT[task]} falls from {plain[task]:.1f} to {tuned[task]:.1f}")
-        elif share is not None and share < 0.5 and task in WON_BACK:
+        elif share is not None and share < REGAINED and task in WON_BACK:
             found.append(f"{max(share, 0):.0%} of the lost {SHORT[task]} comes back, not half")
     if lost is not None and lost > LOST:
         found.append(f"PS is {lost:.1f} points lower")
