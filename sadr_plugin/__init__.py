@@ -1,11 +1,12 @@
-"""SADR, Selective Attention Drift Restriction, for the knowledge editors you already use.
+"""SADR, Selective Attention Drift Restriction, for knowledge editors.
 
-``import sadr_plugin; sadr_plugin.enable()`` and put ``sadr: true`` in the hparams file. This
-module imports nothing until a name is asked for: every process of an environment with the
-plugin imports it at start-up.
+Call ``import sadr_plugin; sadr_plugin.enable()`` and put ``sadr: true`` in the hparams file.
+
+Every process of an environment with the plugin imports this module at start-up. The module
+therefore imports nothing until one of its names is used.
 """
 
-TYPE_CHECKING = False  # as typing has it; importing typing would cost each start-up 10 ms
+TYPE_CHECKING = False  # as in typing; importing typing would cost each start-up 10 ms
 if TYPE_CHECKING:
     from .adapter import Edit, EditorOptions, EditPoint, HparamsSummary, Prompt
     from .config import SadrConfig

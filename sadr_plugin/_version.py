@@ -1,4 +1,4 @@
-"""The plugin's own version, as its installation tells it."""
+"""The installed version of the plugin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def plugin_version() -> str:
-    """The installed version; ``"not installed"`` for a bare source tree on the path."""
+    """Return the installed version, or ``"not installed"`` for a source tree on the path."""
     try:
         return version("sadr-plugin")
     except PackageNotFoundError:

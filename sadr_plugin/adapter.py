@@ -1,6 +1,6 @@
-"""What an adapter declares of its editors, and says of one edit and of one hparams file.
+"""What an adapter declares about its editors, about one edit and about one hparams file.
 
-Imports nothing heavy: adapters are imported while torch itself is being imported.
+This module imports nothing heavy, because adapters are imported while torch is being imported.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ EditedToken = Literal["subject_last", "subject_first", "subject_first_after_last
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rewriting prompt with the place of the subject in it, without its target.
+    """A rewriting prompt without its target. It records the place of the subject.
 
     The text is ``prefix + subject + suffix``.
+
+    Attributes:
+        prefix: the text before the subject.
+        subject: the subject.
+        suffix: the text after the subject, up to the target.
     """
 
     prefix: str
@@ -32,8 +37,9 @@ class Prompt:
     def from_template(cls, template: str, subject: str) -> Prompt:
         """Fill ``subject`` into the one ``{}`` of ``template``.
 
-        Raises `PositionError` when there is no ``{}``, or more than one: nothing then says
-        which occurrence is edited.
+        Raises:
+            PositionError: there is not exactly one ``{}``, so the edited occurrence is not clear;
+                or the subject is empty.
         """
         parts = template.split("{}")
         if len(parts) != 2:
@@ -53,24 +59,24 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Edit:
-    """One run of an editor's optimisation loop: what is edited, where, with which prompts.
+    """One run of an editor's optimisation loop: what is edited, where, and with which prompts.
 
     Attributes:
         model: the model that is edited, as the toolkit calls it.
-        tokenizer: its tokenizer.
-        prompts: the rewriting prompts without their target, in the order of the loop's batch;
-            or, where the function makes them itself, what gives them once the loop runs.
-        layer: the layer whose output gains the vector; attention after it can drift.
-        layer_template: where the layers are, e.g. ``"model.layers.{}"``.
-        edited_token: where in the prompt the vector is added.
-        zero_start: whether the vector is zero in the loop's first forward, which then is the
-            baseline; if not, the baseline is measured by one forward more, before the loop.
-        counts_from_left: whether the toolkit counts positions from the start of a row as if
-            there were no padding; a batch padded on the left then earns a warning.
-        target: what the edit makes the model say after each prompt, its leading space included.
-            It serves ``stop_at`` where `EditPoint.labels` is None; without either, ``stop_at``
-            is refused. ``keep`` states it before texts about other things.
-        old_target: what the model said before, where that is known; ``keep`` leaves out texts
+        tokenizer: the model's tokenizer.
+        prompts: the rewriting prompts without their target, in the order of the loop's batch. If
+            the function itself makes the prompts, a function that returns them once the loop runs.
+        layer: the layer whose output receives the vector. Attention in later layers can drift.
+        layer_template: the path of the layers, such as ``"model.layers.{}"``.
+        edited_token: the token of the prompt at which the vector is added.
+        zero_start: whether the vector is zero in the loop's first forward. That forward is then the
+            baseline. If False, one more forward before the loop gives the baseline.
+        counts_from_left: whether the toolkit counts positions from the start of a row and ignores
+            padding. A batch that is padded on the left then causes a warning.
+        target: the text that the edit makes the model say after each prompt, with its leading
+            space. ``stop_at`` uses it if `EditPoint.labels` is None. Without either, ``stop_at`` is
+            refused. ``keep`` states the target before texts about other things.
+        old_target: the text that the model said before, if it is known. ``keep`` leaves out texts
             that state it.
     """
 
@@ -86,36 +92,37 @@ class Edit:
     old_target: str | None = None
 
     def rewriting_prompts(self) -> Sequence[Prompt]:
-        """The prompts, which may be known only once the loop runs."""
+        """Return the prompts. Some editors know them only once the loop runs."""
         return self.prompts() if callable(self.prompts) else self.prompts
 
 
 @dataclass(frozen=True)
 class EditPoint:
-    """An editor's declaration: the function that holds its loop and how its arguments read.
+    """An editor's declaration: the function with its loop, and how to read its arguments.
 
     Attributes:
-        editor: the editor's name, as its users write it.
+        editor: the editor's name, as users write it.
         function: the function with the loop, ``"package.module:function"``, where it is defined.
-        hparams: the editor's hparams class, ``"package.module:Class"``; it learns to take a
+        hparams: the editor's hparams class, ``"package.module:Class"``. The class learns to take a
             ``sadr`` key.
-        gamma: γ where the user gives none.
-        read: turns the function's arguments, by name, into an `Edit`. Called only for edits
-            that SADR is switched on for.
-        hparams_argument: the function's argument that holds the hparams object.
-        steps_attribute: the attribute of the hparams object with the number of steps; None if
-            there is none, and then ``num_grad_steps`` is refused.
-        labels: the function's variable with the target's tokens, a tensor [prompts, tokens]: at
-            each position the token that the logits of that position should predict, -100 for
-            none. ``stop_at`` reads it. None if there is none of that form.
-        cache: the function that keeps found vectors in files and takes them from there,
-            ``"package.module:function"``; several of them, or None.
-        cache_argument: the argument of these functions with the template of the files' names.
-            With ``parameters``, a function without it keeps no files and is left alone: who
-            carries research code on may drop it.
-        parameters: the parameters of ``function``, in their order, where its module has so common
-            a name that it may be a stranger's. One that has others, or whose hparams class is no
-            dataclass with ``steps_attribute``, is then left alone, without a word.
+        gamma: γ if the user gives none.
+        read: a function that turns the arguments of ``function``, by name, into an `Edit`. It is
+            called only for edits with SADR.
+        hparams_argument: the name of the argument that holds the hparams object.
+        steps_attribute: the attribute of the hparams object that holds the number of steps. None if
+            there is none; ``num_grad_steps`` is then refused.
+        labels: the name of the function's variable that holds the target's tokens, a tensor
+            [prompts, tokens]. Each position holds the token that the logits of that position should
+            predict, or -100 for none. ``stop_at`` reads it. None if there is no such variable.
+        cache: the function that stores found vectors in files and reads them back,
+            ``"package.module:function"``. It can be a list of several, or None.
+        cache_argument: the argument of these functions that holds the template of the file names.
+            If ``parameters`` is given, a function without this argument stores no files and is left
+            alone. Versions of research code may lack the argument.
+        parameters: the parameters of ``function``, in order. Give them if the module has such a
+            common name that it may belong to another project. A function with other parameters is
+            then left alone, without a message. So is one whose hparams class is not a dataclass
+            with ``steps_attribute``.
     """
 
     editor: str
@@ -132,7 +139,7 @@ class EditPoint:
 
     @property
     def caches(self) -> Sequence[str]:
-        """The functions that keep vectors in files."""
+        """The functions that store vectors in files."""
         if self.cache is None:
             return ()
         return (self.cache,) if isinstance(self.cache, str) else self.cache
@@ -140,17 +147,17 @@ class EditPoint:
 
 @dataclass(frozen=True)
 class HparamsSummary:
-    """What an adapter reads in an hparams file, without importing its toolkit.
+    """What an adapter reads from an hparams file, without importing its toolkit.
 
     Attributes:
         editor: the editor's name.
-        model_name: what the toolkit would load.
+        model_name: the model that the toolkit would load.
         layer: the layer after which attention can drift.
-        layer_template: where the layers are, e.g. ``"model.layers.{}"``.
-        sadr: the value under ``sadr``, None if there is none.
-        hparams: the class that the file is for, as `EditPoint.hparams` has it; None if any of the
-            editor's name will do.
-        settings: all that the file says; a run's results depend on it.
+        layer_template: the path of the layers, such as ``"model.layers.{}"``.
+        sadr: the value under ``sadr``, or None if there is none.
+        hparams: the class that the file is for, as in `EditPoint.hparams`. None if any class of
+            this editor's name fits.
+        settings: everything in the file. The results of a run depend on it.
     """
 
     editor: str
@@ -164,11 +171,12 @@ class HparamsSummary:
 
 @dataclass(frozen=True)
 class EditorOptions:
-    """How to load the editor and the model of an hparams file, for an evaluation.
+    """How to load the editor and the model of an hparams file for an evaluation.
 
     Attributes:
-        seed: what the toolkit's own draws, such as its context prompts, start from.
-        dtype: torch's name of the type of the model's weights; None for the toolkit's choice.
+        seed: the random seed for the toolkit's own draws, such as its context prompts.
+        dtype: torch's name of the type of the model's weights. None leaves the choice to the
+            toolkit.
         trust_remote_code: whether code that comes with a model may run.
     """
 

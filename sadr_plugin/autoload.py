@@ -1,9 +1,9 @@
-"""Enabling SADR with no line of code: ``start`` is called at each interpreter's start-up.
+"""Enable SADR at interpreter start-up, without a line of user code.
 
-``sadr_autoload.pth`` calls it up to Python 3.17, ``sadr_autoload.start`` from 3.15 on (PEP 829).
-Every process of the environment pays for this module, so it does next to nothing: it waits for
-torch, which no toolkit does without, and enables SADR once torch is loaded. Set
-``SADR_AUTOLOAD=0`` to have it do nothing at all.
+Python calls ``start`` through ``sadr_autoload.pth`` up to version 3.17, and through
+``sadr_autoload.start`` from version 3.15 on (PEP 829). Every process of the environment runs this
+module, so the module does very little. It waits until torch is imported, because every toolkit
+needs torch. Then it enables SADR. ``SADR_AUTOLOAD=0`` switches this off.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 
 
 class _TorchWatch:
-    """Stands in front of the import system until someone looks for torch."""
+    """An import finder that waits for the first import of torch."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         if name != "torch":
@@ -27,11 +27,11 @@ class _TorchWatch:
             wrapt.register_post_import_hook(_enable, "torch")
         except Exception as error:
             _warn(error)
-        return find_spec(name)  # again, past wrapt's finder this time
+        return find_spec(name)  # once more, now through wrapt's finder
 
 
 def _enable(_torch: object) -> None:
-    # Whatever is wrong with the plugin must not stop anyone from importing torch.
+    # An error in the plugin must not prevent the import of torch.
     try:
         from .patching._attaching import enable
 
@@ -50,7 +50,10 @@ _started = False
 
 
 def start() -> None:
-    """Wait for torch, then enable SADR. A second call does nothing."""
+    """Wait for torch, then enable SADR. A second call does nothing.
+
+    It also does nothing if ``SADR_AUTOLOAD`` is ``0`` or torch is imported already.
+    """
     global _started
     if _started or os.environ.get("SADR_AUTOLOAD") == "0" or "torch" in sys.modules:
         return

@@ -1,4 +1,4 @@
-"""What a user may say under ``sadr:`` in an hparams file."""
+"""The settings that a user can write under ``sadr:`` in an hparams file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _RANGE = re.compile(r"\s*(\d+)\s*-\s*(\d+)\s*")
 
 
 def _number(value: Any) -> float:
-    """A float, also from text such as ``1e-2``, which YAML 1.1 reads as a string."""
+    """Convert a value to a finite float. Text is accepted: YAML 1.1 reads ``1e-2`` as a string.
+
+    Raises:
+        ValueError: the value is not a finite number.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("expected a number")
     try:
@@ -38,7 +42,11 @@ def _number(value: Any) -> float:
 
 
 def _layer_indices(value: Any) -> Any:
-    """``"10-19"`` as ``(10, …, 19)``; anything else is left to pydantic to judge."""
+    """Turn ``"10-19"`` into ``(10, …, 19)`` and an index into a tuple. Pydantic checks the rest.
+
+    Raises:
+        ValueError: the text is not an inclusive range, or the range ends before it begins.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,)
     if not isinstance(value, str):
@@ -75,11 +83,15 @@ OPENINGS = (
     "The country of {} is",
     "The field of {} is",
 )
-"""What is asked of any subject: a person, a place, a work or an organisation."""
+"""Beginnings of sentences that fit any subject: a person, a place, a work or an organisation."""
 
 
 def _openings(value: Any) -> Any:
-    """A list of texts with the subject's place in each."""
+    """Check a list of texts, each with one ``{}`` for the subject, and return it as a tuple.
+
+    Raises:
+        ValueError: the value is not such a list.
+    """
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError('expected a list of texts with "{}" in each')
     for text in value:
@@ -89,46 +101,57 @@ def _openings(value: Any) -> Any:
 
 
 class KeepConfig(BaseModel):
-    """What the edited model is to go on saying: of the subject, and of others after the edit.
+    """Settings of the two loss terms that keep other answers of the model as they were.
 
-    Two terms of the loss, each KL(unedited ‖ edited) of next-token distributions, in nats,
-    averaged over tokens and then over texts. ``keep`` is over texts that begin with or hold the
-    subject: ``openings``, and what the model itself writes of it. ``keep_distracted`` is over what
-    the model writes of anything, after the edited statement.
+    Both terms are KL(unedited ‖ edited) of next-token distributions, in nats. Each is averaged over
+    the tokens of a text and then over the texts.
 
-    In an hparams file: ``keep: true`` for the defaults, or a mapping with any of the fields below.
+    ``keep`` uses texts that begin with the subject or contain it: the ``openings``, and texts that
+    the model writes about the subject. ``keep_distracted`` uses texts that the model writes about
+    anything. Each of them is placed after the edited statement.
+
+    In an hparams file, ``keep: true`` takes the defaults. A mapping sets any of the fields below.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: Weight = 1.0
-    """Weight of the texts about the subject; 0 for none."""
+    """Weight of the term ``keep``. 0 switches the term off."""
 
     openings: Annotated[tuple[str, ...], BeforeValidator(_openings)] = OPENINGS
-    """Texts about the subject, which stands at ``{}``."""
+    """Texts about the subject. ``{}`` stands for the subject, exactly once in each text."""
 
     texts: Annotated[StrictInt, Field(ge=0)] = 0
-    """How many texts the model writes about the subject. Those that state the new object or the
-    old are left out."""
+    """Number of texts that the model writes about the subject.
+
+    Texts that state the new object or the old object are left out.
+    """
 
     others: Annotated[StrictInt, Field(ge=0)] = 4
-    """How many texts the model writes about anything, to stand after the edited statement."""
+    """Number of texts that the model writes about anything, after the edited statement."""
 
     length: Annotated[StrictInt, Field(ge=1)] = 12
-    """How many tokens each text of the model's own has."""
+    """Number of tokens in each text that the model writes."""
 
     parts: Annotated[StrictInt, Field(ge=1)] = 2
-    """In how many parts the texts take turns: each step runs one part, for as much less time."""
+    """Number of parts into which the texts are divided.
+
+    Each step runs one part, in turn, so a step takes less time.
+    """
 
     distracted: Weight = 4.0
-    """Weight of the texts after the edited statement; 0 for none."""
+    """Weight of the term ``keep_distracted``. 0 switches the term off."""
 
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """What the model's texts are drawn from: an edit is the same each time."""
+    """Random seed for the texts that the model writes. It makes an edit the same each time."""
 
 
 def _keep(value: Any) -> Any:
-    """``true`` and ``false`` as settings; anything else is left to pydantic to judge."""
+    """Turn ``true`` and ``false`` into settings. Pydantic checks the rest.
+
+    Raises:
+        ValueError: the value is not true, false or a mapping.
+    """
     if isinstance(value, bool):
         return KeepConfig() if value else None
     if value is not None and not isinstance(value, (dict, KeepConfig)):
@@ -139,63 +162,90 @@ def _keep(value: Any) -> Any:
 class SadrConfig(BaseModel):
     """The settings of Selective Attention Drift Restriction for one edit.
 
-    In an hparams file: ``sadr: true`` for the defaults, ``sadr: false`` or no key for none,
-    or a mapping with any of the fields below.
+    In an hparams file, ``sadr: true`` takes the defaults. ``sadr: false``, or no key, means no
+    SADR. A mapping sets any of the fields below.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gamma: Annotated[float, BeforeValidator(_number), Field(ge=0)] | None = None
     """Weight γ of the penalty in the loss (paper, section 5.1), a plain factor.
-    None takes the editor's published value: ROME 1e-2, MEMIT 5e-3, PMET 8e-2
-    (GPT-J 6B; small models want more)."""
+
+    None takes the editor's published value: ROME 1e-2, MEMIT 5e-3, PMET 8e-2. These values are for
+    GPT-J 6B. Small models need larger ones.
+    """
 
     divergence: Divergence = "kl"
-    """How far a row has moved: ``kl`` is KL(before ‖ now), the paper's; ``js`` is the
-    Jensen-Shannon divergence; ``l2`` the sum of squared differences. In nats, except ``l2``."""
+    """The measure of how far an attention row has moved.
+
+    ``kl`` is KL(before ‖ now), as in the paper. ``js`` is the Jensen-Shannon divergence. ``l2`` is
+    the sum of squared differences. ``kl`` and ``js`` are in nats.
+    """
 
     select_heads: StrictBool = True
-    """True restricts only heads that attend to the subject more than any head of their layer
-    did before the edit (paper, section 5.1, "selective"); False restricts all heads."""
+    """Whether to restrict only selected heads (paper, section 5.1, "selective").
+
+    True restricts a head only while it attends to the subject more than any head of its layer did
+    before the edit. False restricts all heads.
+    """
 
     layers: Annotated[
         tuple[Annotated[StrictInt, Field(ge=0)], ...] | None, BeforeValidator(_layer_indices)
     ] = None
-    """Layers whose attention is restricted, as a list of indices from 0 or an inclusive range
-    such as ``"10-19"``. None takes every layer after the edited one; a listed layer at or
-    before it cannot drift and is left out."""
+    """The layers whose attention is restricted.
+
+    A list of indices from 0, or an inclusive range such as ``"10-19"``. None takes every layer
+    after the edited one. The attention of the edited layer and of those before it cannot drift. If
+    they are listed, they are left out.
+    """
 
     num_grad_steps: Annotated[StrictInt, Field(ge=1)] | None = None
-    """Optimisation steps of the edit; None keeps the editor's own number. The paper uses 80
-    for ROME, 20 for MEMIT and 40 for PMET (appendix on hyper-parameters)."""
+    """Number of optimisation steps of the edit. None keeps the editor's own number.
+
+    The paper uses 80 for ROME, 20 for MEMIT and 40 for PMET (appendix on hyper-parameters).
+    """
 
     stop_at: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] | None = None
-    """Stop once the edit is made: when the probability of the target, averaged over its tokens
-    and over the rewriting prompts, has reached this, 0 to 1. None leaves it to the editor's own
-    rule, which the penalty delays, being part of the loss."""
+    """The probability of the target at which the optimisation stops, above 0 and up to 1.
+
+    The probability is averaged over the tokens of the target and over the rewriting prompts. None
+    leaves the decision to the editor's own rule. The penalty is part of the loss, so it delays that
+    rule.
+    """
 
     reuse: StrictBool = True
-    """Leave out of each forward of the loop what the vector cannot change: the layers below the
-    edited one and the tokens before the edited one. The vector found is the same, rounding aside;
-    where it would not be, all runs in full by itself. False runs every forward in full."""
+    """Whether each forward of the loop leaves out what the vector cannot change.
+
+    That is: the layers below the edited layer, and the tokens before the edited token. The vector
+    found is the same, apart from rounding. Where it would not be the same, the plugin runs every
+    forward in full by itself. False runs every forward in full.
+    """
 
     keep: Annotated[KeepConfig | None, BeforeValidator(_keep)] = None
-    """Beyond SADR: keep what the model says of the subject, and of others after the edited
-    statement, by terms of the loss of their own; see `KeepConfig`. None for none."""
+    """Settings of two more loss terms, which are not part of SADR; see `KeepConfig`.
+
+    They keep what the model says about the subject, and about others after the edited statement.
+    None adds no such term.
+    """
 
     terms: dict[str, Any] = Field(default_factory=dict)
-    """Settings of loss terms that other plugins give, by the term's name; they judge them."""
+    """Settings of loss terms from other plugins, by the name of the term. Those plugins check them.
+    """
 
     def weight(self, default: float) -> float:
-        """The γ in force: this configuration's, or ``default``, the editor's own."""
+        """Return the γ in force: the configured value, or ``default``, the editor's own."""
         return default if self.gamma is None else self.gamma
 
     @classmethod
     def parse(cls, value: Any) -> SadrConfig | None:
-        """The configuration that ``value``, found under ``sadr``, stands for.
+        """Turn ``value``, found under ``sadr``, into a configuration.
 
-        Returns None where ``value`` is None or False. Raises `ConfigError`, naming the key,
-        for anything that is not True, a mapping of known fields or a `SadrConfig`.
+        Returns:
+            None if ``value`` is None or False.
+
+        Raises:
+            ConfigError: ``value`` is not True, a mapping of known fields or a `SadrConfig`. The
+                message names the key.
         """
         if value is None or value is False:
             return None
@@ -218,7 +268,7 @@ def _fields(config: type[BaseModel]) -> str:
 
 
 def _explain(error: ValidationError, config: type[SadrConfig]) -> str:
-    """Pydantic's findings on one line each, in the words of the hparams file."""
+    """Describe pydantic's findings in one line, with the key names of the hparams file."""
     findings: dict[str, str] = {}
     for finding in error.errors():
         location = finding["loc"]

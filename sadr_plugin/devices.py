@@ -1,4 +1,4 @@
-"""Running a toolkit that knows only CUDA on a machine that has none."""
+"""Run a toolkit that supports only CUDA on a machine without CUDA."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _CudaOnCpu(TorchFunctionMode):
-    """Turns a request for a CUDA device into one for the CPU."""
+    """Replaces requests for a CUDA device with requests for the CPU."""
 
     def __torch_function__(
         self,
@@ -40,7 +40,10 @@ def _on_cpu(device: Any) -> Any:
 
 @contextmanager
 def cuda_or_cpu() -> Iterator[None]:
-    """Within the block, and in this thread, CUDA placements go to the CPU if there is no CUDA."""
+    """Inside the block, move CUDA placements to the CPU if there is no CUDA.
+
+    This applies to the current thread only.
+    """
     if torch.cuda.is_available():
         yield
     else:

@@ -1,8 +1,7 @@
-"""Every error the plugin raises on its own account.
+"""Every error that the plugin itself raises.
 
-An error from the toolkit, the model or a hook passes through unchanged; these are only
-for what the plugin itself finds wrong. Each message names the thing at fault (file, key,
-module, prompt) and the remedy.
+Errors from the toolkit, the model or a hook pass through unchanged. Each message of the plugin
+names what is wrong (file, key, module, prompt) and says how to fix it.
 """
 
 from __future__ import annotations
@@ -13,40 +12,40 @@ class SadrError(Exception):
 
 
 class ConfigError(SadrError, ValueError):
-    """A ``sadr:`` value that cannot be used: unknown key, wrong type, impossible number."""
+    """A setting that cannot be used: an unknown key, a wrong type or an impossible number."""
 
 
 class DataError(SadrError, ValueError):
-    """A file of records that cannot be read, or a record that is malformed."""
+    """A file of records that cannot be read, or a malformed record."""
 
 
 class EvaluationError(SadrError):
-    """An evaluation cannot go on: an editor did not take an edit back, say."""
+    """An evaluation cannot continue, for example because an editor did not undo an edit."""
 
 
 class ChangedModelError(EvaluationError):
-    """Looked at as a whole, the model is not what it was: what it showed is not to be trusted."""
+    """A check of the whole model shows that it has changed, so its results are not reliable."""
 
 
 class UnsupportedModelError(SadrError):
-    """The model keeps its attention where the tracer cannot see it."""
+    """The plugin cannot read the model's attention, or cannot use it."""
 
 
 class BusyModelError(SadrError):
-    """The model is being edited with SADR already; it can be one edit's at a time."""
+    """Another edit with SADR is using the model. A model takes part in one edit at a time."""
 
 
 class UnsupportedLoopError(SadrError):
-    """An editor's optimisation loop does not have the form the loss term is written into."""
+    """An editor's optimisation loop does not have the form that the loss term needs."""
 
 
 class PositionError(SadrError):
-    """The subject's or the prediction token cannot be found in the prompt or the batch."""
+    """The subject's token or the prediction position was not found in the prompt or the batch."""
 
 
 class PenaltyError(SadrError, ArithmeticError):
-    """The penalty became NaN or infinite; the edit is abandoned."""
+    """A loss term or an attention row became NaN or infinite. The edit is abandoned."""
 
 
 class AttachmentError(SadrError):
-    """An adapter's declaration does not fit the toolkit that is installed."""
+    """A declaration of an adapter or a plugin does not fit the installed toolkit or its hook."""

@@ -1,4 +1,4 @@
-"""What hooks are told of an edit, `Step` and `Report`, and where the last reports are found."""
+"""What hooks learn about an edit (`Step`, `Report`), and access to the last reports."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Step:
     """One step of an edit's optimisation, as hooks receive it.
 
     Attributes:
-        index: steps are counted from 0; at 0 the vector is still zero and so is the penalty,
-            but in an edit without `Edit.zero_start`.
-        loss: the toolkit's loss with the terms in it.
-        terms: each term's value before its weight, by name: ``drift`` is SADR's.
-        selected: share of (layer, prompt, head) triples that were restricted, 0 to 1.
-        target: probability of the target, 0 to 1, averaged as for ``stop_at``; None if the
-            adapter does not tell the target.
+        index: the number of the step, from 0. At step 0 the vector is zero, and so is the penalty.
+            An edit without `Edit.zero_start` is the exception.
+        loss: the toolkit's loss with all terms included.
+        terms: the value of each term before its weight, by name. ``drift`` is SADR's term.
+        selected: the share of (layer, prompt, head) triples that are restricted, 0 to 1.
+        target: the probability of the target, 0 to 1, averaged as for ``stop_at``. None if the
+            adapter does not give the target.
     """
 
     index: int
@@ -42,11 +42,11 @@ class Report:
     Attributes:
         editor: the editor's name.
         layer: the edited layer.
-        weights: the weight of each term of the loss, by name: that of ``drift`` is γ.
+        weights: the weight of each term of the loss, by name. The weight of ``drift`` is γ.
         steps: every step, in order.
-        seconds: wall time of the loop, the plugin's own work included.
-        reused: the share of layers times tokens that was left out of the last forward, 0 to 1;
-            see `SadrConfig.reuse`.
+        seconds: wall time of the loop, including the plugin's own work.
+        reused: the share of layers times tokens that was left out of the last forward, 0 to 1; see
+            `SadrConfig.reuse`.
     """
 
     editor: str
@@ -58,24 +58,24 @@ class Report:
 
     @property
     def gamma(self) -> float:
-        """The weight γ of the drift penalty that was in force."""
+        """The weight γ of the drift penalty in this edit."""
         return self.weights["drift"]
 
 
 class LastReport:
-    """A plugin that remembers the last edit that ended without an exception."""
+    """A plugin that stores the report of the last edit that ended without an exception."""
 
     def __init__(self) -> None:
         self.report: Report | None = None
 
     @hookimpl
     def sadr_edit_finished(self, report: Report) -> None:
-        """Remember it."""
+        """Store the report."""
         self.report = report
 
 
 class _Collector:
-    """A plugin that puts every report into a list."""
+    """A plugin that collects every report in a list."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -86,9 +86,10 @@ class _Collector:
 
 
 def last_report() -> Report | None:
-    """The report of the process's last edit with SADR that ended without an exception.
+    """Return the report of the process's last edit with SADR that ended without an exception.
 
-    None if there was none: then no edit so far has had SADR.
+    Returns:
+        None if there is no such edit.
     """
     from .plugins import plugin_manager
 
@@ -101,7 +102,7 @@ def last_report() -> Report | None:
 def reports() -> Iterator[list[Report]]:
     """Collect the report of each edit with SADR that ends inside a ``with`` block.
 
-    ::
+    An edit that ends with an exception has no report.
 
         with sadr_plugin.reports() as found:
             editor.edit(...)

@@ -1,7 +1,7 @@
-"""The hooks through which adapters and users take part.
+"""The hooks for adapters and users.
 
-A plugin is a module or object whose methods bear these names and the mark ``hookimpl``; it may
-take any subset of the arguments. ``docs/how-it-works.md`` shows one.
+A plugin is a module or an object. Its methods have the names below and the mark ``hookimpl``. A
+method may take any subset of its hook's arguments. ``docs/hooks.md`` has an example of each hook.
 """
 
 from __future__ import annotations
@@ -29,40 +29,50 @@ hookimpl = HookimplMarker(PROJECT)
 
 @hookspec
 def sadr_edit_points() -> list[EditPoint]:  # type: ignore[empty-body]
-    """The editors of a toolkit: which functions hold loops and how their arguments read."""
+    """Return the editors of a toolkit: their functions with loops, and how to read arguments."""
 
 
 @hookspec
 def sadr_hparams_base() -> str:  # type: ignore[empty-body]
-    """The toolkit's base class of hparams, ``"package.module:Class"``.
+    """Return the toolkit's base class of hparams, as ``"package.module:Class"``.
 
-    Its other subclasses, whose editors are not attached, then refuse a ``sadr`` key in clear
-    words.
+    Its other subclasses belong to editors that are not attached. They then refuse a ``sadr`` key
+    with a clear message.
     """
 
 
 @hookspec(firstresult=True)
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
-    """What an hparams file says, read without importing the toolkit; None if it is not yours.
+    """Return what an hparams file says, without importing the toolkit.
 
-    ``sadr doctor FILE`` asks this.
+    ``sadr doctor FILE`` calls this hook. The first answer that is not None counts.
+
+    Returns:
+        None if the file is not for your toolkit.
     """
 
 
 @hookspec(firstresult=True)
 def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
-    """The editor and the model that an hparams file names, for an evaluation; None if not yours.
+    """Return the editor and the model that an hparams file names, for an evaluation.
 
-    ``sadr eval FILE`` asks this, after `sadr_read_hparams`. See `sadr_plugin.evaluation.Editor`.
+    ``sadr eval FILE`` calls this hook after `sadr_read_hparams`. The first answer that is not None
+    counts. See `sadr_plugin.evaluation.Editor`.
+
+    Returns:
+        None if the file is not for your toolkit.
     """
 
 
 @hookspec(firstresult=True)
 def sadr_attention_module(model: nn.Module, layer: nn.Module) -> nn.Module | None:
-    """The module in ``layer`` whose forward computes attention; None if you cannot tell.
+    """Return the module in ``layer`` whose forward computes attention.
 
-    The first answer that is not None counts; the plugin's own reads the modules' source, see
-    `sadr_plugin.attention._modules`.
+    The first answer that is not None counts. The plugin's own answer is the last one. It reads the
+    source of the modules, see `sadr_plugin.attention._modules`.
+
+    Returns:
+        None if you cannot tell.
     """
 
 
@@ -70,11 +80,20 @@ def sadr_attention_module(model: nn.Module, layer: nn.Module) -> nn.Module | Non
 def sadr_selected_heads(  # type: ignore[empty-body]
     baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
 ) -> Tensor:
-    """Which heads are restricted at this step, a boolean mask [layers, prompts, heads].
+    """Choose the heads that are restricted at this step.
 
-    ``baseline`` and ``current`` are rows [layers, prompts, heads, tokens], ``subject_index``
-    is [prompts]. Called without gradients. The first answer counts; the plugin's own is
-    `sadr_plugin.method.penalty.selected_heads`, or all heads with ``select_heads: false``.
+    It is called without gradients. The first answer that is not None counts. The plugin's own
+    answer is the last one: `sadr_plugin.method.penalty.selected_heads`, or all heads with
+    ``select_heads: false``.
+
+    Args:
+        baseline: attention rows before the edit, [layers, prompts, heads, tokens].
+        current: attention rows now, the same shape.
+        subject_index: the edited token of each prompt, [prompts].
+        config: the user's settings.
+
+    Returns:
+        A boolean mask, [layers, prompts, heads].
     """
 
 
@@ -82,34 +101,49 @@ def sadr_selected_heads(  # type: ignore[empty-body]
 def sadr_penalty(  # type: ignore[empty-body]
     baseline: Tensor, current: Tensor, selected: Tensor, subject_index: Tensor, config: SadrConfig
 ) -> Tensor:
-    """The penalty before γ, a scalar with a gradient to ``current``.
+    """Compute the penalty before γ.
 
-    Arguments as for `sadr_selected_heads`, whose answer is ``selected``. The first answer
-    counts; the plugin's own is `sadr_plugin.method.penalty.drift_penalty`.
+    The first answer that is not None counts. The plugin's own answer is the last one:
+    `sadr_plugin.method.penalty.drift_penalty`.
+
+    Args:
+        baseline: attention rows before the edit, [layers, prompts, heads, tokens].
+        current: attention rows now, the same shape.
+        selected: the answer of `sadr_selected_heads`.
+        subject_index: the edited token of each prompt, [prompts].
+        config: the user's settings.
+
+    Returns:
+        A scalar with a gradient to ``current``.
     """
 
 
 @hookspec
 def sadr_loss_terms(running: RunningEdit, config: SadrConfig) -> list[LossTerm]:  # type: ignore[empty-body]
-    """Terms of an edit's loss; called once, before its first step.
+    """Return terms for the loss of an edit. It is called once, before the first step.
 
-    A term has a ``name``, a ``weight`` and a method ``value()``, asked at each step; see
-    `sadr_plugin.LossTerm`. ``running`` tells the edit and the step, and runs other prompts with
-    the edit's vector in place. The plugin's own terms are SADR's, ``drift``, and those of
-    ``sadr.keep``: ``keep`` and ``keep_distracted``.
+    A term has a ``name``, a ``weight`` and a method ``value()``, which is called at each step; see
+    `sadr_plugin.LossTerm`. ``running`` describes the edit and the step. It can run other prompts
+    with the edit's vector in place.
+
+    The plugin's own terms are ``drift``, which is SADR's penalty, and the terms of ``sadr.keep``:
+    ``keep`` and ``keep_distracted``.
     """
 
 
 @hookspec
 def sadr_step(step: Step) -> None:
-    """A step's loss is known; called before the toolkit's backward, at every step."""
+    """Learn about a step. It is called at every step, before the toolkit's backward pass."""
 
 
 @hookspec
 def sadr_edit_finished(report: Report) -> None:
-    """An edit has ended without an exception; the model is as it was before it."""
+    """Learn about an edit that has ended without an exception.
+
+    The model is then as it was before the edit's optimisation.
+    """
 
 
 @hookspec
 def sadr_register_commands(app: Any) -> None:
-    """Add commands to the ``sadr`` command line; ``app`` is its `typer.Typer`."""
+    """Add commands to the ``sadr`` command line. ``app`` is its `typer.Typer`."""

@@ -1,4 +1,4 @@
-"""The plugin manager: the hookspecs, the built-in answers, and the adapters found installed."""
+"""The plugin manager: hook specifications, built-in answers and installed adapters."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from .hookspecs import PROJECT
 from .method._published import PublishedMethod
 
 CHOICE = "SADR_LOAD_ADAPTERS"
-"""The environment variable that names the installed adapters to load, with commas; all if it is
-not set."""
+"""The environment variable that names the installed adapters to load, separated by commas.
+
+If it is not set, all installed adapters are loaded.
+"""
 
 _lock = threading.RLock()
 _manager: pluggy.PluginManager | None = None
@@ -29,16 +31,18 @@ _failed: dict[str, str] = {}
 
 
 def plugin_manager() -> pluggy.PluginManager:
-    """The process's one plugin manager, with every installed adapter loaded.
+    """Return the one plugin manager of the process, with every installed adapter loaded.
 
-    Adapters are found by the entry point group ``sadr_plugin``; ``SADR_LOAD_ADAPTERS=a,b`` loads
-    only those of that name. An adapter that cannot be loaded is named in a warning and left out.
-    Register an object of your own with ``plugin_manager().register(plugin)``.
+    Adapters are found through the entry point group ``sadr_plugin``. ``SADR_LOAD_ADAPTERS=a,b``
+    loads only the adapters with these names. If an adapter cannot be loaded, a warning names it and
+    it is left out.
+
+    Register your own object with ``plugin_manager().register(plugin)``.
     """
     global _manager, _asked_while_loading
     with _lock:
         if _manager is not None:
-            # An adapter that imports torch gets here while the adapters are being loaded.
+            # An adapter that imports torch causes a call here while the adapters are being loaded.
             _asked_while_loading = True
             return _manager
         _manager = manager = pluggy.PluginManager(PROJECT)
@@ -60,19 +64,19 @@ def plugin_manager() -> pluggy.PluginManager:
 
 
 def loaded_adapters() -> dict[str, EntryPoint]:
-    """The installed adapters that were loaded, by name."""
+    """Return the installed adapters that were loaded, by name."""
     plugin_manager()
     return dict(_loaded)
 
 
 def failed_adapters() -> dict[str, str]:
-    """The installed adapters that could not be loaded, each with the reason."""
+    """Return the installed adapters that could not be loaded: name to reason."""
     plugin_manager()
     return dict(_failed)
 
 
 def edit_points() -> list[EditPoint]:
-    """The editors that all plugins declare, in one list."""
+    """Return the editors that all plugins declare, in one list."""
     declared = plugin_manager().hook.sadr_edit_points()
     return [point for points in declared for point in points]
 
@@ -91,7 +95,11 @@ def _chosen(installed: Sequence[EntryPoint]) -> list[EntryPoint]:
 
 
 def _load(manager: pluggy.PluginManager, adapter: EntryPoint) -> None:
-    """Load one adapter and try what it declares; one that fails is not registered."""
+    """Load one adapter and check what it declares. An adapter that fails is not registered.
+
+    Raises:
+        AttachmentError: another adapter has the same name, or a declaration has the wrong type.
+    """
     if adapter.name in _loaded:
         other = _distribution(_loaded[adapter.name])
         raise AttachmentError(f"{_distribution(adapter)} and {other} both bring one of this name")

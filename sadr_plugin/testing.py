@@ -1,7 +1,6 @@
-"""The conformance kit: what an adapter's author runs to know that it is right.
+"""The conformance kit: tests with which an adapter's author checks the adapter.
 
-Subclass `EditorConformance` in a test module, say how to run the editor, and pytest does the
-rest::
+Subclass `EditorConformance` in a test module and say how to run the editor. pytest does the rest:
 
     from sadr_plugin.testing import EditorConformance
 
@@ -17,8 +16,9 @@ rest::
         def run(self, model, hparams):
             return my_toolkit.optimise(model, tokenizer, request, hparams)
 
-The editor needs some five steps and a learning rate at which attention drifts. ``run`` has to
-call the toolkit's function by its module, as the toolkit does, not by a name imported earlier.
+The editor needs about five steps and a learning rate at which attention drifts. ``run`` has to call
+the toolkit's function through its module, as the toolkit does. A name that was imported earlier
+does not work, because SADR replaces the function only in the toolkit's modules.
 """
 
 from __future__ import annotations
@@ -44,18 +44,21 @@ if TYPE_CHECKING:
     from .method._running import LossTerm, RunningEdit
 
 REUSE_TOLERANCE = 1e-5
-"""What the vectors of an edit with reuse and of one without may differ by, relative, float32: the
-last bits of some sums, and what an optimiser makes of them."""
+"""The largest relative difference allowed between the vectors of an edit with reuse and without.
+
+For float32. The difference comes from the last bits of some sums, and from what an optimiser makes
+of them.
+"""
 
 
 REPLAY_TOLERANCE = 1e-3
-"""What log-probabilities of a prompt that is run as another may be off, float32."""
+"""The largest error allowed in the log-probabilities of a replayed prompt, in nats, for float32."""
 
 Plugin = TypeVar("Plugin")
 
 
 class Witness:
-    """A plugin that keeps what an edit shows to hooks: its penalties' inputs and its report."""
+    """A plugin that stores the inputs of each penalty and the report of each edit."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -63,24 +66,25 @@ class Witness:
 
     @hookimpl(tryfirst=True)
     def sadr_penalty(self, baseline: Tensor, current: Tensor, subject_index: Tensor) -> None:
-        """Keep the rows; leave the answer to others."""
+        """Store the rows. Return None, so another plugin answers."""
         self.rows.append(
             {"baseline": baseline, "current": current.detach(), "subject": subject_index}
         )
 
     @hookimpl
     def sadr_edit_finished(self, report: Report) -> None:
-        """Keep the report."""
+        """Store the report."""
         self.reports.append(report)
 
 
 class Echo:
-    """A plugin whose loss term, at weight 0, runs the loop's own prompt again as another's.
+    """A plugin with a loss term of weight 0 that replays the loop's own prompt.
 
     Attributes:
-        gaps: at each step, how far the log-probabilities of the next token are from the loop's
-            own, at most.
-        moves: how far they are from the unedited model's.
+        gaps: for each step, the largest difference between the log-probabilities of the next token
+            in the replay and those in the loop.
+        moves: for each step, the largest difference between the log-probabilities of the next token
+            with the vector and those of the unedited model.
     """
 
     weight = 0.0
@@ -94,12 +98,12 @@ class Echo:
 
     @hookimpl
     def sadr_loss_terms(self, running: RunningEdit) -> list[LossTerm]:
-        """The term."""
+        """Return the term."""
         self._running = running
         return [self]
 
     def value(self) -> Tensor:
-        """Look at both; what is given back is of no weight."""
+        """Record both differences. The value itself is 0."""
         running = self._running
         prompts = running.edit.rewriting_prompts()
         row = prompts.index(running.prompt())
@@ -114,14 +118,14 @@ class Echo:
         return torch.zeros(())
 
     def watch(self, module: nn.Module, args: Any, output: Any) -> None:
-        """A forward hook of the model's that keeps what the loop's own forward gives."""
+        """Store the logits of the loop's own forward. This is a forward hook for the model."""
         if torch.is_grad_enabled():
             self._logits = output.logits.detach()
 
 
 @contextmanager
 def registered(plugin: Plugin) -> Iterator[Plugin]:
-    """The plugin, known to the plugin manager for the length of a ``with`` block."""
+    """Register a plugin with the plugin manager for the length of a ``with`` block."""
     manager = plugin_manager()
     manager.register(plugin)
     try:
@@ -131,19 +135,19 @@ def registered(plugin: Plugin) -> Iterator[Plugin]:
 
 
 def witnessing() -> AbstractContextManager[Witness]:
-    """A `Witness` registered for the length of a ``with`` block."""
+    """Register a `Witness` for the length of a ``with`` block."""
     return registered(Witness())
 
 
 class EditorConformance:
-    """Checks that SADR, attached by an adapter, does to an editor what it should and no more.
+    """Checks that an adapter attaches SADR to an editor correctly, without other changes.
 
     Attributes:
         point: the editor's declaration.
-        adapter: the plugin that declares it, to be registered for the tests; None if it is
+        adapter: the plugin that declares it. The tests register it. None if the adapter is
             installed with an entry point.
-        gamma: a weight at which the penalty tells.
-        reuse: the ``reuse`` that all checks run with; see `sadr_plugin.SadrConfig.reuse`.
+        gamma: a weight at which the penalty has a visible effect.
+        reuse: the ``reuse`` setting of all checks; see `sadr_plugin.SadrConfig.reuse`.
     """
 
     point: EditPoint
@@ -152,19 +156,19 @@ class EditorConformance:
     reuse: bool = True
 
     def new_model(self) -> nn.Module:
-        """A small model, with the same weights every time."""
+        """Return a small model, with the same weights every time."""
         raise NotImplementedError
 
     def hparams(self, **flag: Any) -> Any:
-        """New hparams; ``flag`` is empty or holds ``sadr``."""
+        """Return new hparams. ``flag`` is empty or holds ``sadr``."""
         raise NotImplementedError
 
     def run(self, model: nn.Module, hparams: Any) -> Any:
-        """Run the toolkit's function on ``model``; give what it found, tensors in any nesting."""
+        """Run the toolkit's function on ``model``. Return its result: tensors in any nesting."""
         raise NotImplementedError
 
     def setup_method(self) -> None:
-        """Enable SADR; the toolkit has to be imported by now."""
+        """Enable SADR. The toolkit has to be imported already."""
         if self.adapter is not None:
             plugin_manager().register(self.adapter)
         enable()
@@ -173,13 +177,13 @@ class EditorConformance:
         )
 
     def teardown_method(self) -> None:
-        """Disable it again."""
+        """Disable SADR again."""
         disable()
         if self.adapter is not None:
             plugin_manager().unregister(self.adapter)
 
     def test_off_is_bit_identical(self) -> None:
-        """Without the flag, or with ``sadr: false``, the result is the toolkit's alone."""
+        """Without the flag, or with ``sadr: false``, the result is the toolkit's, bit by bit."""
         disable()
         alone = self._run()
         enable()
@@ -187,7 +191,7 @@ class EditorConformance:
         assert_equal(self._run(sadr=False), alone, "sadr=False changes the result")
 
     def test_gamma_0_is_bit_identical(self) -> None:
-        """γ = 0 watches and changes nothing; reuse no more than the order of a sum does."""
+        """With γ = 0 the result does not change. Reuse changes only the rounding of sums."""
         alone = self._run()
         with witnessing() as witness:
             full = self._run(sadr={"gamma": 0, "reuse": False})
@@ -197,13 +201,13 @@ class EditorConformance:
         assert witness.reports, "no edit was reported: the flag does not reach the editor"
 
     def test_reuse_changes_nothing(self) -> None:
-        """An edit whose forwards are run in part finds what one in full finds."""
+        """Forwards that run in part give the result of full forwards, within a tolerance."""
         full = self._run(sadr={"gamma": self.gamma, "reuse": False})
         found = self._run(sadr={"gamma": self.gamma})
         assert_equal(found, full, "reuse changes the result", REUSE_TOLERANCE)
 
     def test_term_is_in_value_and_gradient(self) -> None:
-        """The loss gains γ · penalty, and the optimisation follows it."""
+        """The loss grows by γ · penalty, and the optimisation reduces the penalty."""
         free, held = self._report(gamma=0.0), self._report(gamma=self.gamma)
         priced = [step.index for step in held.steps if step.penalty > 0]
         assert priced, "no step had a penalty: too few steps, or too little drift to test with"
@@ -221,7 +225,7 @@ class EditorConformance:
         )
 
     def test_num_grad_steps(self) -> None:
-        """The number of steps that the user asks for is the number the editor takes."""
+        """The editor takes the number of steps that the user asks for."""
         if self.point.steps_attribute is None:
             try:
                 self._run(sadr=self._flag(gamma=0, num_grad_steps=2))
@@ -238,7 +242,7 @@ class EditorConformance:
             )
 
     def test_target_grows_likelier(self) -> None:
-        """What ``stop_at`` watches is what the editor aims at."""
+        """The target that ``stop_at`` reads is the target of the editor: its probability rises."""
         try:
             with witnessing() as witness:
                 self._run(sadr=self._flag(gamma=0, stop_at=1.0))
@@ -253,7 +257,7 @@ class EditorConformance:
         )
 
     def test_selection_is_the_definition(self) -> None:
-        """Heads are selected by their attention to the token that is edited."""
+        """Heads are selected by their attention to the edited token."""
         with witnessing() as witness:
             self._run(sadr=self._flag(gamma=self.gamma))
         (report,) = witness.reports
@@ -274,7 +278,7 @@ class EditorConformance:
             )
 
     def test_other_prompts_see_the_vector(self) -> None:
-        """What `RunningEdit.replay` computes is what the loop computes; ``keep`` rests on it."""
+        """`RunningEdit.replay` computes what the loop computes. ``keep`` depends on this."""
         model = self.new_model()
         with registered(Echo()) as echo:
             hook = model.register_forward_hook(echo.watch)
@@ -295,7 +299,7 @@ class EditorConformance:
         )
 
     def test_model_and_toolkit_are_restored(self) -> None:
-        """After success, an exception and an interrupt, nothing is left behind."""
+        """Nothing is left behind after success, an exception or an interrupt."""
         disable()
         alone = self.new_model()
         self.run(alone, self.hparams())
@@ -317,7 +321,7 @@ class EditorConformance:
             copy.deepcopy(model)
 
     def test_wrong_settings_are_refused(self) -> None:
-        """A bad ``sadr`` is one clear error where it is set."""
+        """A wrong ``sadr`` value raises one `ConfigError` where it is set."""
         for bad in ({"gama": 1}, {"gamma": -1}, {"gamma": "much"}, "yes", {"layers": "a-b"}):
             try:
                 self.hparams(sadr=bad)
@@ -331,15 +335,16 @@ class EditorConformance:
             raise AssertionError(f"sadr={bad!r} was accepted")
 
     def test_two_edits_in_a_row(self) -> None:
-        """The second edit knows nothing of the first."""
+        """The first edit does not influence the second."""
         first = self._run(sadr=self._flag(gamma=self.gamma))
         assert_equal(self._run(sadr=self._flag(gamma=self.gamma)), first, "the second edit differs")
 
     def test_two_threads_with_two_models(self) -> None:
-        """Edits in parallel are what they are alone."""
+        """Parallel edits give the same results as single edits."""
         expected = self._run(sadr=self._flag(gamma=self.gamma))
         found: list[Any] = [None, None]
-        # Built here: seeding a random generator in two threads would mix their numbers up.
+        # The models are built here because two threads that seed one random generator would disturb
+        # each other.
         models = [self.new_model() for _ in found]
 
         def edit(place: int) -> None:
@@ -357,7 +362,7 @@ class EditorConformance:
         for result in found:
             if isinstance(result, BaseException):
                 raise AssertionError(f"an edit in a thread failed: {result!r}") from result
-            # Two threads share the processor differently; sums may differ in their last bit.
+            # Two threads share the processor differently, so sums may differ in their last bit.
             assert_equal(result, expected, "an edit in a thread differs", tolerance=1e-4)
 
     def _flag(self, **settings: Any) -> dict[str, Any]:
@@ -373,7 +378,11 @@ class EditorConformance:
         return witness.reports[0]
 
     def _break_off(self, model: nn.Module, error: BaseException | None) -> BaseException | None:
-        """Run an edit that ``error`` ends in the second forward with gradients, if given."""
+        """Run an edit. If ``error`` is given, raise it in the second forward with gradients.
+
+        Returns:
+            The exception that ended the edit, or None.
+        """
         forwards = 0
 
         def stop(*_: object) -> None:
@@ -394,7 +403,7 @@ class EditorConformance:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in a nesting of tuples, lists and mappings, in order."""
+    """Return the tensors in a nesting of tuples, lists and dictionaries, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -408,7 +417,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def assert_equal(
     found: list[Tensor], expected: list[Tensor], message: str, tolerance: float = 0.0
 ) -> None:
-    """Fail with ``message`` unless the tensors are equal, to ``tolerance`` relative."""
+    """Fail with ``message`` unless the tensors are equal, within the relative ``tolerance``."""
     assert expected, "run() gave no tensor to compare"
     assert len(found) == len(expected), message
     for a, b in zip(found, expected, strict=True):
@@ -417,7 +426,7 @@ def assert_equal(
 
 
 def own_attributes(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Each module's own attributes by identity, to compare before and after."""
+    """Return the identity of each module's own attributes, to compare before and after an edit."""
     return {
         name: {key: id(value) for key, value in vars(module).items() if key != "training"}
         for name, module in model.named_modules()
@@ -425,10 +434,11 @@ def own_attributes(model: nn.Module) -> dict[str, dict[str, int]]:
 
 
 def _edited_tokens(rows: dict[str, Tensor]) -> list[int]:
-    """The token of each prompt whose vector was changed, read off the rows themselves.
+    """Find the edited token of each prompt from the attention rows alone.
 
-    A vector added at a token changes that token's key in the next layer and no other's, so in
-    the first watched layer all tokens but that one keep their shares' ratios to each other.
+    A vector that is added at one token changes the key of that token in the next layer, and no
+    other key. In the first watched layer, the shares of all other tokens therefore keep their
+    ratios to each other.
     """
     before, now = rows["baseline"][0].double(), rows["current"][0].double()
     edited = []
@@ -441,7 +451,7 @@ def _edited_tokens(rows: dict[str, Tensor]) -> list[int]:
 
 
 def _selected_share(rows: dict[str, Tensor]) -> float:
-    """The share of heads selected, by the words of the paper rather than by the plugin's code."""
+    """Compute the share of selected heads by the paper's definition, not the plugin's code."""
     layers, prompts, heads, _ = rows["baseline"].shape
     selected = 0
     for layer in range(layers):

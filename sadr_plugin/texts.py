@@ -1,4 +1,4 @@
-"""Text that users name on the command line: files, and the manual that Python carries."""
+"""Texts that users name on the command line: files, and the manual that comes with Python."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from .errors import ConfigError
 
 
 def read_text(file: Path, option: str) -> str:
-    """What a UTF-8 file holds.
+    """Return the content of a UTF-8 file.
 
-    Raises `ConfigError`, naming the option and the file, for what cannot be read.
+    Raises:
+        ConfigError: the file cannot be read. The message names the option and the file.
     """
     try:
         return file.read_text(encoding="utf-8")
@@ -21,9 +22,10 @@ def read_text(file: Path, option: str) -> str:
 
 
 def python_manual(option: str) -> list[str]:
-    """The topics of Python's ``help()``: English text wherever Python runs.
+    """Return the topics of Python's ``help()``, as English text that comes with Python itself.
 
-    Raises `ConfigError`, naming the option, where the installation was stripped of it.
+    Raises:
+        ConfigError: this Python was installed without the topics. The message names the option.
     """
     try:
         from pydoc_data.topics import topics

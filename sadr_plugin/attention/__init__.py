@@ -1,1 +1,1 @@
-"""Attention seen from outside: which modules attend, and one row of what they pay."""
+"""Reads a model's attention from outside: the modules that attend, and single attention rows."""

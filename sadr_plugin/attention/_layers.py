@@ -1,4 +1,4 @@
-"""A model's layers: where they are, which can drift, and the attention module of each."""
+"""The layers of a model: where they are, which can drift, and their attention modules."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Watch:
 
     Attributes:
         model: the model that is edited.
-        layer_template: where its layers are, e.g. ``"model.layers.{}"``.
-        edited: the edited layer; those after it are watched.
-        wanted: of those only these, as ``sadr.layers`` has them; None for all.
+        layer_template: the path of its layers, such as ``"model.layers.{}"``.
+        edited: the edited layer. Later layers are watched.
+        wanted: the layers of ``sadr.layers``. Only these are watched. None for all.
     """
 
     model: nn.Module
@@ -30,13 +30,15 @@ class Watch:
 
 
 def attention_modules(watch: Watch, hooks: HookRelay) -> dict[int, nn.Module]:
-    """The attention module of each layer that is watched.
+    """Return the attention module of each watched layer.
 
-    Layers of a hybrid model that have no attention are left out.
+    Layers without attention, as in hybrid models, are left out.
 
     Raises:
-        ConfigError: a layer is outside the model, or none is left.
-        UnsupportedModelError: naming the model's class and the first layer at fault.
+        ConfigError: a layer is outside the model, or no layer is left.
+        UnsupportedModelError: the attention of a layer cannot be found or is shared with another
+            layer, or no layer has attention. The message names the model's class and the first such
+            layer.
     """
     model_name = type(watch.model).__name__
     layers = layer_modules(watch.model, watch.layer_template)
@@ -68,11 +70,11 @@ def attention_modules(watch: Watch, hooks: HookRelay) -> dict[int, nn.Module]:
 
 
 def layer_modules(model: nn.Module, layer_template: str) -> list[nn.Module]:
-    """The model's layers, in order.
+    """Return the model's layers, in order.
 
     Args:
         model: the model that is edited.
-        layer_template: where they are, e.g. ``"model.layers.{}"`` (EasyEdit's
+        layer_template: the path of the layers, such as ``"model.layers.{}"`` (EasyEdit's
             ``layer_module_tmp``).
 
     Raises:
@@ -94,9 +96,10 @@ def layer_modules(model: nn.Module, layer_template: str) -> list[nn.Module]:
 def drifting_layers(
     edited: int, total: int, wanted: tuple[int, ...] | None, model_name: str
 ) -> list[int]:
-    """The layers to restrict: those after the edited one, of them only the ``wanted``.
+    """Return the layers to restrict: those after the edited one, limited to ``wanted`` if given.
 
-    Raises `ConfigError` for a layer outside the model and when none is left.
+    Raises:
+        ConfigError: a layer is outside the model, or no layer is left.
     """
     if not 0 <= edited < total:
         raise ConfigError(f"the edited layer {edited} is outside {model_name} (0-{total - 1})")

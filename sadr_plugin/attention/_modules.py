@@ -1,15 +1,15 @@
-"""Which module of a layer computes its attention.
+"""Find the module of a layer that computes its attention.
 
 No architecture is known by name. A module computes attention if its ``forward`` calls one of three
 functions:
 
-- ``attention_interface``, by which transformers reaches every attention kernel;
-- ``scaled_dot_product_attention``, torch's own and no other of that name;
-- ``softmax``, in ``forward`` or a method of the module's own that ``forward`` calls, in a class
-  whose name says attention (a router has a softmax too).
+- ``attention_interface``, through which transformers calls every attention kernel;
+- ``scaled_dot_product_attention``, if it is torch's own function;
+- ``softmax``, in ``forward`` or in a method of the module that ``forward`` calls. The name of the
+  class has to contain "attention", because a router has a softmax, too.
 
-The first kind found in a layer decides, and there has to be one such module. What cannot be told
-so is a matter for a ``sadr_attention_module`` hook.
+The first of these functions that occurs in a layer decides. Exactly one module of the layer has to
+call it. In other cases, a ``sadr_attention_module`` hook can name the module.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ FUNCTIONS = {
     "kernel": "scaled_dot_product_attention",
     "softmax": "softmax",
 }
-"""The functions whose call attention can be read at, by kind, best first."""
+"""The functions at whose call attention can be read, by kind, best first."""
 
 _SOFTMAX = re.compile(r"\bsoftmax\(")
 
 
 def attention_module(layer: nn.Module) -> nn.Module | None:
-    """The one module inside ``layer`` that computes attention, None if that cannot be told.
+    """Return the one module inside ``layer`` that computes attention, None if it is not clear.
 
-    Decides by the modules' source, as this module's docstring says.
+    The source of the modules decides; see the docstring of `sadr_plugin.attention._modules`.
     """
     for kind in FUNCTIONS:
         found = [module for module in layer.modules() if kind in _kinds(type(module))]  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def attention_module(layer: nn.Module) -> nn.Module | None:
 
 @cache
 def _kinds(module_class: type) -> frozenset[str]:
-    """The kinds of call that attention can be read at in a class's ``forward``."""
+    """Return the kinds of readable calls in the ``forward`` of a class."""
     source = method_source(module_class, "forward")
     kinds = {kind for kind in FUNCTIONS if calls(kind, source)}
     if "kernel" in kinds and not _is_torchs_kernel(module_class, source):
@@ -55,7 +55,7 @@ def _kinds(module_class: type) -> frozenset[str]:
 
 
 def _is_torchs_kernel(module_class: type, source: str) -> bool:
-    """Whether what ``forward`` calls by the kernel's name is torch's; others mask otherwise."""
+    """Whether the kernel that ``forward`` calls is torch's. Other kernels may mask differently."""
     names = getattr(inspect.unwrap(module_class.forward), "__globals__", {})  # type: ignore[attr-defined]
     for path in re.findall(rf"([\w.]*)\b{FUNCTIONS['kernel']}\(", source):
         first, *rest = [*filter(None, path.split(".")), FUNCTIONS["kernel"]]
@@ -68,19 +68,19 @@ def _is_torchs_kernel(module_class: type, source: str) -> bool:
 
 
 def calls(kind: str, source: str) -> bool:
-    """Whether ``source`` holds a call of that kind."""
+    """Whether ``source`` contains a call of this kind."""
     return re.search(rf"\b{FUNCTIONS[kind]}\(", source) is not None
 
 
 def softmax_methods(module_class: type) -> list[str]:
-    """The methods of its own that a class's ``forward`` calls and that call one softmax."""
+    """Return the methods that a class's ``forward`` calls on itself and that call one softmax."""
     called = re.findall(r"\bself\.(\w+)\(", method_source(module_class, "forward"))
     sources = {name: method_source(module_class, name) for name in called}
     return [name for name, source in sources.items() if len(_SOFTMAX.findall(source)) == 1]
 
 
 def method_source(module_class: type, method: str) -> str:
-    """The source of a class's method; empty if there is none."""
+    """Return the source of a class's method, or "" if there is none."""
     try:
         return inspect.getsource(getattr(module_class, method))
     except (AttributeError, OSError, TypeError):
@@ -88,5 +88,5 @@ def method_source(module_class: type, method: str) -> str:
 
 
 def is_called_attention(module: nn.Module) -> bool:
-    """Whether the module's class says that it is attention."""
+    """Whether the class name of a module contains "attention"."""
     return "attention" in type(module).__name__.lower()

@@ -1,7 +1,7 @@
-"""All that the plugin uses of nnsight beyond its documented interface, in one place.
+"""All use of nnsight beyond its documented interface, in one place.
 
-A release that moves one of these names breaks this module alone, and
-``tests/test_nnsight.py`` says which.
+A release of nnsight that moves one of these names breaks only this module.
+``tests/test_nnsight.py`` shows which name.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ _importing = threading.Lock()
 
 
 class NotCalled(Exception):
-    """A call that was to be seen was not made."""
+    """An expected call was not made."""
 
 
 def import_nnsight() -> Any:
-    """nnsight, imported late and without the ``save`` it mounts on every object.
+    """Import nnsight without the ``save`` method that it adds to every object.
 
-    The mount turns any dataclass field called ``save`` into one with a default, which breaks
-    EasyEdit's own import. Where nnsight was imported before by someone else its mount is
-    theirs and stays.
+    With that method, a dataclass field called ``save`` gets a default value. This breaks EasyEdit's
+    own import. If other code imported nnsight before, the method belongs to that code and stays.
+
+    Returns:
+        The module ``nnsight``.
     """
     with _importing:
         if "nnsight" in sys.modules:
@@ -42,17 +44,17 @@ def import_nnsight() -> Any:
 
 
 def operations(source: Any, name: str) -> Iterator[Any]:
-    """nnsight's handles on the calls of ``name`` in a function it has taken apart.
+    """Yield nnsight's handles of the calls of ``name`` in a function that it has analysed.
 
-    nnsight labels a call by its name and a number; the number is what comes before it in the
-    function, which differs between releases of transformers.
+    nnsight labels a call by its name and a number. The number depends on the code before the call,
+    which differs between releases of transformers.
     """
     label = re.compile(rf"(^|_){name}_\d+$")
     return (operation for operation in source if label.search(operation.name))
 
 
 def line_of(source: Any, operation: Any) -> str:
-    """The line of code that an operation of ``source`` stands in."""
+    """Return the source line of an operation of ``source``."""
     lines: list[str] = source.compiled.source.splitlines()
     number: int = operation.line
     return lines[number - 1]
@@ -65,14 +67,14 @@ def observe(
 
     Args:
         wrapped: its root module is called with ``forward`` and has to call it.
-        forward: what is run.
-        reads: asked inside the trace, in the order of the calls they look at.
+        forward: the function to run.
+        reads: functions that are called inside the trace, in the order of the calls they read.
 
     Returns:
-        What ``forward`` returned, and what each of ``reads`` did.
+        The result of ``forward``, and the results of ``reads``.
 
     Raises:
-        NotCalled: one of them looked at a call that was not made.
+        NotCalled: one of ``reads`` expected a call that was not made.
     """
     nnsight = import_nnsight()
     from nnsight.intervention.interleaver import OutOfOrderError

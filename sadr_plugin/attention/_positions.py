@@ -1,7 +1,7 @@
-"""Where an edit's tokens lie: the subject's token and the prediction position.
+"""Find the tokens of an edit: the subject's token and the prediction position.
 
-Both are found from the text and the batch the loop really runs, never from counting padding:
-the tokens of a row are those its attention mask keeps, wherever the tokenizer put them.
+Both are found from the text and from the batch that the loop runs, and never by counting padding.
+The tokens of a row are those that its attention mask keeps, on whichever side the tokenizer pads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from ..errors import PositionError
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """A `Prompt` as tokens, unpadded, with the index of the token that is edited."""
+    """A `Prompt` as tokens.
+
+    Attributes:
+        prompt: the prompt.
+        ids: its tokens, without padding.
+        edited: the index of the edited token in ``ids``.
+    """
 
     prompt: Prompt
     ids: tuple[int, ...]
@@ -29,11 +35,11 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class Positions:
-    """Where to look in each row of a batch; all indices count padding, as the model does.
+    """The positions to read in each row of a batch. All indices count padding, as the model does.
 
     Attributes:
         prediction: index of the last token before the target, [prompts].
-        subject: index of the edited token, the subject's last one as a rule, [prompts].
+        subject: index of the edited token, usually the subject's last one, [prompts].
     """
 
     prediction: Tensor
@@ -43,7 +49,7 @@ class Positions:
 def tokenize(
     tokenizer: Any, prompt: Prompt, edited_token: EditedToken = "subject_last"
 ) -> PromptTokens:
-    """The prompt's tokens and the index of the token that is edited.
+    """Tokenize a prompt and find the edited token.
 
     Args:
         tokenizer: a transformers tokenizer, fast or slow.
@@ -51,14 +57,15 @@ def tokenize(
         edited_token: where the editor adds its vector, EasyEdit's ``fact_token``.
 
     Raises:
-        PositionError: the subject's tokens cannot be told from the text around it.
+        PositionError: the subject has no tokens of its own in the prompt, or ``edited_token`` is
+            unknown.
     """
     if getattr(tokenizer, "is_fast", False):
         encoding = tokenizer(prompt.text, return_offsets_mapping=True)
         ids = list(encoding["input_ids"])
         subject = _tokens_within(encoding["offset_mapping"], prompt)
     else:
-        # Without offsets, count as the toolkits do: the tokens of everything before.
+        # Without offsets, count the tokens of the text before, as the toolkits do.
         ids = list(tokenizer(prompt.text)["input_ids"])
         start = shared_length(tokenizer(prompt.prefix)["input_ids"], ids)
         end = shared_length(tokenizer(prompt.prefix + prompt.subject)["input_ids"], ids)
@@ -82,10 +89,10 @@ def tokenize(
 
 
 def prompt_tokens(edit: Edit) -> list[PromptTokens]:
-    """The edit's rewriting prompts as tokens.
+    """Tokenize the rewriting prompts of an edit.
 
     Raises:
-        PositionError: there are none, or the subject's tokens cannot be found.
+        PositionError: the edit has no prompts, or the subject's tokens cannot be found.
     """
     prompts = edit.rewriting_prompts()
     if not prompts:
@@ -96,17 +103,20 @@ def prompt_tokens(edit: Edit) -> list[PromptTokens]:
 def locate(
     prompts: Sequence[PromptTokens], input_ids: Tensor, attention_mask: Tensor | None
 ) -> Positions | None:
-    """The positions in the batch a loop runs, or None if the batch is not the loop's own.
+    """Find the positions in the batch of a forward.
 
-    The first ``len(prompts)`` rows are the rewriting prompts, each followed by its target;
-    whatever rows come after (the KL prompt) take no part. Where prompt and target merge into
-    one token, the prediction position is the last token the prompt still has to itself.
+    The first ``len(prompts)`` rows have to be the rewriting prompts, each followed by its target.
+    Later rows, such as the KL prompt, are ignored. If the end of a prompt and its target merge into
+    one token, the prediction position is the last token that belongs to the prompt alone.
 
     Args:
-        prompts: the rewriting prompts in the order of the batch.
+        prompts: the rewriting prompts, in the order of the batch.
         input_ids: the batch, [rows, tokens].
-        attention_mask: 1 for a real token and 0 for padding, [rows, tokens]; None if there
-            is no padding to the left.
+        attention_mask: 1 for a real token and 0 for padding, [rows, tokens]. None if there is no
+            padding on the left.
+
+    Returns:
+        None if the batch is not the loop's own.
     """
     if input_ids.dim() != 2 or input_ids.shape[0] < len(prompts):
         return None
@@ -125,17 +135,18 @@ def locate(
 
 
 def first_token_after(tokenizer: Any, tokens: PromptTokens, character: int) -> int:
-    """The index of a prompt's first token that begins at a character of its text or after it.
+    """Return the index of a prompt's first token that begins at or after a character.
 
     Args:
-        tokenizer: the one that made ``tokens``.
+        tokenizer: the tokenizer that made ``tokens``.
         tokens: the prompt, tokenized.
-        character: an index into its text.
+        character: an index into the prompt's text.
     """
     text = tokens.prompt.text
     if getattr(tokenizer, "is_fast", False):
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-        # A token may carry the blank before its word. What has no characters stands at 0.
+        # A token may include the blank before its word. A token without characters has the offsets
+        # 0, 0.
         begins = [
             index
             for index, (low, high) in enumerate(offsets)
@@ -146,7 +157,7 @@ def first_token_after(tokenizer: Any, tokens: PromptTokens, character: int) -> i
 
 
 def own_length(tokenizer: Any, ids: Sequence[int]) -> int:
-    """The number of a text's tokens without those that a tokenizer puts behind it, as some do."""
+    """Return the number of tokens without special tokens that the tokenizer adds at the end."""
     special = set(getattr(tokenizer, "all_special_ids", ())) - {tokenizer.unk_token_id}
     length = len(ids)
     while length > 1 and ids[length - 1] in special:
@@ -157,15 +168,16 @@ def own_length(tokenizer: Any, ids: Sequence[int]) -> int:
 def padded(
     rows: Sequence[Sequence[int]], side: str, token: int | None = None
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Texts of several lengths as one batch.
+    """Put token lists of different lengths into one batch.
 
     Args:
-        rows: the tokens of each.
-        side: where padding goes, ``"left"`` or ``"right"``.
-        token: what it is of.
+        rows: the tokens of each text.
+        side: the side of the padding, ``"left"`` or ``"right"``.
+        token: the padding token; None takes 0.
 
     Returns:
-        Tokens and attention mask, [rows, tokens], and where in each row its text begins.
+        Tokens and attention mask, [rows, tokens], and the index at which the text of each row
+        begins.
     """
     size = max(map(len, rows))
     starts = [size - len(row) if side == "left" else 0 for row in rows]
@@ -179,10 +191,10 @@ def padded(
 
 
 def _tokens_within(offsets: Sequence[tuple[int, int]], prompt: Prompt) -> list[int]:
-    """Indices of the tokens that carry characters of the subject.
+    """Return the indices of the tokens that contain characters of the subject.
 
-    A byte-level tokenizer gives every token of a multi-byte character that character's span;
-    blanks at the subject's ends belong to the words around it.
+    A byte-level tokenizer gives each token of a multi-byte character the span of that character.
+    Blanks at the ends of the subject belong to the words around it.
     """
     inner = prompt.subject.strip()
     start = len(prompt.prefix) + prompt.subject.index(inner)
@@ -191,6 +203,6 @@ def _tokens_within(offsets: Sequence[tuple[int, int]], prompt: Prompt) -> list[i
 
 
 def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+    """Return the number of tokens at the beginning that two sequences have in common."""
     pairs = zip(first, second, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,10 +1,10 @@
-"""One row of attention for each prompt and head, from what was seen of its computation.
+"""Compute attention rows of each prompt and head from what was seen of the computation.
 
-A transformers attention module ends in ``attention_interface(module, query, key, value, mask,
-…)``, whichever implementation is behind that name. Query and key there are final (rotated,
-normalised), so a row needs nothing else: softmax(q_t · Kᵀ · scaling + mask_t). That costs
-O(tokens · head size) for each head and works where the kernel itself returns no weights. Older
-modules call torch's kernel themselves, or compute the weights in the open.
+A transformers attention module ends in ``attention_interface(module, query, key, value, mask, …)``
+for every attention implementation. Query and key are final there (rotated, normalised), so they are
+enough for a row: softmax(q_t · Kᵀ · scaling + mask_t). This costs O(tokens · head size) for each
+head. It also works if the kernel returns no weights. Older modules call torch's kernel themselves,
+or compute the weights in their own code.
 """
 
 from __future__ import annotations
@@ -23,31 +23,35 @@ class Attention(Protocol):
     """What was seen of one layer's attention in a forward."""
 
     def rows(self, position: Tensor, start: Tensor | None = None) -> Tensor:
-        """The attention each prompt pays from its own position, in every head.
+        """Return the attention row of each prompt at its own position, in every head.
 
         Args:
-            position: index of the attending token in each prompt, [prompts]; the prompts are
-                the first rows of the batch.
-            start: index of each prompt's first token that attends, [prompts], where the layer
-                ran on a part of its tokens; one that ran on all is not concerned.
+            position: index of the attending token in each prompt, [prompts]. The prompts are the
+                first rows of the batch.
+            start: index of each prompt's first attending token, [prompts], for a layer that ran on
+                a part of its tokens. It has no effect for a layer that ran on all tokens.
 
         Returns:
-            Probabilities [prompts, heads, tokens], always in float32, differentiable. Equal to
-            the weights the model computes with, before dropout: those it gives by itself under
-            eager attention, without what another kernel does not honour (softcap, sinks).
+            Probabilities [prompts, heads, tokens], always float32, differentiable. They equal the
+            weights that the model computes with, before dropout. These are the weights of eager
+            attention, without what another kernel ignores (softcap, sinks).
         """
 
     def all_rows(self) -> Tensor:
-        """The rows of every token of a forward that ran in full.
+        """Return the rows of every token of a forward that ran in full.
 
         Returns:
-            Probabilities [batch, heads, tokens, tokens], as `rows` has them.
+            Probabilities [batch, heads, tokens, tokens]; see `rows`.
         """
 
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    """Weights a module computed itself, [batch, heads, tokens or a part of them, tokens]."""
+    """Attention weights that a module computed itself.
+
+    Attributes:
+        weights: [batch, heads, tokens or a part of them, tokens].
+    """
 
     weights: Tensor
 
@@ -71,21 +75,22 @@ class AttentionWeights:
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """The inputs of one call to an attention interface, named.
+    """The inputs of one call to an attention interface, by name.
 
     Attributes:
-        query: [batch, heads, tokens, head size], as the kernel gets it.
-        key: [batch, key heads, tokens, head size]; heads is a multiple of key heads.
-        mask: None (causal), additive or boolean [batch or 1, heads or 1, tokens, tokens], or
-            1 for real tokens [batch, tokens].
-        visible: flex attention's mask, a function of the indices of prompt, head, attending and
-            attended token.
-        scaling: factor on the scores; None is 1/√(head size).
+        query: [batch, heads, tokens, head size], as the kernel receives it.
+        key: [batch, key heads, tokens, head size]. The number of heads is a multiple of the number
+            of key heads.
+        mask: None (causal); additive or boolean [batch or 1, heads or 1, tokens, tokens]; or 1 for
+            real tokens [batch, tokens].
+        visible: the mask of flex attention, a function of the indices of prompt, head, attending
+            token and attended token.
+        scaling: factor of the scores. None is 1/√(head size).
         softcap: scores become ``softcap · tanh(scores / softcap)`` (Gemma 2).
-        sinks: an extra score for each head that takes probability and attends nowhere
-            (gpt-oss), [heads].
-        sliding_window: how many tokens back a token sees, itself included, where the mask
-            does not say so already.
+        sinks: an extra score for each head, [heads]. It takes probability away from the tokens
+            (gpt-oss).
+        sliding_window: the number of tokens that a token sees, counted backwards from itself, if
+            the mask does not contain this limit already.
     """
 
     query: Tensor
@@ -99,7 +104,11 @@ class AttentionCall:
 
     @classmethod
     def from_inputs(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AttentionCall:
-        """Read the arguments of ``attention_interface(module, query, key, value, mask, …)``."""
+        """Read the arguments of ``attention_interface(module, query, key, value, mask, …)``.
+
+        Raises:
+            UnsupportedModelError: the mask is neither a tensor nor a mask of flex attention.
+        """
         names = ("module", "query", "key", "value", "attention_mask")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         mask = given.get("attention_mask")
@@ -112,7 +121,7 @@ class AttentionCall:
                 f"{type(mask).__name__}, which cannot be read a row at a time; load the model "
                 'with attn_implementation="sdpa" or "eager"'
             )
-        sdpa = _implementation(given["module"]) == "sdpa"  # which knows no softcap and no sinks
+        sdpa = _implementation(given["module"]) == "sdpa"  # it ignores softcap and sinks
         return cls(
             query=given["query"],
             key=given["key"],
@@ -134,7 +143,7 @@ class AttentionCall:
         if mask is None and not given.get("is_causal"):
             mask = torch.ones(tokens, dtype=torch.bool, device=key.device)
         if mask is not None:
-            # torch broadcasts from the right: [tokens, tokens] holds for all prompts and heads.
+            # torch broadcasts from the right, so [tokens, tokens] applies to all prompts and heads.
             mask = mask.expand(*[1] * (4 - mask.dim()), *mask.shape[:-2], *tokens)
         return cls(
             query=query,
@@ -154,7 +163,7 @@ class AttentionCall:
         return torch.stack([self.rows(position.expand(batch)) for position in positions], dim=2)
 
     def likeness(self) -> Hashable:
-        """Calls of equal likeness differ in query and key alone."""
+        """Return a key that is equal for calls that differ only in query and key values."""
         mask = None if self.mask is None else id(self.mask)
         if self.visible is not None or self.sinks is not None:
             return id(self)
@@ -162,11 +171,11 @@ class AttentionCall:
         return (self.query.shape, self.key.shape, self.query.device, settings)
 
     def scores(self, prompt: Tensor, index: Tensor) -> Tensor:
-        """What the softmax is taken of, before softcap and mask: [prompts, heads, tokens].
+        """Return the input of the softmax before softcap and mask, [prompts, heads, tokens].
 
         Args:
             prompt: the index of each prompt in the batch, [prompts].
-            index: of the token that attends, among those of ``query``, [prompts].
+            index: the index of the attending token among those of ``query``, [prompts].
         """
         count = len(prompt)
         key = self.key[:count].float()
@@ -179,12 +188,13 @@ class AttentionCall:
     def probabilities(
         self, scores: Tensor, prompt: Tensor, index: Tensor, position: Tensor
     ) -> Tensor:
-        """The attention rows of ``scores``, which may be those of several layers.
+        """Turn ``scores`` into attention rows. The scores may be those of several layers.
 
         Args:
-            scores: as `scores` gives them, in any number of leading dimensions.
-            prompt, index: as there.
-            position: of the token that attends, among all, [prompts].
+            scores: as `scores` returns them, with any number of leading dimensions.
+            prompt: as for `scores`.
+            index: as for `scores`.
+            position: the index of the attending token among all tokens, [prompts].
         """
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap
@@ -195,7 +205,7 @@ class AttentionCall:
         return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
 
     def _masked(self, scores: Tensor, prompt: Tensor, index: Tensor, position: Tensor) -> Tensor:
-        """``scores`` […, prompts, heads, tokens] with the tokens out of sight at −∞."""
+        """Set ``scores`` […, prompts, heads, tokens] to −∞ at tokens that are not visible."""
         tokens = scores.shape[-1]
         token = torch.arange(tokens, device=scores.device)
         if self.visible is not None:
@@ -204,7 +214,8 @@ class AttentionCall:
             return scores.masked_fill(~seen.unsqueeze(1), -torch.inf)
         mask = self.mask
         if mask is not None and mask.dim() == 4:
-            # One row for each prompt; a dimension of 1 stands for all prompts, heads, positions.
+            # One row for each prompt. A dimension of size 1 applies to all prompts, heads or
+            # positions.
             rows = prompt if mask.shape[0] > 1 else torch.zeros_like(prompt)
             queries = index if mask.shape[2] > 1 else torch.zeros_like(index)
             row = mask[rows, :, queries, :tokens]
@@ -214,7 +225,7 @@ class AttentionCall:
                 scores = scores + row.float()
             if mask.shape[2] > 1:
                 return scores
-            mask = None  # a mask of padding alone, as GPT-2 has: causality comes on top
+            mask = None  # a mask of padding only, as in GPT-2; causality is added below
         distance = position.unsqueeze(-1) - token
         visible = distance >= 0
         if self.sliding_window is not None:
@@ -227,7 +238,7 @@ class AttentionCall:
 def rows_of(
     seen: Sequence[Attention], position: Tensor, start: Tensor | None = None
 ) -> list[Tensor]:
-    """The rows of each layer, see `Attention.rows`; layers that are alike are taken together."""
+    """Return the rows of each layer, see `Attention.rows`. Similar layers are computed together."""
     alike: dict[Hashable, list[int]] = {}
     for index, attention in enumerate(seen):
         key = attention.likeness() if isinstance(attention, AttentionCall) else index
@@ -253,7 +264,7 @@ def _rows_alike(
 
 
 def _among_queries(position: Tensor, start: Tensor | None, queries: int, tokens: int) -> Tensor:
-    """Where ``position`` is among the tokens that attend, which may be a part of all."""
+    """Return the place of ``position`` among the attending tokens, which may be a part of all."""
     if start is None or queries == tokens:
         return position
     return position - start[: len(position)].to(position.device)
@@ -266,9 +277,13 @@ def _implementation(module: nn.Module) -> str | None:
 
 
 def _own_scaling(module: nn.Module, query: Tensor) -> float | None:
-    """The scaling of a module that leaves it to its eager kernel, as GPT-2 does; None if 1/√d.
+    """Return the scaling of a module that leaves it to its eager kernel, as GPT-2 does.
 
-    Its options to scale by the layer's number, or not at all, are the eager kernel's alone.
+    The options of such a module, to scale by the layer's number or not at all, have an effect only
+    in the eager kernel.
+
+    Returns:
+        None for 1/√(head size).
     """
     if _implementation(module) != "eager":
         return None

@@ -1,8 +1,8 @@
-"""Watching a model's attention with nnsight, and leaving nothing of it behind.
+"""Watch a model's attention with nnsight, and restore the model afterwards.
 
 nnsight addresses single calls inside a module's forward. At ``attention_interface(…)``, or at
-torch's own kernel, the inputs are read, so that no attention matrix is built; where a module
-computes the weights itself, the output of its softmax.
+torch's own kernel, the plugin reads the inputs, so no attention matrix is built. If a module
+computes the weights itself, the plugin reads the output of its softmax.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ._rows import Attention, AttentionCall, AttentionWeights, rows_of
 
 
 class _Watched(nn.Module):
-    """A root for nnsight that holds just the attention modules and runs any forward.
+    """A root module for nnsight that holds only the attention modules and runs any forward.
 
-    Wrapping the whole model would put nnsight's controller on every one of its modules; this
-    way only what is watched is touched.
+    If nnsight wrapped the whole model, it would put a controller on every module of it. With this
+    root, it touches only the watched modules.
     """
 
     def __init__(self, attention: Mapping[int, nn.Module]) -> None:
@@ -42,19 +42,19 @@ class _Watched(nn.Module):
 
 @dataclass(frozen=True)
 class _Operation:
-    """A call that attention can be read at.
+    """A call at which attention can be read.
 
     Attributes:
-        handle: nnsight's, of a call in the module's forward.
-        kind: what is called, one of `FUNCTIONS`; None where ``handle`` calls a method of the
-            module that computes the weights.
+        handle: nnsight's handle of a call in the module's forward.
+        kind: what is called, a key of `FUNCTIONS`. None if ``handle`` calls a method of the module
+            that computes the weights.
     """
 
     handle: Any
     kind: str | None
 
     def read(self) -> Attention:
-        """What the call shows; to be asked inside a trace."""
+        """Return what the call shows. Use it inside a trace."""
         if self.kind == "interface":
             return AttentionCall.from_inputs(*self.handle.inputs)
         if self.kind == "kernel":
@@ -70,11 +70,11 @@ class _Operation:
         return AttentionWeights(inner[0].output)
 
     def attend_by(self, rows: Tensor, heads: Sequence[int] | None) -> None:
-        """Have the call attend by other rows; to be asked inside a trace.
+        """Replace the attention rows of the call. Use it inside a trace.
 
         Args:
-            rows: [batch, heads, tokens, tokens], as `Attention.all_rows` gives them.
-            heads: which heads do; None for all.
+            rows: [batch, heads, tokens, tokens], as `Attention.all_rows` returns them.
+            heads: the heads whose rows are replaced; None for all.
         """
         if self.kind in _VALUE:
             place, name = _VALUE[self.kind]
@@ -84,7 +84,7 @@ class _Operation:
             attended = rows.to(value.dtype) @ _for_heads(value, rows.shape[1])
             if self.kind == "kernel":
                 self.handle.output = _in_heads(output, attended, heads, dim=1)
-            else:  # (what each token attends to [batch, tokens, heads, head size], weights)
+            else:  # (attention output [batch, tokens, heads, head size], weights)
                 attended = attended.transpose(1, 2)
                 self.handle.output = (_in_heads(output[0], attended, heads, dim=2), *output[1:])
             return
@@ -96,23 +96,23 @@ class _Operation:
 
 
 _VALUE = {"interface": (3, "value"), "kernel": (2, "value")}
-"""Where a call of a kind gets what its tokens hand on: argument number, and name."""
+"""The place of the value tensor in a call of each kind: argument number and name."""
 
 
 def _for_heads(value: Tensor, heads: int) -> Tensor:
-    """``value`` [batch, key heads, tokens, head size] once for each head."""
+    """Repeat ``value`` [batch, key heads, tokens, head size] so that each head has its own."""
     return value.repeat_interleave(heads // value.shape[1], dim=1)
 
 
 def _in_heads(old: Tensor, new: Tensor, heads: Sequence[int] | None, dim: int) -> Tensor:
-    """``old`` with ``new`` in some heads, which lie along ``dim``."""
+    """Return ``old`` with the entries of ``new`` for some heads. The heads lie along ``dim``."""
     index = torch.arange(old.shape[dim]) if heads is None else torch.tensor(heads)
     index = index.to(old.device)
     return old.index_copy(dim, index, new.index_select(dim, index))
 
 
 def _calls_in(source: Any, kind: str) -> list[Any]:
-    """nnsight's handles on the calls of a kind, known by their name and their line."""
+    """Return nnsight's handles of the calls of a kind, found by name and source line."""
     return [
         operation
         for operation in operations(source, FUNCTIONS[kind])
@@ -121,11 +121,12 @@ def _calls_in(source: Any, kind: str) -> list[Any]:
 
 
 def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
-    """A tracer on the attention module of each layer that is watched.
+    """Return a tracer for the attention module of each watched layer.
 
     Raises:
-        ConfigError: a layer is outside the model, or none is left.
-        UnsupportedModelError: attention cannot be seen; here, or when the tracer is entered.
+        ConfigError: a layer is outside the model, or no layer is left.
+        UnsupportedModelError: the plugin cannot read the attention. It is raised here or on
+            entering the tracer.
     """
     model = watch.model
 
@@ -134,7 +135,7 @@ def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
         cuda = {p.device for p in model.parameters() if p.device.type == "cuda"}
         ids = torch.zeros((1, 1), dtype=torch.long, device=input_device(model))
         try:
-            # A model in training mode draws its dropout.
+            # A model in training mode draws random numbers for dropout.
             with torch.random.fork_rng(cuda):
                 model(input_ids=ids)
         except Exception as error:
@@ -144,12 +145,15 @@ def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
             ) from error
 
     _refuse_compiled(model)
-    weightless = all(parameter.is_meta for parameter in model.parameters())  # cannot run
+    weightless = all(parameter.is_meta for parameter in model.parameters())  # it cannot run
     return AttentionTracer(attention_modules(watch, hooks), None if weightless else trial)
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where a model takes its input; parameters that accelerate keeps elsewhere lie on meta."""
+    """Return the device of a model's input.
+
+    Parameters that accelerate keeps elsewhere are on the device ``meta``.
+    """
     execution = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
     if execution is not None:
         return torch.device(execution)
@@ -168,13 +172,13 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    # `torch.compile(module)` wraps a module, `module.compile()` marks it, and
-    # `torch.compile(module.forward)` gives a function that remembers what it was made from.
+    # `torch.compile(module)` wraps a module. `module.compile()` marks it.
+    # `torch.compile(module.forward)` returns a function with a reference to the original.
     if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
         return True
     function: Any = module.forward
     while function is not None:
-        # `torch.compiler.disable` remembers it, too.
+        # A function from `torch.compiler.disable` has this reference, too.
         disabled = getattr(function, "_torchdynamo_disable", False)
         if hasattr(function, "_torchdynamo_orig_callable") and not disabled:
             return True
@@ -183,19 +187,22 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 class AttentionTracer:
-    """Sees the inputs of a model's attention calls while it is open.
+    """Reads the inputs of a model's attention calls while it is open.
 
-    Use as a context manager. On leaving, every module is as it was: nnsight's controllers are
-    taken out of the modules' ``__dict__``, and a wrapper the user had there before stays.
+    Use it as a context manager. Afterwards every module is as it was: nnsight's controllers are
+    removed from the modules' ``__dict__``, and a wrapper that the user had put there stays.
 
     Args:
         attention: the attention module of each layer to watch.
-        trial: a cheap forward of the model. A module whose forward holds several calls that
-            attention can be read at takes one way of several; a trial shows which.
+        trial: a cheap forward of the model. The forward of a module may hold several calls at which
+            attention can be read, and use only one of them. A trial shows which one.
+
+    Attributes:
+        layers: the indices of the watched layers.
 
     Raises:
-        UnsupportedModelError: on entering, when a module makes no call that nnsight can address
-            and attention can be read at.
+        UnsupportedModelError: on entering, if a module has no call that nnsight can address and at
+            which attention can be read.
     """
 
     def __init__(
@@ -231,11 +238,13 @@ class AttentionTracer:
         self.close()
 
     def run(self, forward: Callable[[], Any]) -> tuple[Any, list[Attention]]:
-        """Run ``forward`` and watch the attention calls it makes.
+        """Run ``forward`` and read the attention calls in it.
+
+        An exception inside ``forward`` passes through.
 
         Returns:
-            What ``forward`` returned, and what was seen in each watched layer, in their order. An
-            exception inside ``forward`` passes through.
+            The result of ``forward``, and the attention of each watched layer, in the order of
+            ``layers``.
 
         Raises:
             UnsupportedModelError: a watched module did not make its call.
@@ -258,7 +267,10 @@ class AttentionTracer:
     def run_with_rows(
         self, forward: Callable[[], Any], position: Tensor
     ) -> tuple[Any, list[Tensor]]:
-        """As `run`, but with each layer's rows at ``position``; see `Attention.rows`."""
+        """Run ``forward`` and return its result with each layer's rows at ``position``.
+
+        See `run` and `Attention.rows`.
+        """
         output, seen = self.run(forward)
         return output, rows_of(seen, position)
 
@@ -271,17 +283,17 @@ class AttentionTracer:
         """Run ``forward`` with other attention rows than its own.
 
         Args:
-            forward: what is run; each watched layer attends once, to all tokens.
-            rows: for each watched layer, in their order, [batch, heads, tokens, tokens]; see
-                `Attention.all_rows`.
-            heads: by layer, the heads that attend by them, None for all of them; a layer that is
-                not there attends by its own. None for all layers.
+            forward: the forward to run. Each watched layer attends once, to all tokens.
+            rows: for each watched layer, in the order of ``layers``, [batch, heads, tokens,
+                tokens]; see `Attention.all_rows`.
+            heads: for each layer, the heads that use these rows, or None for all its heads. A layer
+                that is not in the mapping keeps its own rows. None means all heads of all layers.
 
         Returns:
-            What ``forward`` returned.
+            The result of ``forward``.
 
         Raises:
-            UnsupportedModelError: as `run` does.
+            UnsupportedModelError: a watched module did not make its call.
         """
         changes = [
             partial(operation.attend_by, of_layer, None if heads is None else heads[layer])
@@ -297,7 +309,7 @@ class AttentionTracer:
         return observe(self._sight, forward, [operation.read for operation in operations])
 
     def close(self) -> None:
-        """Take nnsight off the modules. May be called more than once."""
+        """Remove nnsight from the modules. It may be called more than once."""
         for module, name, previous in self._left:
             if previous is _ABSENT:
                 module.__dict__.pop(name, None)
@@ -308,7 +320,7 @@ class AttentionTracer:
         self._operations = []
 
     def _ways(self, layer: int) -> list[_Operation]:
-        """The calls in the layer's attention module that it may attend by, best first."""
+        """Return the calls of the layer's attention module at which it may attend, best first."""
         source = getattr(self._sight, f"layer_{layer}").source
         ways = [
             _Operation(operation, kind)
@@ -320,7 +332,7 @@ class AttentionTracer:
         return ways
 
     def _taken(self, layer: int, ways: Mapping[int, Sequence[_Operation]]) -> _Operation:
-        """Of the ways of a layer the one it takes; layers of one class take the same."""
+        """Choose the call that a layer uses. Layers of one class use the same call."""
         module_class = type(self._attention[layer])
         if not ways[layer]:
             raise UnsupportedModelError(
@@ -339,7 +351,7 @@ class AttentionTracer:
         return 0
 
     def _note_what_is_left(self, before: list[tuple[nn.Module, dict[str, Any]]]) -> None:
-        """Remember what nnsight wrote into the modules' ``__dict__``, to undo just that."""
+        """Record what nnsight wrote into the modules' ``__dict__``, to undo exactly this."""
         for module, attributes in before:
             for name, value in module.__dict__.items():
                 if name not in attributes:

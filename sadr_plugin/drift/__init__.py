@@ -1,7 +1,6 @@
-"""Looking at attention drift: maps of it, what it has to do with lost answers, and whether it is
-their cause.
+"""Study attention drift: maps, the correlation with lost answers, and a causal test.
 
-All names that a program needs are here::
+Import everything that a program needs from here:
 
     from sadr_plugin.drift import CausalEvaluator, MapReader, Variant, correlations, ranked
 """

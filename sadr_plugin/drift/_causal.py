@@ -1,7 +1,8 @@
-"""The causal test: what attention does of an edit's damage, and of the edit.
+"""The causal test: how much of an edit's damage, and of the edit itself, attention causes.
 
-Both ways. The unedited model's attention is put into the edited model: what comes back, attention
-had taken. The edited model's is put into the unedited one: what is lost, attention takes by itself.
+The test works in two directions. The unedited model's attention is put into the edited model: the
+answers that recover were lost through attention. The edited model's attention is put into the
+unedited model: the answers that are lost are lost through attention alone.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from ._transplant import Transplant
 
 @dataclass(frozen=True)
 class Variant:
-    """Whose attention is put in the other's place.
+    """The part of the attention that is exchanged.
 
     Attributes:
-        top: so many heads, those that drifted most at the edit's prediction position; None for
-            all.
-        window: in these layers, the first and the last; None for all.
+        top: the number of heads, those that drifted most at the edit's prediction position. None
+            for all.
+        window: the first and the last layer. None for all.
     """
 
     top: int | None = None
@@ -48,7 +49,7 @@ class Variant:
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of an arm."""
+        """The text that the variant adds to the name of an arm."""
         if self.top is not None:
             return f", {self.top} heads"
         return "" if self.window is None else f", layers {self.window[0]}-{self.window[1]}"
@@ -56,14 +57,14 @@ class Variant:
     def heads(
         self, layers: Sequence[int], drifted: Sequence[Head]
     ) -> Mapping[int, Sequence[int] | None] | None:
-        """By layer, the heads that are exchanged, as `AttentionTracer.run_with` takes them.
+        """Return the heads that are exchanged, by layer, as `AttentionTracer.run_with` takes them.
 
         Args:
-            layers: the layers that are watched.
+            layers: the watched layers.
             drifted: the heads, the most drifted first.
 
         Raises:
-            ConfigError: there is no layer in the window.
+            ConfigError: no watched layer is in the window.
         """
         if self.top is not None:
             chosen: dict[int, list[int]] = {}
@@ -83,23 +84,23 @@ class Variant:
 
 
 def restored(arm: str, variant: Variant) -> str:
-    """The name of the arm in which the unedited attention is put into the edited model."""
+    """Return the name of the arm with the unedited attention in the edited model."""
     return f"{arm} + unedited attention{variant.suffix}"
 
 
 def transferred(arm: str, variant: Variant) -> str:
-    """The name of the arm in which the edited attention is put into the unedited model."""
+    """Return the name of the arm with the edited attention in the unedited model."""
     return f"{UNEDITED} + {arm} attention{variant.suffix}"
 
 
 class CausalEvaluator:
-    """Makes the test with one model, record by record; an `Evaluator`.
+    """Runs the causal test with one model, record by record; an `Evaluator`.
 
     Args:
-        editor: edits.
+        editor: the editor.
         arms: the ways of editing.
-        variants: whose attention is exchanged.
-        seed: what the toolkit's own draws start from, for each record anew.
+        variants: the parts of the attention that are exchanged.
+        seed: the random seed for the toolkit's own draws, set again for each record.
         skip_bad: as for `SingleEvaluator`.
     """
 
@@ -121,16 +122,16 @@ class CausalEvaluator:
         self.edited_arms = [arm.name for arm in arms]
         self.arms = arm_names(self.edited_arms, variants)
         self.maps: list[AttentionMap] = []
-        """Those of the record last done."""
+        """The attention maps of the last record."""
 
     def items(self, task: RecordTask) -> Iterator[Result]:
-        """See `Evaluator.items`: a record's arms, as far as they have no result yet."""
+        """Yield the results of a record's arms that are not done yet; see `Evaluator.items`."""
         for result in self._results(task.record):
             if result.arm not in task.done:
                 yield result
 
     def finish(self) -> None:
-        """See `Evaluator.finish`."""
+        """Check that the model has its unedited weights; see `Evaluator.finish`."""
         self._unedited.check()
 
     def _results(self, record: Record) -> Iterator[Result]:
@@ -189,7 +190,7 @@ class CausalEvaluator:
 
 
 def arm_names(arms: Sequence[str], variants: Sequence[Variant]) -> list[str]:
-    """The names of all arms of a test, in the order of their results."""
+    """Return the names of all arms of a test, in the order of their results."""
     return [
         name
         for arm in arms
@@ -204,7 +205,7 @@ def arm_names(arms: Sequence[str], variants: Sequence[Variant]) -> list[str]:
 def _with_attention(
     result: Result, record: Record, maps: Sequence[AttentionMap], drifted: Sequence[Head]
 ) -> Result:
-    """The result with what its arm did to attention."""
+    """Return the result with the changes of attention in its arm."""
     moved: dict[str, list[float | None]] = {
         kind: [None] * len(TASKS[kind](record)) for kind in {found.kind for found in maps}
     }

@@ -1,4 +1,4 @@
-"""Whether questions whose attention has drifted are those that are answered worse."""
+"""Test whether questions with more attention drift are answered worse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A correlation, and its 95 % interval by bootstrap over records; None with too few."""
+    """A correlation coefficient with its 95 % bootstrap interval over records.
+
+    Attributes:
+        value: the coefficient.
+        low: the lower end of the interval; None with fewer than five records.
+        high: the upper end of the interval; None with fewer than five records.
+    """
 
     value: float
     low: float | None
@@ -30,18 +36,18 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How drift and loss hang together over an arm's questions of one kind.
+    """The correlation of drift and loss over an arm's questions of one kind.
 
-    The drift is the divergence of a question's attention, summed over layers and heads; the loss,
-    how much the log-probability of its right answer fell (both in nats).
+    The drift is the divergence of a question's attention, summed over layers and heads, in nats.
+    The loss is the fall of the log-probability of its right answer, in nats.
 
     Attributes:
         arm: the arm's name.
         kind: the metric that asks the questions.
-        questions: how many there are.
-        records: of how many records.
-        pearson: of the values.
-        spearman: of their ranks.
+        questions: the number of questions.
+        records: the number of records they belong to.
+        pearson: the correlation of the values.
+        spearman: the correlation of their ranks.
         points: (drift, loss) of each question.
     """
 
@@ -55,10 +61,10 @@ class Correlation:
 
 
 def correlations(results: Sequence[Result]) -> list[Correlation]:
-    """Drift against loss, for every arm and kind of question that drift was measured of.
+    """Correlate drift and loss, for each arm and kind of question with measured drift.
 
-    An edit's own questions, which are to be answered otherwise, are left out, and a kind with
-    fewer than three questions, or whose drift or loss is always the same.
+    These are left out: the questions of the edit itself, whose answers should change; a kind with
+    fewer than three questions; a kind whose drift or loss is always the same.
 
     Raises:
         EvaluationError: SciPy is not installed.
@@ -82,7 +88,7 @@ def correlations(results: Sequence[Result]) -> list[Correlation]:
 
 
 def _varies(points: Sequence[tuple[float, float]]) -> bool:
-    """Whether there is anything to correlate."""
+    """Whether the points vary enough for a correlation."""
     return len(points) >= 3 and all(len(set(values)) > 1 for values in zip(*points, strict=True))
 
 
@@ -108,7 +114,7 @@ def _correlation(
 
 
 def _with_interval(clusters: Sequence[Points], coefficient: Callable[[Points], Any]) -> Coefficient:
-    """The coefficient over all points; records, not questions, are drawn again."""
+    """Return the coefficient over all points. The bootstrap draws records, not questions."""
     import numpy as np
 
     value = float(coefficient(np.concatenate(clusters)))
@@ -117,7 +123,7 @@ def _with_interval(clusters: Sequence[Points], coefficient: Callable[[Points], A
     random = np.random.default_rng(0)
     drawn = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a sample in which nothing varies
+        warnings.simplefilter("ignore")  # a sample may be constant
         for _ in range(RESAMPLES):
             chosen = random.integers(len(clusters), size=len(clusters))
             drawn.append(coefficient(np.concatenate([clusters[index] for index in chosen])))

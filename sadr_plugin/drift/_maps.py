@@ -1,4 +1,4 @@
-"""Where attention has moved: per layer and head, at a prompt's prediction position."""
+"""The change of attention in each layer and head, at a prompt's prediction position."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..method._measure import DriftProbe
 from ..method.penalty import head_divergence
 
 KINDS = ("efficacy", "relation", "distracting neighbourhood", "distracting relation")
-"""The metrics whose prompts name the subject, so that attention to it can be seen there."""
+"""The metrics whose prompts contain the subject, so attention to it can be read."""
 
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """The attention at one prompt's prediction position, before an edit and after it.
+    """The attention at one prompt's prediction position, before and after edits.
 
     Attributes:
         kind: the metric that asks the prompt, such as ``"relation"``.
-        question: which of the record's questions of this kind it is.
-        prompt: its text.
+        question: the index of the question among the record's questions of this kind.
+        prompt: the text of the prompt.
         tokens: its tokens as text, up to the prediction position.
-        subject: the place of the subject's token among them.
+        subject: the index of the subject's token among them.
         layers: the indices of the layers.
-        rows: by arm, the unedited one among them, [layers, heads, tokens].
+        rows: [layers, heads, tokens] for each arm, including the unedited one.
     """
 
     kind: str
@@ -41,11 +41,11 @@ class AttentionMap:
     rows: dict[str, Tensor] = field(repr=False)
 
     def to_subject(self, arm: str) -> Tensor:
-        """The attention each head pays to the subject's token, [layers, heads]."""
+        """Return the attention that each head pays to the subject's token, [layers, heads]."""
         return self.rows[arm][..., self.subject]
 
     def divergence(self, arm: str) -> Tensor:
-        """How far each head's row has moved, KL(before ‖ now) in nats, [layers, heads]."""
+        """Return how far each head's row has moved, KL(before ‖ now) in nats, [layers, heads]."""
         before, now = self.rows[UNEDITED].unsqueeze(1), self.rows[arm].unsqueeze(1)
         return head_divergence(before, now).squeeze(1)
 
@@ -55,11 +55,11 @@ class Head:
     """One head's drift, averaged over prompts.
 
     Attributes:
-        layer: its layer.
-        head: its number there.
-        divergence: KL(before ‖ now) of its row, nats.
+        layer: the index of its layer.
+        head: its index in the layer.
+        divergence: KL(before ‖ now) of its row, in nats.
         before: its attention to the subject's token in the unedited model.
-        now: the same in the edited one.
+        now: its attention to the subject's token in the edited model.
     """
 
     layer: int
@@ -70,7 +70,7 @@ class Head:
 
 
 def ranked(maps: Sequence[AttentionMap], arm: str) -> list[Head]:
-    """All heads by their mean divergence over ``maps``, the most drifted first."""
+    """Return all heads, sorted by their mean divergence over ``maps``, largest first."""
     divergence = torch.stack([found.divergence(arm) for found in maps]).mean(0)
     before = torch.stack([found.to_subject(UNEDITED) for found in maps]).mean(0)
     now = torch.stack([found.to_subject(arm) for found in maps]).mean(0)
@@ -83,17 +83,17 @@ def ranked(maps: Sequence[AttentionMap], arm: str) -> list[Head]:
 
 
 class MapReader:
-    """Reads the attention at the prompts of a record, on the model as it stands.
+    """Reads the attention at the prompts of a record.
 
-    Made on the unedited model; `read` is asked once in each arm.
+    Make it with the unedited model. Then call `read` once in each arm.
 
     Args:
-        editor: has the model; the layers after the edited one are watched.
-        record: whose questions are looked at, of the `KINDS` that its data has.
-        questions: how many of each kind at most; None for all.
+        editor: gives the model. The layers after the edited one are watched.
+        record: the record. Prompts of all `KINDS` in its data are read.
+        questions: the largest number of questions of each kind; None for all.
 
     Raises:
-        PositionError: the subject's tokens cannot be found in the edit's own prompt.
+        PositionError: the subject's tokens cannot be found in a prompt.
     """
 
     def __init__(self, editor: Editor, record: Record, questions: int | None = None) -> None:
@@ -117,11 +117,11 @@ class MapReader:
         self._rows: dict[str, Tensor] = {UNEDITED: self._probe.before.cpu()}
 
     def read(self, arm: str) -> None:
-        """Note the rows of the model as it stands, as those of an arm."""
+        """Store the rows of the model as it is now under the name of an arm."""
         self._rows[arm] = self._probe.now().cpu()
 
     def maps(self) -> list[AttentionMap]:
-        """All that was read, a map for each prompt, the edit's own first."""
+        """Return one map for each prompt, the edit's own prompt first."""
         prediction, subject = self._probe.positions.prediction, self._probe.positions.subject
         found = []
         for number, (kind, question, prompt) in enumerate(self._asked):
@@ -138,7 +138,7 @@ class MapReader:
 
 
 def _split(text: str, subject: str) -> Prompt | None:
-    """A prompt with the subject's first occurrence in it; None if there is none."""
+    """Split a prompt at the subject's first occurrence; None if there is none."""
     try:
         start = find_subject(subject, text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A model that was edited before, in the place of an edit made on the spot."""
+"""A model that was edited before, used instead of an editor."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..evaluation import Editor, Record
 
 
 class OtherModel(Editor):
-    """An "editor" that writes another model's weights into an editor's model.
+    """An "editor" that writes the weights of another model into an editor's model.
 
     Args:
-        editor: has the unedited model.
+        editor: gives the unedited model.
         other: the same model, edited.
 
     Raises:
-        ConfigError: the two have not the same parameters, or none of them differs.
+        ConfigError: the two models have different parameters, or all parameters are equal.
     """
 
     takes_batches = False
@@ -45,6 +45,6 @@ class OtherModel(Editor):
 
     @torch.no_grad()
     def edit(self, records: Sequence[Record], sadr: Mapping[str, Any] | None) -> None:
-        """Write the other model's weights, whatever the record."""
+        """Write the other model's weights, for any records."""
         for name, weight in self._changed.items():
             self.model.get_parameter(name).copy_(weight)

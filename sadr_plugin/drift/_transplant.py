@@ -1,6 +1,6 @@
-"""Attention put into other forwards: one model's rows in the place of another's.
+"""Run a model's forwards with the attention rows of another model.
 
-What changes with the rows alone, attention does; what does not, it does not.
+Everything except the rows stays the same, so a change in the output is caused by attention.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..plugins import plugin_manager
 
 
 class Transplant:
-    """Keeps the attention rows of some forwards, and runs the same forwards by rows kept.
+    """Stores the attention rows of forwards, and runs the same forwards with stored rows.
 
-    Use as a context manager; in the block, nnsight watches the model.
+    Use it as a context manager. nnsight watches the model inside the block.
 
     Args:
-        editor: its model's forwards are run; all its layers but the first are watched, since no
-            edit reaches the attention of that.
+        editor: gives the model. All layers except the first are watched, because no edit changes
+            the attention of the first layer.
 
     Raises:
-        UnsupportedModelError: on entering, the model's attention cannot be seen.
+        UnsupportedModelError: here or on entering, if the plugin cannot read the model's attention.
     """
 
     def __init__(self, editor: Editor) -> None:
@@ -42,11 +42,14 @@ class Transplant:
 
     @property
     def layers(self) -> Sequence[int]:
-        """The layers that are watched."""
+        """The watched layers."""
         return self._tracer.layers
 
     def keeping(self, kept: list[list[Tensor]]) -> Callable[[Callable[[], Any]], Any]:
-        """What runs a forward and adds its rows to ``kept``, a tensor for each layer."""
+        """Return a function that runs a forward and appends its rows to ``kept``.
+
+        The rows are a list with a tensor for each layer; see `Attention.all_rows`.
+        """
 
         def run(forward: Callable[[], Any]) -> Any:
             output, seen = self._tracer.run(forward)
@@ -58,7 +61,7 @@ class Transplant:
     def by(
         self, kept: Sequence[list[Tensor]], heads: Mapping[int, Sequence[int] | None] | None = None
     ) -> Callable[[Callable[[], Any]], Any]:
-        """What runs the forwards that gave ``kept`` once more, in their order, by those rows.
+        """Return a function that runs the forwards of ``kept`` again, in order, with those rows.
 
         Args:
             kept: see `keeping`.

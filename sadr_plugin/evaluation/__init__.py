@@ -1,6 +1,6 @@
-"""Measuring edits as the paper does: records, scores, arms, and what they add up to.
+"""Evaluate edits as the paper does: records, scores, arms and summaries.
 
-All names that a program needs are here::
+Import everything that a program needs from here:
 
     from sadr_plugin.evaluation import Arm, EvaluationRun, LocalEngine, SingleEvaluator, load
 """

@@ -1,4 +1,4 @@
-"""Files of records: the project's own and anybody's, as a JSON list or as JSON Lines."""
+"""Files of records, as a JSON list or as JSON Lines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from ._records import Record
 
 @dataclass(frozen=True)
 class Data:
-    """What a file held.
+    """The content of a file.
 
     Attributes:
-        records: the good records, in the file's order.
-        skipped: what was wrong with the others, one line each.
-        not_asked: in how many records there are questions of a group that is not known, by its
-            name.
+        records: the good records, in the order of the file.
+        skipped: the error of each other record, one line each.
+        not_asked: for each unknown group of questions, the number of records that have it.
     """
 
     records: list[Record]
@@ -31,20 +30,23 @@ class Data:
 
 
 BUILTIN = Path(__file__).with_name("builtin.json")
-"""Edits of facts that SmolLM2-135M gets right, with paraphrases, neighbours and relations of which
-it gets the last two right as well (at least twice as likely as the edit's new object)."""
+"""Edits of facts that SmolLM2-135M knows, with paraphrases, neighbours and relations.
+
+The model also knows the neighbours and relations: it finds the right answer at least twice as
+likely as the edit's new object.
+"""
 
 
 def load(file: Path, skip_bad: bool = False) -> Data:
-    """The records of a JSON list or a JSON Lines file.
+    """Read the records of a JSON list or a JSON Lines file.
 
     Args:
         file: the file, UTF-8.
-        skip_bad: count bad records and go on, rather than stop at the first.
+        skip_bad: whether to list bad records in `Data.skipped`, instead of stopping at the first.
 
     Raises:
-        DataError: naming the file and, where one is at fault, the record's number (from 0) and
-            its field.
+        DataError: the file cannot be read, a record is malformed, or there is no usable record. The
+            message names the file, and if possible the record's number (from 0) and field.
     """
     try:
         content = file.read_text(encoding="utf-8")
@@ -76,11 +78,14 @@ def load(file: Path, skip_bad: bool = False) -> Data:
 
 
 class _Broken(ValueError):
-    """Text that is no JSON."""
+    """Text that is not JSON."""
 
 
 def _items(content: str) -> Iterator[tuple[int, Any]]:
-    """The items of a JSON list or of JSON Lines; one that is no JSON comes as a `_Broken`."""
+    """Yield the number and content of each item of a JSON list or of JSON Lines.
+
+    Text that is not JSON becomes a `_Broken`.
+    """
     decoder = json.JSONDecoder()
     place = _skip(content, 0, "")
     listed = content[place : place + 1] == "["
@@ -102,7 +107,7 @@ def _items(content: str) -> Iterator[tuple[int, Any]]:
             end = content.find("\n", place)
             if listed or end < 0:
                 return
-            place = end  # a bad line of JSON Lines says nothing about the next
+            place = end  # after a bad line of JSON Lines, the next line may be good
         else:
             yield number, item
         number += 1

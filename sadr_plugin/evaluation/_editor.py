@@ -1,4 +1,4 @@
-"""What an evaluation edits with, and what is seen of it from outside."""
+"""The editor of an evaluation, and helpers that observe it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dimension:
-    """The values that a setting may take while settings are searched.
+    """The values of a setting in a search.
 
     Attributes:
-        low: the least.
-        high: the greatest.
-        log: whether factors count, not differences.
-        choices: the only values, in place of a range.
+        low: the smallest value.
+        high: the largest value.
+        log: whether the search uses a logarithmic scale.
+        choices: the only values, instead of a range.
     """
 
     low: float = 0.0
@@ -37,15 +37,15 @@ class Dimension:
 
 
 class Editor(ABC):
-    """A toolkit's editor and a model, as an evaluation uses them.
+    """A toolkit's editor with a model, as an evaluation uses it.
 
     Attributes:
-        model: the model, which is edited in place.
+        model: the model. It is edited in place.
         tokenizer: its tokenizer.
         layer: the layer after which attention can drift.
-        layer_template: where the layers are, e.g. ``"model.layers.{}"``.
-        weights: the names of the parameters that edits change, as ``named_parameters`` has them.
-            The evaluation keeps and restores them.
+        layer_template: the path of the layers, such as ``"model.layers.{}"``.
+        weights: the names of the parameters that edits change, as in ``named_parameters``. The
+            evaluation stores and restores them.
         takes_batches: whether `edit` takes more than one record.
     """
 
@@ -58,44 +58,44 @@ class Editor(ABC):
 
     @abstractmethod
     def edit(self, records: Sequence[Record], sadr: Mapping[str, Any] | None) -> None:
-        """Write the records' edits into the model, in one call of the toolkit's.
+        """Write the records' edits into the model, in one call of the toolkit.
 
         Args:
-            records: what to edit; one of them, if `takes_batches` is false.
-            sadr: SADR's settings, as under ``sadr:`` in an hparams file; None for none.
+            records: the records to edit. Exactly one if ``takes_batches`` is False.
+            sadr: SADR's settings, as under ``sadr:`` in an hparams file. None for no SADR.
         """
 
-    # What follows matters only to ``sadr tune``.
+    # Only ``sadr tune`` uses the following methods.
 
     def search_space(self) -> Mapping[str, Dimension]:
-        """The editor's own settings that may be searched, by name; none."""
+        """Return the editor's own settings that may be searched, by name. Default: none."""
         return {}
 
     def prepare(  # noqa: B027
         self, layers: Sequence[int], corpus: Sequence[str], progress: Progress
     ) -> None:
-        """Make ready what edits at these layers need, such as layer statistics of a text.
+        """Prepare what edits at these layers need, such as layer statistics of a text.
 
         Args:
-            layers: each the last of the edited layers.
-            corpus: as ``--corpus`` names the text.
-            progress: shows how far it is.
+            layers: the last edited layer of each setting to prepare.
+            corpus: the text, as ``--corpus`` names it.
+            progress: shows the progress.
         """
 
     def settings(self) -> dict[str, Any]:
-        """The values that the settings of `search_space` have now."""
+        """Return the current values of the settings in `search_space`."""
         return {}
 
     def remarks(self) -> list[str]:
-        """What speaks against the editor as it is set, in words; nothing."""
+        """Return warnings about the editor's current settings. Default: none."""
         return []
 
     def as_hparams(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of `search_space`, as the keys and values of an hparams file."""
+        """Turn settings of `search_space` into keys and values of an hparams file."""
         return dict(settings)
 
     def configured(self, settings: Mapping[str, Any]) -> Editor:
-        """An editor of the same model with other settings, those of `search_space`.
+        """Return an editor of the same model with other settings from `search_space`.
 
         Raises:
             ConfigError: the editor has no such settings.
@@ -104,31 +104,31 @@ class Editor(ABC):
             raise ConfigError(f"{type(self).__name__} has no settings {', '.join(settings)}")
         return self
 
-    # What follows matters only to editors that remember earlier edits, as AlphaEdit does.
+    # Only editors that remember earlier edits, such as AlphaEdit, need the following methods.
 
     def reset(self) -> None:  # noqa: B027
-        """Forget earlier edits; called with the unedited weights in place."""
+        """Forget earlier edits. It is called when the unedited weights are in place."""
 
     def state(self) -> dict[str, Tensor]:
-        """What is remembered of earlier edits, so that a sequence can go on in another process."""
+        """Return what the editor remembers of earlier edits, to continue in another process."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Remember what `state` gave."""
+        """Restore what `state` returned."""
 
 
 @contextlib.contextmanager
 def counted_steps(
     model: nn.Module, on_step: Callable[[int], None] = lambda steps: None
 ) -> Iterator[Callable[[], int]]:
-    """Count the forwards that carry gradients: one for each step of an editor's loop.
+    """Count the forwards with gradients. An editor's loop runs one in each step.
 
     Args:
         model: the model that is edited.
-        on_step: told the number at each step.
+        on_step: called with the number at each step.
 
     Yields:
-        A function that gives the number so far.
+        A function that returns the number so far.
     """
     count = 0
 
@@ -152,10 +152,10 @@ def edited(
     records: Sequence[Record],
     sadr: Mapping[str, Any] | None,
 ) -> Iterator[None]:
-    """The editor's model with the records' edits in it, and the unedited one again afterwards.
+    """Edit the model for the length of a ``with`` block, and undo the edits afterwards.
 
     Raises:
-        EvaluationError: afterwards, as `take_back` does.
+        EvaluationError: the edits cannot be undone; see `take_back`.
     """
     try:
         editor.edit(records, sadr)
@@ -165,10 +165,11 @@ def edited(
 
 
 def take_back(editor: Editor, unedited: UneditedWeights) -> None:
-    """Have the unedited model again, and an editor that remembers no edit.
+    """Restore the unedited model, and make the editor forget its edits.
 
     Raises:
-        EvaluationError: the edits changed what the editor does not name, or the like.
+        EvaluationError: the edits changed weights that the editor does not name, or the edits
+            cannot be undone for another reason.
     """
     try:
         try:

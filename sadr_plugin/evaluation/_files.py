@@ -1,4 +1,4 @@
-"""An evaluation's files: lines of JSON that outlive whatever ends the process, or the machine."""
+"""The files of an evaluation: lines of JSON that survive the end of the process or the machine."""
 
 from __future__ import annotations
 
@@ -17,20 +17,27 @@ Line = TypeVar("Line")
 
 
 def read_results(file: Path) -> list[Result]:
-    """The results in a file, without a last line that was cut off.
+    """Read the results in a file. An incomplete last line is ignored.
 
-    Raises `DataError` for any other line that is no result.
+    Raises:
+        DataError: another line is not a result.
     """
     return _read_lines(file, Result.from_line)
 
 
 def read_checkpoints(file: Path) -> list[Checkpoint]:
-    """The checkpoints in a file, without what is saved elsewhere; otherwise as `read_results`."""
+    """Read the checkpoints in a file, without their saved tensors.
+
+    An incomplete last line is ignored.
+
+    Raises:
+        DataError: another line is not a checkpoint.
+    """
     return _read_lines(file, Checkpoint.from_line)
 
 
 def append_lines(file: Path, items: Sequence[Result | Checkpoint]) -> None:
-    """Write items at a file's end, and see that they are on the disk."""
+    """Append items to a file, and wait until they are on the disk."""
     with file.open("a", encoding="utf-8") as stream:
         stream.writelines(map(_line_of, items))
         stream.flush()
@@ -38,13 +45,13 @@ def append_lines(file: Path, items: Sequence[Result | Checkpoint]) -> None:
 
 
 def rewrite(file: Path, items: Sequence[Result | Checkpoint]) -> None:
-    """Put other lines in place of a file's, all or none."""
+    """Replace all lines of a file at once."""
     with replacing(file) as part:
         part.write_text("".join(map(_line_of, items)), encoding="utf-8")
 
 
 def drop_half_line(file: Path) -> None:
-    """Take away a last line that was cut off; for a file that no other process writes to."""
+    """Remove an incomplete last line. No other process may write to the file."""
     if not file.exists():
         return
     content = file.read_bytes()
@@ -55,19 +62,23 @@ def drop_half_line(file: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A file to write in the block; then it takes the other's place, once it is on the disk."""
+    """Yield a temporary file to write. After the block it replaces ``file``.
+
+    It is synced to the disk before.
+    """
     part = file.with_name(f"{file.name}.part")
     yield part
     _sync(part, os.O_RDWR)
     part.replace(file)
-    if os.name != "nt":  # a folder cannot be opened there
+    if os.name != "nt":  # Windows cannot open a folder
         _sync(file.parent, os.O_RDONLY)
 
 
 @contextlib.contextmanager
 def put_aside(file: Path) -> Iterator[None]:
-    """Rename a file where the model is found to be changed in the end: what was measured with it is
-    not to be trusted, and no later run goes on with it.
+    """Rename a file if the model has changed in the end.
+
+    Its results are then not reliable. With the new name, no later run uses them.
 
     Raises:
         ChangedModelError: with the file's new name.
@@ -88,7 +99,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _line_of(item: Result | Checkpoint) -> str:
-    """An item as a line of its file, without what is kept elsewhere."""
+    """Return an item as a line of its file, without what is stored in other files."""
     names = [f.name for f in fields(item) if f.name != "saved"]
     return json.dumps({name: getattr(item, name) for name in names}) + "\n"
 

@@ -1,6 +1,6 @@
-"""The published formats of records, told apart by content.
+"""The published formats of records. The content of an item tells its format.
 
-Each is a pydantic model, which gives the check, the error message and the JSON Schema.
+Each format is a pydantic model. It gives the checks, the error messages and the JSON Schema.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 def _first(value: Any) -> Any:
-    """The first answer of a nest of lists of equally good ones."""
+    """Return the first answer from nested lists of equally good answers."""
     while isinstance(value, list) and value:
         value = value[0]
     return value
 
 
-# The schema is of what a file may hold, and would not have the lists by itself.
+# The schema describes the content of a file. By default it would not include the lists.
 _NEST = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]}
 Answer = Annotated[Text, BeforeValidator(_first), WithJsonSchema(_NEST)]
 
 
 class _Format(BaseModel):
-    """A published format; further keys are allowed and ignored."""
+    """A published format. Further keys are allowed and ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
@@ -47,19 +47,24 @@ class _Format(BaseModel):
         raise NotImplementedError
 
     def groups_not_asked(self) -> list[str]:
-        """Groups of questions that are not known, such as ``portability.Other``."""
+        """Return the names of unknown groups of questions, such as ``portability.Other``."""
         return []
 
 
 def _edit(key: str, subject: str, prompt: str, new: str, true: str) -> Record:
-    """A record with its edit and no questions yet; `ValueError` as for `_template`."""
+    """Return a record with its edit and without questions.
+
+    Raises:
+        ValueError: see `_template`.
+    """
     return Record(key, subject, _template(prompt, subject), new, true)
 
 
 def _template(prompt: str, subject: str) -> str:
-    """``prompt`` with ``{}`` in the subject's place.
+    """Return ``prompt`` with ``{}`` in the place of the subject.
 
-    Raises `ValueError` where that cannot be told.
+    Raises:
+        ValueError: the place of the subject is not clear, or the prompt has other braces.
     """
     if "{}" in prompt:
         if prompt.count("{}") > 1:
@@ -70,7 +75,13 @@ def _template(prompt: str, subject: str) -> str:
 
 
 def _only_braces(template: str) -> str:
-    """The template; `ValueError` if it has a brace that `str.format`, as editors use it, minds."""
+    """Return the template unchanged if it has no other braces than ``{}``.
+
+    Editors use `str.format` on it.
+
+    Raises:
+        ValueError: it has another brace.
+    """
     if re.search("[{}]", template.replace("{}", "")):
         raise ValueError(f"prompt: {template!r} holds a brace besides the subject's '{{}}'")
     return template
@@ -88,7 +99,7 @@ class _CounterFactEdit(BaseModel):
 
 
 class CounterFact(_Format):
-    """The original file of ROME and MEMIT."""
+    """The original file format of ROME and MEMIT."""
 
     requested_rewrite: _CounterFactEdit
     case_id: int | str | None = None
@@ -97,7 +108,7 @@ class CounterFact(_Format):
     generation_prompts: list[Text] = []
 
     def record(self, key: str) -> Record:
-        """As a `Record`."""
+        """Return the item as a `Record`."""
         edit = self.requested_rewrite
         new, true = edit.target_new.str_, edit.target_true.str_
         key = key if self.case_id is None else str(self.case_id)
@@ -130,7 +141,7 @@ class _Asked(BaseModel):
 
 
 class Merged(_Format):
-    """The format of the official SADR code, half CounterFact and half WikiData."""
+    """The format of the official SADR code's data: half CounterFact, half WikiData."""
 
     requested_rewrite: _MergedEdit
     rewrite: _Asked
@@ -141,7 +152,7 @@ class Merged(_Format):
     generation: _Asked = _Asked()
 
     def record(self, key: str) -> Record:
-        """As a `Record`."""
+        """Return the item as a `Record`."""
         edit = self.requested_rewrite
         new, true = edit.target_new, edit.target_true
         return replace(
@@ -155,13 +166,17 @@ class Merged(_Format):
 
 
 class _Facts(BaseModel):
-    """Questions with their answers: one of each, or as many of one as of the other."""
+    """Questions with their answers: one of each, or two lists of the same length."""
 
     prompt: Text | list[Text]
     ground_truth: Any
 
     def questions(self, wrong: str) -> Iterator[Question]:
-        """The questions; one without an answer is left out, as EasyEdit does."""
+        """Yield the questions. A question without an answer is left out, as in EasyEdit.
+
+        Raises:
+            ValueError: the answers do not fit the questions.
+        """
         if isinstance(self.prompt, str):
             pairs = [(self.prompt, self.ground_truth)]
         else:
@@ -183,7 +198,7 @@ Groups = dict[str, list[_Facts] | _Facts | None]
 
 
 def _asked(groups: Groups, names: Sequence[str], wrong: str) -> tuple[Question, ...]:
-    """The questions of some groups."""
+    """Return the questions of some groups."""
     facts: list[_Facts] = []
     for name in names:
         group = groups.get(name) or []
@@ -193,15 +208,15 @@ def _asked(groups: Groups, names: Sequence[str], wrong: str) -> tuple[Question, 
 
 ALIASES, CONSEQUENCES = ("Subject_Aliasing",), ("Reasoning", "Logical_Generalization")
 RELATIONS, REMINDERS = ("Relation_Specificity",), ("Forgetfulness",)
-"""KnowEdit's groups of questions, by what they are asked as."""
+"""KnowEdit's groups of questions, by the kind of question in a `Record`."""
 
 ASKED = {"portability": ALIASES + CONSEQUENCES, "locality": RELATIONS + REMINDERS}
 
 
 class KnowEdit(_Format):
-    """KnowEdit's sets: ZsRE, WikiData_counterfact; and what EasyEdit made of ZsRE before.
+    """KnowEdit's sets (ZsRE, WikiData_counterfact), and EasyEdit's earlier version of ZsRE.
 
-    Of equally good answers the first counts, as in EasyEdit.
+    The first of several equally good answers counts, as in EasyEdit.
     """
 
     subject: Text
@@ -215,7 +230,7 @@ class KnowEdit(_Format):
     locality: Groups = {}
 
     def record(self, key: str) -> Record:
-        """As a `Record`."""
+        """Return the item as a `Record`."""
         new, true = self.target_new, self.ground_truth
         rephrased = self.rephrase_prompt or []
         rephrased = [rephrased] if isinstance(rephrased, str) else rephrased
@@ -225,7 +240,7 @@ class KnowEdit(_Format):
         return replace(
             _edit(key, self.subject, self.prompt, new, true),
             paraphrases=tuple(Question(prompt, new, true) for prompt in rephrased),
-            # An alias's own answer is the new object, in other words perhaps.
+            # The answer for an alias is the new object, possibly in other words.
             aliases=_asked(self.portability, ALIASES, true),
             consequences=_asked(self.portability, CONSEQUENCES, true),
             relations=_asked(self.locality, RELATIONS, new),
@@ -234,7 +249,7 @@ class KnowEdit(_Format):
         )
 
     def groups_not_asked(self) -> list[str]:
-        """Those of other names than KnowEdit's."""
+        """Return the names of the groups that KnowEdit does not have."""
         return [
             f"{field}.{name}"
             for field, known in ASKED.items()
@@ -244,7 +259,7 @@ class KnowEdit(_Format):
 
 
 class ZsRE(KnowEdit):
-    """ZsRE under the names of MEND, which EasyEdit also reads."""
+    """ZsRE with the key names of MEND, which EasyEdit also reads."""
 
     prompt: Text = Field(alias="src")
     target_new: Answer = Field(alias="alt")
@@ -261,7 +276,7 @@ FORMATS: dict[str, type[_Format]] = {
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a file of records: a list of any one of the formats."""
+    """Return the JSON Schema of a file of records: a list of items in any of the formats."""
     forms, definitions = models_json_schema(
         [(form, "validation") for form in FORMATS.values()], by_alias=True
     )
@@ -274,14 +289,20 @@ def schema() -> dict[str, Any]:
 
 
 def _format_of(item: dict[str, Any]) -> type[_Format]:
-    """Which format an item means to be, by its keys."""
+    """Return the format that an item's keys suggest."""
     if "requested_rewrite" in item:
         return Merged if "rewrite" in item else CounterFact
     return ZsRE if {"src", "alt", "answers", "rephrase"} & item.keys() else KnowEdit
 
 
 def _refuse_without_object(item: dict[str, Any]) -> None:
-    """KnowEdit's sets that say nothing of a true object, against which all is weighed here."""
+    """Refuse items of KnowEdit's sets without a true object.
+
+    Every score here compares the new object with the true one.
+
+    Raises:
+        ValueError: the item has no true object.
+    """
     if "concept" in item and "labels" in item:
         raise ValueError("concept: a text of WikiBio has no object to edit")
     if {"subject", "prompt", "target_new"} <= item.keys() and "ground_truth" not in item:
@@ -292,13 +313,13 @@ def _refuse_without_object(item: dict[str, Any]) -> None:
 
 
 def parse(item: Any) -> _Format:
-    """What an item of a file says, in whatever format; ``record`` gives it as a `Record`.
+    """Parse an item of a file in any format. Its method ``record`` returns it as a `Record`.
 
     Args:
-        item: as JSON gave it.
+        item: the decoded JSON.
 
     Raises:
-        ValueError: naming the field that is at fault.
+        ValueError: the item fits no format. The message names the field.
     """
     if not isinstance(item, dict):
         raise ValueError(f"expected an object, got {_short(item)}")
@@ -312,9 +333,12 @@ def parse(item: Any) -> _Format:
 
 
 def weighable(record: Record) -> Record:
-    """The record without questions whose right answer is the wrong one, which no model can win.
+    """Return the record without questions whose right answer equals the wrong one.
 
-    Raises `ValueError` where the new object is the true one.
+    No model can answer such a question.
+
+    Raises:
+        ValueError: the new object is the true one.
     """
     if _same(record.target_new, record.target_true):
         raise ValueError(f"target_new: {record.target_new!r} is the true object as well")

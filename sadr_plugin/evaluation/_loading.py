@@ -1,4 +1,4 @@
-"""A model and its tokenizer, for an adapter's editor."""
+"""Load a model and its tokenizer for an adapter's editor."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ def load_model(
     attention: str | None = None,
     special_tokens: dict[str, str] | None = None,
 ) -> tuple[nn.Module, Any]:
-    """A causal language model of transformers and its tokenizer.
+    """Load a causal language model of transformers and its tokenizer.
 
     Args:
         name: a folder, or a model's name on the hub.
-        options: what the user wants; goes before ``dtype``.
+        options: the user's options. `EditorOptions.dtype` overrides ``dtype``.
         dtype: torch's name of the type of the weights.
-        device: where the model goes; None for the first GPU, or the CPU without one.
-        spread: let accelerate place the layers where there is room, instead.
-        attention: the implementation of attention, as transformers names them; None for
-            transformers' choice. See `attention_for_edits`.
-        special_tokens: the tokenizer's, such as ``{"pad_token": "<|endoftext|>"}``; None for the
-            end of text as padding.
+        device: the device of the model. None takes the first GPU, or the CPU without one.
+        spread: whether accelerate places the layers on the available devices. ``device`` is then
+            ignored.
+        attention: the attention implementation, with transformers' name. None takes transformers'
+            choice. See `attention_for_edits`.
+        special_tokens: special tokens of the tokenizer, such as ``{"pad_token": "<|endoftext|>"}``.
+            None takes the end of text as padding.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: the model cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -60,9 +61,12 @@ def load_model(
 
 
 def attention_for_edits() -> str | None:
-    """The implementation of attention that edits are fastest with; None for transformers' choice.
+    """Return the attention implementation that is fastest for edits.
 
-    On a CPU, and at an edit's few tokens, the eager one is a quarter faster than the others.
+    On a CPU, with the few tokens of an edit, eager attention is a quarter faster than the others.
+
+    Returns:
+        None for transformers' choice, if there is a GPU.
     """
     import torch
 

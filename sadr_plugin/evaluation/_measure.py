@@ -1,4 +1,4 @@
-"""What a model is asked about a record, whether edited or not."""
+"""Ask a model about a record, before or after an edit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ._results import Result
 from ._scoring import Run, Scorer, just_run
 
 OPENINGS = 3
-"""How many texts are generated for each record's fluency."""
+"""The number of texts that are generated for each record's fluency."""
 
 GENERATED_TOKENS = 100
 
 
 class Measure:
-    """Asks the editor's model, as it stands, about records.
+    """Asks the editor's model, as it is now, about records.
 
     Args:
-        editor: has the model.
-        seed: what generated texts are drawn from, for each record anew.
+        editor: gives the model.
+        seed: the random seed for generated texts, set again for each record.
         fluency: whether to generate texts.
     """
 
@@ -38,9 +38,9 @@ class Measure:
         self._scorer = Scorer(editor.model, editor.tokenizer)
 
     def probe(self, record: Record) -> DriftProbe | None:
-        """What tells from now on how far the record's attention has drifted.
+        """Return a probe that measures how far the record's attention drifts from now on.
 
-        None where there is no drift to speak of, as the subject is no token.
+        None if the drift cannot be measured, because the subject has no token of its own.
         """
         try:
             prompt = Prompt.from_template(record.template, record.subject)
@@ -55,11 +55,11 @@ class Measure:
     def result(
         self, record: Record, arm: str, drift: float | None, **more: int | float | None
     ) -> Result:
-        """All of a record's questions asked.
+        """Ask all questions of a record.
 
         Args:
-            record: what to ask about.
-            arm: goes into the result, as do the others.
+            record: the record.
+            arm: the arm's name, for the result.
             drift: see `Result`.
             **more: further attributes of the result.
         """
@@ -71,10 +71,10 @@ class Measure:
     def scores(
         self, questions: Mapping[str, Sequence[Question]], run: Run = just_run
     ) -> dict[str, list[tuple[float, float]]]:
-        """By kind, for each question (right, wrong), mean log-probabilities in nats.
+        """Return (right, wrong) for each question, by kind: mean log-probabilities in nats.
 
         Args:
-            questions: by kind.
+            questions: the questions, by kind.
             run: see `Scorer.answers`.
         """
         return self._asked(questions, run)[0]
@@ -82,7 +82,7 @@ class Measure:
     def _asked(
         self, questions: Mapping[str, Sequence[Question]], run: Run = just_run
     ) -> tuple[dict[str, list[tuple[float, float]]], float]:
-        """Besides, how far the model chooses the first question's right answer."""
+        """Return the scores, and `Answer.chosen` of the first question's right answer."""
         pairs = [
             (question.prompt, answer)
             for asked in questions.values()
@@ -100,9 +100,10 @@ class Measure:
         return scores, answers[0].chosen
 
     def _generate(self, record: Record) -> float | None:
-        """The mean n-gram entropy of texts that begin as the record says, drawn top-5.
+        """Return the mean n-gram entropy of texts that begin with the record's openings.
 
-        None without openings, or where the model gives no finite probabilities.
+        The texts are drawn with top-k sampling, k = 5. None without openings, or if the model gives
+        no finite probabilities.
         """
         openings = list(dict.fromkeys(record.openings))[:OPENINGS]
         if not openings:
@@ -117,7 +118,7 @@ class Measure:
         with torch.no_grad():
             following = model(**batch).logits[:, -1]
         if not torch.isfinite(following).all():
-            return None  # too many edits: there is nothing to draw from
+            return None  # after too many edits there is nothing to draw from
         torch.manual_seed(self._seed)
         output = model.generate(  # type: ignore[operator]
             **batch,

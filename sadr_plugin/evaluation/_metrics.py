@@ -1,8 +1,8 @@
-"""The paper's metrics (sections 3 and 5), from the scores of single questions.
+"""The paper's metrics (sections 3 and 5), computed from the scores of single questions.
 
-A score is a mean log-probability. A right answer is one whose score is higher than the wrong
-one's; a metric is the share of right answers (accuracy), or the mean probability of the right
-ones, over all questions of its kind, in percent.
+A score is a mean log-probability. A question is answered right if the score of the right answer is
+higher than that of the wrong one. A metric is the share of questions answered right (accuracy), or
+the mean probability of the right answers, over all questions of its kind, in percent.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DISTRACTED = "distracting "
 
 
 def efficacy(record: Record) -> list[Question]:
-    """The edited fact itself."""
+    """Return the question about the edited fact itself."""
     return [Question(record.prompt, record.target_new, record.target_true)]
 
 
 def _distracted(record: Record, questions: Sequence[Question]) -> list[Question]:
-    """The same questions after the edited fact has been stated (paper, section 3)."""
+    """Return the questions with the edited statement before each prompt (paper, section 3)."""
     return [Question(f"{record.statement} {q.prompt}", q.right, q.wrong) for q in questions]
 
 
@@ -43,7 +43,7 @@ TASKS: dict[str, Callable[[Record], list[Question]]] = {
     "consequence": lambda record: list(record.consequences),
     "reminder": lambda record: list(record.reminders),
 }
-"""What is asked of each record, by the name of the metric."""
+"""The questions of each metric, as functions of a record."""
 
 SHORT = {
     "efficacy": "ES",
@@ -56,35 +56,38 @@ SHORT = {
     "consequence": "CS",
     "reminder": "MS",
 }
-"""The metrics' abbreviations."""
+"""The abbreviations of the metrics."""
 
 IN_SCORE = ("efficacy", "paraphrase", "neighbourhood", "relation", DISTRACTED + "neighbourhood")
-"""The metrics whose harmonic mean is the score S."""
+"""The metrics in the score S, which is their harmonic mean."""
 
 Scores = Mapping[str, Sequence[tuple[float, float]]]
-"""One record's scores: by metric, for each question (right, wrong), in nats."""
+"""One record's scores: metric to (right, wrong) of each question, in nats."""
 
 
 def accuracy(right: float, wrong: float) -> float:
-    """1 for a right answer, 0 for another."""
+    """Return 1 if the question is answered right, otherwise 0."""
     return float(right > wrong)
 
 
 def probability(right: float, _: float) -> float:
-    """The probability of the right answer."""
+    """Return the probability of the right answer."""
     return math.exp(right)
 
 
 def score(estimates: Mapping[str, Estimate | None]) -> float | None:
-    """S, the harmonic mean of ES, PS, NS, RS and DNS, of those of them the data has."""
+    """Return S, the harmonic mean of ES, PS, NS, RS and DNS.
+
+    Metrics that the data does not have are left out. None if it has none of them.
+    """
     means = [found.mean for task in IN_SCORE if (found := estimates.get(task)) is not None]
     return harmonic_mean(means) if means else None
 
 
 def ngram_entropy(text: str) -> float:
-    """FL, the weighted entropy of a text's 2- and 3-grams of words, in bits (as in ROME's paper).
+    """Return FL, the weighted entropy of a text's 2- and 3-grams of words, in bits (ROME's paper).
 
-    (2/3 · H₂ + 4/3 · H₃) / 2; low where a text repeats itself.
+    FL = (2/3 · H₂ + 4/3 · H₃) / 2. It is low if a text repeats itself.
     """
     words = re.findall(r"\w+|[^\w\s]", text)
     return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2

@@ -1,4 +1,4 @@
-"""How well a model goes on writing a text that no edit is about."""
+"""The perplexity of a text that has nothing to do with the edits."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..attention._tracer import input_device
 from ..errors import ConfigError
 
 TOKENS = 4096
-"""How many tokens of the text are read."""
+"""The number of tokens of the text that are read."""
 
 WINDOW = 256
-"""How many of them the model sees at a time."""
+"""The number of tokens that the model sees at a time."""
 
 
 class Perplexity:
-    """The perplexity of one text, time and again.
+    """Measures the perplexity of one text as often as needed.
 
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
-        text: the first `TOKENS` tokens of it count.
+        text: the text. Its first `TOKENS` tokens count.
 
     Raises:
         ConfigError: the text is shorter than two tokens.
@@ -33,7 +33,8 @@ class Perplexity:
 
     def __init__(self, model: nn.Module, tokenizer: Any, text: str) -> None:
         self._model = model
-        # A token has at most some ten characters on average; the tokenizer need not see the rest.
+        # A token has at most about ten characters on average, so the tokenizer need not read the
+        # rest.
         ids = tokenizer(text[: 16 * TOKENS], add_special_tokens=False)["input_ids"][:TOKENS]
         if len(ids) < 2:
             raise ConfigError("--text: a text of at least two tokens is needed")
@@ -43,7 +44,10 @@ class Perplexity:
 
     @torch.no_grad()
     def __call__(self) -> float:
-        """Exp of the mean negative log-probability of the tokens, each window by itself."""
+        """Return exp of the mean negative log-probability of the tokens.
+
+        Each window is read on its own.
+        """
         device, total, count = input_device(self._model), 0.0, 0
         for window in self._windows:
             ids = torch.tensor([window], device=device)
@@ -52,4 +56,4 @@ class Perplexity:
                 logits, ids[0, 1:].to(logits.device), reduction="sum"
             ).item()
             count += len(window) - 1
-        return math.exp(min(total / count, 700))  # no more fits a float
+        return math.exp(min(total / count, 700))  # a larger number would overflow

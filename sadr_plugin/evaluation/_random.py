@@ -1,4 +1,4 @@
-"""The process's random generators, given back as they were."""
+"""Keep the state of the process's random generators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextlib.contextmanager
 def generators_kept() -> Iterator[None]:
-    """After the block Python's, torch's and NumPy's generators are where they were before it."""
+    """Restore the state of Python's, torch's and NumPy's generators after the block."""
     numpy = sys.modules.get("numpy")
     python, numbers = random.getstate(), None if numpy is None else numpy.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

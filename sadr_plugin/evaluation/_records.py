@@ -1,4 +1,4 @@
-"""Records: edits, and what to ask before and after each."""
+"""Records: edits, and the questions to ask before and after each edit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt with its right answer and the wrong one it is weighed against."""
+    """A prompt with its right answer and the wrong answer it is compared with.
+
+    Attributes:
+        prompt: the text before the answer.
+        right: the right answer.
+        wrong: the wrong answer.
+    """
 
     prompt: str
     right: str
@@ -18,21 +24,23 @@ class Question:
 
 @dataclass(frozen=True)
 class Record:
-    """One edit, and what to ask before and after it.
+    """One edit, and the questions to ask before and after it.
 
     Attributes:
-        key: names the record: the file's own number of it, or its place in the file.
-        subject: what the edited fact is about.
-        template: the fact up to its object, ``{}`` for the subject.
+        key: the name of the record: its number in the file's own numbering, or its place in the
+            file.
+        subject: the subject of the edited fact.
+        template: the fact up to its object, with ``{}`` for the subject.
         target_new: the new object.
         target_true: the true object.
-        paraphrases: the edited fact in other words; right is the new object.
-        aliases: the edited fact with another name for the subject; right is the new object.
-        neighbours: facts about other subjects; wrong is the new object.
-        relations: other facts about the subject; wrong is the new object.
-        consequences: what follows from the edited fact; wrong is the true object.
-        reminders: the edited fact as one that has other answers besides the new object, which
-            the prompt names; wrong is the new object.
+        paraphrases: the edited fact in other words. The right answer is the new object.
+        aliases: the edited fact with another name for the subject. The right answer is the new
+            object.
+        neighbours: facts about other subjects. The wrong answer is the new object.
+        relations: other facts about the subject. The wrong answer is the new object.
+        consequences: facts that follow from the edited fact. The wrong answer is the true object.
+        reminders: the edited fact as one that has more answers than the new object, which the
+            prompt names. The wrong answer is the new object.
         openings: beginnings of texts, for fluency.
     """
 
@@ -56,7 +64,7 @@ class Record:
 
     @property
     def statement(self) -> str:
-        """The edited fact as a sentence, put before a prompt to distract."""
+        """The edited fact as a sentence. It is put before a prompt to distract the model."""
         return f"{self.prompt} {self.target_new}."
 
 
@@ -65,7 +73,11 @@ QUESTIONS = ("paraphrases", "aliases", "neighbours", "relations", "consequences"
 
 
 def sample(records: Sequence[Record], limit: int | None, seed: int) -> list[Record]:
-    """``limit`` of the records, chosen by ``seed``, in the file's order; all if there is none."""
+    """Return ``limit`` records, chosen at random by ``seed``, in the order of the file.
+
+    Returns:
+        All records if ``limit`` is None or larger than their number.
+    """
     if limit is None or limit >= len(records):
         return list(records)
     chosen = random.Random(seed).sample(range(len(records)), limit)

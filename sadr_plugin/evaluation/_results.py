@@ -1,4 +1,4 @@
-"""What an evaluation writes down: a line of JSON for each record and arm."""
+"""The results of an evaluation: a line of JSON for each record and arm."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UNEDITED = "unedited"
-"""The arm without an edit."""
+"""The name of the arm without an edit."""
 
 Pairs = list[tuple[float, float]]
-"""For each question (right, wrong), mean log-probabilities in nats."""
+"""(right, wrong) of each question: mean log-probabilities in nats."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way of editing; ``sadr`` is None for the toolkit alone."""
+    """A way of editing.
+
+    Attributes:
+        name: the arm's name.
+        sadr: SADR's settings, as under ``sadr:`` in an hparams file. None for the toolkit alone.
+    """
 
     name: str
     sadr: Mapping[str, Any] | None
@@ -27,30 +32,30 @@ class Arm:
 
 @dataclass(frozen=True)
 class Result:
-    """What one record showed in one arm.
+    """The result of one record in one arm.
 
     Attributes:
         record: the record's key.
         arm: the arm's name.
-        scores: by metric, for each question (right, wrong), mean log-probabilities in nats.
+        scores: for each metric, (right, wrong) of each question: mean log-probabilities in nats.
         rewrite_acc: the share of the new object's tokens that are the model's first choice after
-            the prompt, 0 to 1; what EasyEdit calls so.
-        drift: the penalty at γ = 1 on the record's prompt; 0 without an edit.
-        fluency: mean n-gram entropy of generated texts in bits, None without openings or with a
-            model that gives no finite probabilities.
-        steps: optimisation steps of the edit; of edits made in one call, their mean.
-        seconds: wall time of the edit; of edits made in one call, their mean.
-        error: why there is no edit; then there are no scores.
-        edits: how many edits had been made when the record was asked about, its own among them.
-        when: "single": its own was the only one; "made": directly after its own; "checkpoint":
-            with all the others so far.
-        heads: of each head in a layer that can drift (layer, head, KL(before ‖ now) of its row
-            in nats, its attention to the subject before, and now), at the prediction position of
-            the edit's prompt. What ``sadr drift`` measures, as is the next.
-        moved: by metric, for each question, the divergence of its attention, summed over layers
-            and heads, in nats; None where its prompt does not name the subject.
+            the prompt, 0 to 1. EasyEdit uses the same name.
+        drift: the penalty at γ = 1 on the record's prompt. 0 without an edit.
+        fluency: the mean n-gram entropy of generated texts, in bits. None without openings, or if
+            the model gives no finite probabilities.
+        steps: the optimisation steps of the edit. For edits made in one call, their mean.
+        seconds: the wall time of the edit. For edits made in one call, their mean.
+        error: why there is no edit. There are no scores then.
+        edits: the number of edits in the model when the record was asked about, including its own.
+        when: "single": the record's edit was the only one; "made": directly after its edit;
+            "checkpoint": together with all edits so far.
+        heads: for each head in a layer that can drift: layer, head, KL(before ‖ now) of its row in
+            nats, its attention to the subject before, and now. All are taken at the prediction
+            position of the edit's prompt. ``sadr drift`` measures ``heads`` and ``moved``.
+        moved: for each metric, the divergence of each question's attention, summed over layers and
+            heads, in nats. None if the prompt does not name the subject.
         reached: the probability of the target in the loop's last step, 0 to 1, averaged as for
-            ``stop_at``, where SADR was on; what ``sadr tune`` looks at.
+            ``stop_at``, for edits with SADR. ``sadr tune`` uses it.
     """
 
     record: str
@@ -70,15 +75,16 @@ class Result:
 
     @classmethod
     def from_line(cls, line: bytes) -> Result:
-        """Read a line of a result file.
+        """Read a line of a file of results.
 
-        Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` for anything else.
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError: the line is not a result.
         """
         return cls.from_data(json.loads(line))
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Result:
-        """Make one of its fields as JSON has them; raises as `from_line` does."""
+        """Make a result from its fields as decoded JSON. It raises the errors of `from_line`."""
         return cls(**{**data, "scores": _pairs(data["scores"])})
 
 
@@ -88,13 +94,13 @@ class Checkpoint:
 
     Attributes:
         arm: the arm's name.
-        edits: how many edits had been made, 0 in the unedited model.
-        unrelated: what facts about subjects that are never edited show: for each record of
-            these, by kind, pairs as in `Result.scores`.
-        perplexity: of a text, None without one.
-        changes: by edited weight, the Frobenius norm of its change as a share of its own.
-        saved: what the arm goes on from: the edited weights, and what the editor remembers.
-            In a file of its own.
+        edits: the number of edits; 0 for the unedited model.
+        unrelated: scores of facts about subjects that are never edited: for each such record, by
+            kind, pairs as in `Result.scores`.
+        perplexity: the perplexity of a text; None without one.
+        changes: for each edited weight, the Frobenius norm of its change as a share of its norm.
+        saved: the tensors from which the arm continues: the edited weights, and what the editor
+            remembers. They are stored in a separate file.
     """
 
     arm: str
@@ -106,7 +112,7 @@ class Checkpoint:
 
     @classmethod
     def from_line(cls, line: bytes) -> Checkpoint:
-        """Read a line of a file of checkpoints; raises as `Result.from_line` does."""
+        """Read a line of a file of checkpoints. It raises the errors of `Result.from_line`."""
         data = json.loads(line)
         data["unrelated"] = [_pairs(scores) for scores in data["unrelated"]]
         return cls(**data)

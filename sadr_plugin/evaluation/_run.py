@@ -1,7 +1,7 @@
-"""A run over single edits: what is left to do, who does it, and the file the results go to.
+"""A run over single edits: the remaining tasks, the engine and the file of results.
 
-A line is written for each record and arm as soon as it is known, so that a run that was killed
-goes on where it stopped.
+A line is written for each record and arm as soon as its result is known. A run that was killed
+therefore continues where it stopped.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from .engines import Engine, Item
 
 
 class EvaluationRun:
-    """One run.
+    """A run over single edits.
 
     Args:
-        engine: who evaluates.
-        file: where the results go, a line each; those that are there already stay.
-        retry_failed: forget the records that could not be edited, so that they are tried again.
+        engine: does the evaluation.
+        file: the file of results, one per line. Results in it are kept.
+        retry_failed: whether to drop records that could not be edited, so that they are tried
+            again.
     """
 
     def __init__(self, engine: Engine, file: Path, retry_failed: bool = False) -> None:
@@ -40,11 +41,11 @@ class EvaluationRun:
         records: Sequence[Record],
         on_item: Callable[[Item], None] = lambda item: None,
     ) -> list[Result]:
-        """Evaluate what has no result yet; gives all results, old and new.
+        """Evaluate everything without a result, and return all results, old and new.
 
         Raises:
-            ChangedModelError: at the end; the results are not to be trusted, and no later run
-                goes on with them.
+            ChangedModelError: at the end, if the model has changed. The results are then not
+                reliable, and no later run uses them.
         """
         with put_aside(self._file):
             for item in self._engine.items(self._todo(records)):

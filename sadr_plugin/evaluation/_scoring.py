@@ -1,4 +1,4 @@
-"""How likely a model finds answers: mean log-probability of their tokens, in batches."""
+"""Score answers by the mean log-probability of their tokens, in batches."""
 
 from __future__ import annotations
 
@@ -19,21 +19,27 @@ if TYPE_CHECKING:
 TOKENS_PER_BATCH = 2048
 
 LOGITS_PER_BATCH = 128
-"""Positions at which a batch's logits are computed: each has those of a whole vocabulary."""
+"""The number of positions for which a batch computes logits, each over the whole vocabulary."""
 
 
 Run = Callable[[Callable[[], Any]], Any]
-"""Runs a forward and gives its output."""
+"""A function that runs a forward and returns its output."""
 
 
 def just_run(forward: Callable[[], Any]) -> Any:
-    """Run it as it is."""
+    """Run the forward without any change."""
     return forward()
 
 
 @dataclass(frozen=True)
 class _Sequence:
-    """A prompt and an answer as tokens, and where they stood in the list."""
+    """A prompt and an answer as tokens.
+
+    Attributes:
+        place: the index of the pair in the list.
+        ids: the tokens of both.
+        answer: the number of tokens of the answer.
+    """
 
     place: int
     ids: list[int]
@@ -41,18 +47,18 @@ class _Sequence:
 
 
 def _first_predicting(sequence: _Sequence) -> int:
-    """Where the answer's first token is predicted from, the position before it."""
+    """Return the position that predicts the answer's first token, which is the one before it."""
     return len(sequence.ids) - sequence.answer - 1
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How an answer fares after its prompt.
+    """The score of an answer after its prompt.
 
     Attributes:
-        mean_log_probability: of its tokens, in nats. The paper averages over the target's
-            tokens (section 3); a space is put before it.
-        chosen: the share of its tokens that the model finds likelier than any other, 0 to 1.
+        mean_log_probability: the mean log-probability of its tokens, in nats. The paper averages
+            over the target's tokens (section 3). A space is put before the answer.
+        chosen: the share of its tokens that are the model's most likely token, 0 to 1.
     """
 
     mean_log_probability: float
@@ -65,7 +71,7 @@ class Scorer:
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
-        tokens_per_batch: how many tokens a forward may hold, padding included.
+        tokens_per_batch: the largest number of tokens in a forward, padding included.
     """
 
     def __init__(
@@ -78,11 +84,15 @@ class Scorer:
 
     @torch.no_grad()
     def answers(self, asked: Sequence[tuple[str, str]], run: Run = just_run) -> list[Answer]:
-        """How each answer fares after its prompt, in the order asked.
+        """Score each answer after its prompt.
 
         Args:
             asked: (prompt, answer) pairs.
-            run: runs each forward and gives its output; the same pairs come to the same forwards.
+            run: runs each forward and returns its output. The same pairs always lead to the same
+                forwards.
+
+        Returns:
+            The scores, in the order of ``asked``.
         """
         found: dict[int, Answer] = {}
         sequences = [self._tokens(place, *pair) for place, pair in enumerate(asked)]
@@ -94,13 +104,13 @@ class Scorer:
     def _tokens(self, place: int, prompt: str, answer: str) -> _Sequence:
         prompt_ids = self._tokenizer(prompt)["input_ids"]
         ids = self._tokenizer(f"{prompt} {answer.strip()}")["input_ids"]
-        if ids[: len(prompt_ids)] != prompt_ids:  # the prompt's last token goes on in the answer
+        if ids[: len(prompt_ids)] != prompt_ids:  # a token spans the end of the prompt
             answered = self._tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
             ids = [*prompt_ids, *answered]
         return _Sequence(place, ids, len(ids) - len(prompt_ids))
 
     def _batches(self, sequences: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
-        """Neighbours in length together: forwards and logits are as wide as the longest needs."""
+        """Batch sequences of similar length, because the longest one sets the width of a batch."""
         batch: list[_Sequence] = []
         for sequence in sequences:
             rows, first = len(batch) + 1, min(map(_first_predicting, [*batch, sequence]))
@@ -133,13 +143,13 @@ class Scorer:
         return answers
 
     def _logits(self, ids: Tensor, mask: Tensor, first: int, run: Run) -> Tensor:
-        """Logits from position ``first`` on, [rows, positions, vocabulary]."""
+        """Return the logits from position ``first`` on, [rows, positions, vocabulary]."""
         forward = partial(self._model, input_ids=ids, attention_mask=mask, use_cache=False)
         if not self._keeps:
             full: Tensor = run(forward).logits
             return full[:, first:]
-        # Of a part of each row, and with frozen weights, torch would take as many products with
-        # the whole vocabulary as there are rows.
+        # For a part of each row that is not contiguous, and with frozen weights, torch would
+        # multiply by the whole vocabulary once for each row.
         head = self._model.get_output_embeddings()  # type: ignore[operator]
         hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         try:
@@ -150,9 +160,9 @@ class Scorer:
 
 
 def answer_probability(model: nn.Module, tokenizer: Any, prompt: str, answer: str) -> float:
-    """How likely the model is to go on from ``prompt`` with ``answer``, 0 to 1.
+    """Return the probability of ``answer`` after ``prompt``, 0 to 1.
 
-    The exponential of the mean log-probability of the answer's tokens (paper, section 3).
+    It is the exponential of the mean log-probability of the answer's tokens (paper, section 3).
     """
     (found,) = Scorer(model, tokenizer).answers([(prompt, answer)])
     return math.exp(found.mean_log_probability)

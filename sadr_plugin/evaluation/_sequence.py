@@ -1,8 +1,8 @@
-"""Edits that add up: in batches or one after another, with nothing taken back in between.
+"""Edits that accumulate: in batches or one after another, without undoing them in between.
 
-At checkpoints everything edited so far is asked about on the model as it then is. From one
-checkpoint to the next is a leg; each begins from what the one before it saved, in whatever process,
-so that an interrupted run comes to the numbers of an undisturbed one.
+At checkpoints, all records edited so far are asked about on the current model. A leg runs from one
+checkpoint to the next. Each leg starts from what the one before it saved, in any process. An
+interrupted run therefore gives the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ._weights import UneditedWeights
 from .engines import Item
 
 WEIGHT, STATE = "weight:", "state:"
-"""What the names of saved tensors begin with."""
+"""Prefixes of the names of saved tensors."""
 
 
 @dataclass(frozen=True)
 class Leg:
-    """An arm's way from one checkpoint to the next.
+    """The edits of an arm from one checkpoint to the next.
 
     Attributes:
         arm: the arm's name.
-        start: how many edits have been made before.
-        end: how many will have been made; start and end of the unedited arm are 0.
-        saved: `Checkpoint.saved` at the start; nothing for the unedited model.
-        failed: keys of the records before ``start`` that could not be edited.
+        start: the number of edits before the leg.
+        end: the number of edits after the leg. Start and end of the unedited arm are 0.
+        saved: `Checkpoint.saved` at the start. Empty for the unedited model.
+        failed: the keys of the records before ``start`` that could not be edited.
     """
 
     arm: str
@@ -49,25 +49,26 @@ class Leg:
 
 
 def unrelated_questions(record: Record) -> dict[str, list[Question]]:
-    """A fact and its relations, when nothing edits them: right is what was true all along."""
+    """Return questions about a record that is never edited. The right answer is the true object."""
     fact = Question(record.prompt, record.target_true, record.target_new)
     return {"fact": [fact], "relation": list(record.relations)}
 
 
 class SequenceEvaluator:
-    """Evaluates edits that add up, with one model.
+    """Evaluates edits that accumulate, with one model.
 
     Args:
-        editor: edits.
-        arms: the ways of editing; the unedited model is asked besides.
-        records: what is edited, in this order.
-        batch_size: how many records go into one call of the editor.
-        unrelated: records that are never edited, asked at each checkpoint.
-        text: whose perplexity is measured at each checkpoint; None for none.
-        seed: what generated texts and the toolkit's own draws start from, for each call anew.
+        editor: the editor.
+        arms: the ways of editing. The unedited model is asked as well.
+        records: the records to edit, in this order.
+        batch_size: the number of records in one call of the editor.
+        unrelated: records that are never edited. They are asked at each checkpoint.
+        text: a text whose perplexity is measured at each checkpoint; None for none.
+        seed: the random seed for generated texts and the toolkit's own draws, set again for each
+            call.
         fluency: whether to generate texts.
-        skip_bad: whether an error of the toolkit's own in a call is counted, as the plugin's on
-            a record is; else it ends the run.
+        skip_bad: whether an error of the toolkit in a call counts as failed records, as the
+            plugin's own errors on a record do. If False, it ends the run.
 
     Raises:
         ConfigError: the editor does not take that many records in one call.
@@ -101,7 +102,7 @@ class SequenceEvaluator:
         self._probes: dict[str, DriftProbe | None] = {}
 
     def items(self, task: Leg) -> Iterator[Item]:
-        """See `Evaluator.items`: what was seen on the way, then a `Checkpoint`."""
+        """Yield the results of a leg, then its `Checkpoint`; see `Evaluator.items`."""
         if task.arm == UNEDITED:
             for record in self._records:
                 yield self._measure.result(record, UNEDITED, 0.0, edits=0)
@@ -116,11 +117,11 @@ class SequenceEvaluator:
             checkpoint = self._checkpoint(task.arm, task.end)
         finally:
             take_back(self._editor, self._unedited)
-        self._unedited.check()  # a checkpoint says that its leg can be trusted
+        self._unedited.check()  # a checkpoint states that its leg is reliable
         yield checkpoint
 
     def finish(self) -> None:
-        """See `Evaluator.finish`: each leg has been looked at."""
+        """Do nothing, because each leg was checked; see `Evaluator.finish`."""
 
     def _leg(self, leg: Leg) -> Iterator[Item]:
         arm, done = self._arms[leg.arm], set(leg.failed)
@@ -135,7 +136,10 @@ class SequenceEvaluator:
                 yield replace(self._ask(record, arm.name, leg.end), when="checkpoint")
 
     def _edit(self, batch: Sequence[Record], arm: Arm, edits: int) -> list[Result]:
-        """Edit a batch, and ask about it directly afterwards; an error leaves things as before."""
+        """Edit a batch and ask about it directly afterwards.
+
+        If the editor fails, model and editor are as before.
+        """
         set_seed(self._seed)
         before, remembered = self._unedited.edited(), self._editor.state()
         started = time.perf_counter()

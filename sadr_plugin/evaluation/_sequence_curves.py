@@ -1,4 +1,4 @@
-"""What is shown of edits that add up: every measure over the number of edits."""
+"""Curves for edits that accumulate: every measure against the number of edits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ._significance import Estimate
 from ._summary import IN_TABLE
 
 Curve = Callable[[Point, str], Estimate | float | None]
-"""The value of an arm at a checkpoint; None where it has none."""
+"""Returns the value of an arm at a checkpoint; None if there is none."""
 
 
 def curves() -> dict[str, Curve]:
-    """Every curve, by its title."""
+    """Return every curve, by its title."""
 
     def unrelated(kind: str) -> Curve:
         return lambda point, arm: point.models[arm].unrelated[kind]
@@ -34,7 +34,7 @@ def curves() -> dict[str, Curve]:
 
 
 def accuracy(task: str) -> Curve:
-    """The share of right answers, percent."""
+    """Return the curve of the share of right answers, in percent."""
 
     def curve(point: Point, arm: str) -> Estimate | None:
         return next((a.accuracy[task] for a in point.arms if a.arm == arm), None)

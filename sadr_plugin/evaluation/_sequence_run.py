@@ -1,7 +1,7 @@
-"""A run over edits that add up: which legs are left, who goes them, and the files they fill.
+"""A run over edits that accumulate: the remaining legs, the engine and the files.
 
-A leg's results reach the disk together with its checkpoint. A run that was killed goes on from
-the last checkpoint of each arm.
+The results of a leg are written to disk together with its checkpoint. A run that was killed
+continues from the last checkpoint of each arm.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from ._sequence import Leg
 from .engines import Engine, Item
 
 CHECKPOINTS = (1, 10, 25, 50, 100, 250, 500, 1000)
-"""After how many edits a run looks at its models, besides at its end."""
+"""The numbers of edits with a checkpoint. There is always one at the end of a run."""
 
 
 def checkpoints(wanted: Sequence[int] | None, records: int, batch_size: int) -> list[int]:
-    """After how many edits to look: where a batch ends, and at the end.
+    """Return the numbers of edits with a checkpoint, including the end.
 
     Args:
-        wanted: numbers of edits; None for those of `CHECKPOINTS` where a batch ends.
-        records: how many there are to edit.
-        batch_size: how many are edited in one call.
+        wanted: numbers of edits. None takes those of `CHECKPOINTS` at which a batch ends.
+        records: the number of records to edit.
+        batch_size: the number of records in one call.
 
     Raises:
-        ConfigError: a wanted one is no number of edits at which a batch ends.
+        ConfigError: no batch ends after a wanted number of edits.
     """
     asked = CHECKPOINTS if wanted is None else wanted
     fitting = [number for number in asked if 0 < number < records and number % batch_size == 0]
@@ -54,12 +54,12 @@ def checkpoints(wanted: Sequence[int] | None, records: int, batch_size: int) -> 
 
 
 class SequenceRun:
-    """One run.
+    """A run over edits that accumulate.
 
     Args:
-        engine: who evaluates.
-        folder: where the files go; what is there already stays.
-        checkpoints: after how many edits to look, ascending; the last is the end.
+        engine: does the evaluation.
+        folder: the folder of the files. Files in it are kept.
+        checkpoints: the numbers of edits with a checkpoint, ascending. The last one is the end.
     """
 
     def __init__(self, engine: Engine, folder: Path, checkpoints: Sequence[int]) -> None:
@@ -74,12 +74,12 @@ class SequenceRun:
         reached = {checkpoint.arm: checkpoint.edits for checkpoint in self.checkpoints}
         found = read_results(self._results_file)
         self.results = [r for r in found if r.edits <= reached.get(r.arm, -1)]
-        if len(self.results) < len(found):  # of a leg that did not reach its checkpoint
+        if len(self.results) < len(found):  # a leg did not reach its checkpoint
             rewrite(self._results_file, self.results)
         self._legs_results: dict[str, list[Result]] = {}
 
     def run(self, on_item: Callable[[Item], None] = lambda item: None) -> list[Result]:
-        """Go what has not been gone; gives all results, old and new."""
+        """Run the remaining legs, and return all results, old and new."""
         queue: deque[Leg] = deque(filter(None, map(self._next, (UNEDITED, *self._engine.arms))))
         for item in self._engine.items(queue):
             if isinstance(item, Checkpoint):
@@ -93,7 +93,7 @@ class SequenceRun:
         return self.results
 
     def _next(self, arm: str, saved: dict[str, Tensor] | None = None) -> Leg | None:
-        """The leg after an arm's last checkpoint; None at its end."""
+        """Return the leg after an arm's last checkpoint; None at its end."""
         reached = [c.edits for c in self.checkpoints if c.arm == arm]
         if arm == UNEDITED:
             return None if reached else Leg(arm, 0, 0)
@@ -107,7 +107,7 @@ class SequenceRun:
         return Leg(arm, start, ahead[0], saved, bad)
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        """What is saved first, then the results, then the line that says that they are whole."""
+        """Write the saved tensors, then the results, then the line that marks them as complete."""
         if checkpoint.saved:
             self._save(checkpoint)
         results = self._legs_results.pop(checkpoint.arm, [])

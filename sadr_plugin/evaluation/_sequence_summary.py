@@ -1,4 +1,4 @@
-"""What edits that add up come to: every arm at every checkpoint."""
+"""The summary of edits that accumulate: every arm at every checkpoint."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from ._significance import Estimate, estimate
 from ._summary import ArmSummary, summarise
 
 UNRELATED = ("fact", "relation")
-"""What is asked of records that are never edited."""
+"""The kinds of questions about records that are never edited."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """An arm's model at a checkpoint, beside what is asked about edited records.
+    """An arm's model at a checkpoint, apart from the questions about edited records.
 
     Attributes:
-        unrelated: right answers about subjects that are never edited, percent, by kind; None
-            without such questions.
-        perplexity: of the text, None without one.
-        change: the mean over edited weights of the norm of the change as a share of the weight's.
+        unrelated: the share of right answers about subjects that are never edited, in percent, by
+            kind. None without such questions.
+        perplexity: the perplexity of the text; None without one.
+        change: the mean over the edited weights of the norm of the change, as a share of the
+            weight's norm.
     """
 
     unrelated: dict[str, Estimate | None]
@@ -34,9 +35,9 @@ class Point:
     """A checkpoint that every arm has reached.
 
     Attributes:
-        edits: how many edits had been made.
-        arms: the arms, unedited first, over all records edited so far.
-        models: by arm, what else its model shows.
+        edits: the number of edits.
+        arms: the arms, the unedited one first, over all records edited so far.
+        models: more data about each arm's model.
     """
 
     edits: int
@@ -46,12 +47,12 @@ class Point:
 
 @dataclass(frozen=True)
 class SequenceSummary:
-    """A run of edits that add up.
+    """A run of edits that accumulate.
 
     Attributes:
         points: the checkpoints, ascending.
-        made: the arms over all records, each asked about directly after its edit was made;
-            what EasyEdit's ``sequential_edit`` measures.
+        made: the arms over all records, each asked about directly after its edit. EasyEdit's
+            ``sequential_edit`` measures the same.
     """
 
     points: list[Point]
@@ -63,9 +64,12 @@ def summarise_sequence(
     checkpoints: Sequence[Checkpoint],
     order: Sequence[str] | None = None,
 ) -> SequenceSummary:
-    """What a run's results and checkpoints say, as far as every arm has come.
+    """Summarise a run's results and checkpoints, up to the last checkpoint that every arm reached.
 
-    The arms come as in `summarise`, in the ``order`` given or that of their checkpoints.
+    Args:
+        results: the results of the run.
+        checkpoints: the checkpoints of the run.
+        order: the order of the arms. None takes the order of their checkpoints.
     """
     found = dict.fromkeys(c.arm for c in checkpoints if c.arm != UNEDITED)
     arms = [arm for arm in order or found if arm in found]
@@ -76,7 +80,7 @@ def summarise_sequence(
     points = []
     for edits in sorted(set.intersection(*reached)) if reached else []:
         seen = [
-            # How it was made is known from when it was made.
+            # Steps and seconds were recorded when the edit was made.
             replace(r, steps=made[r.arm, r.record].steps, seconds=made[r.arm, r.record].seconds)
             for r in results
             if r.when == "checkpoint" and r.edits == edits

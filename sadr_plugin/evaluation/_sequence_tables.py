@@ -1,4 +1,4 @@
-"""A run of edits that add up, as tables: a row for each arm at each checkpoint."""
+"""A run of edits that accumulate, as tables with a row for each arm at each checkpoint."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MADE = "made"
-"""Stands where the number of edits does, for records asked about directly after their edit."""
+"""Replaces the number of edits for records that are asked about directly after their edit."""
 
 UNRELATED_SHORT = {"fact": "UF", "relation": "UR"}
-"""Facts about subjects that are never edited, and their relations."""
+"""Abbreviations: facts about subjects that are never edited, and their relations."""
 
 HEADER = [
     "edits",
@@ -41,7 +41,7 @@ NARROW = ("edits", "arm", "S", *(SHORT[task] for task in IN_TABLE), "UF", "perpl
 
 
 def sequence_rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
-    """The table, header first, without columns that nothing stands in."""
+    """Return the cells of the table, header first, without empty columns."""
 
     def percent(found: Estimate | None) -> str:
         if found is None or intervals:
@@ -73,7 +73,7 @@ def sequence_rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
 
 
 def sequence_table(summary: SequenceSummary, title: str) -> Table:
-    """For the terminal, narrow enough for 80 columns."""
+    """Return the table for the terminal. It fits into 80 columns."""
     from rich import box
     from rich.table import Table
 
@@ -105,7 +105,10 @@ def write_sequence(
     about: Mapping[str, Any],
     order: Sequence[str] | None = None,
 ) -> SequenceSummary:
-    """Write ``summary.json`` and ``summary.md``; gives the summary, its arms in ``order``."""
+    """Write ``summary.json`` and ``summary.md``, and return the summary.
+
+    Arguments are as in `write` and `summarise_sequence`.
+    """
     summary = summarise_sequence(results, checkpoints, order)
     data = {"about": dict(about), **asdict(summary)}
     (folder / "summary.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

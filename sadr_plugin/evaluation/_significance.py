@@ -1,4 +1,4 @@
-"""How sure a metric is, and whether two arms differ: over records, which is what varies."""
+"""The uncertainty of metrics, and tests between two arms. Records are the sampling units."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Estimate:
     """A metric over many records, in percent.
 
     Attributes:
-        mean: over all questions.
-        low: the lower end of its 95 % interval; None with a single record. Questions of one record
-            hang together, so records, not questions, are what varies.
-        high: the upper end.
-        questions: how many there were.
+        mean: the mean over all questions.
+        low: the lower end of the 95 % interval. None with a single record. Questions of one record
+            depend on each other, so the interval is based on records.
+        high: the upper end of the interval. None with a single record.
+        questions: the number of questions.
     """
 
     mean: float
@@ -34,18 +34,21 @@ class Estimate:
 def estimate(
     records: Sequence[Scores], task: str, value: Callable[[float, float], float] = accuracy
 ) -> Estimate | None:
-    """A metric over ``records``; None where none of them has such a question.
+    """Estimate a metric over ``records``.
 
-    The interval is Wilson's with the effective number of questions in place of their number
-    (Korn and Graubard 1998; Dean and Pagano 2015): as many independent questions as would leave
-    the mean as uncertain as it is, and Student's t in place of the normal quantile. Where all
-    answers are alike nothing says how uncertain it is, and each record counts as one question.
-    A mean of probabilities varies no more than one of right answers does, so this holds for it.
+    The interval is Wilson's with an effective number of questions (Korn and Graubard 1998; Dean and
+    Pagano 2015). This is the number of independent questions that would give the mean the same
+    uncertainty. Student's t replaces the normal quantile. If all answers are equal, the data do not
+    show the uncertainty, and each record counts as one question. A mean of probabilities varies no
+    more than a mean of right answers, so the interval is valid for it as well.
 
     Args:
-        records: each record's scores.
+        records: the scores of each record.
         task: the metric.
-        value: what a question counts, from 0 to 1.
+        value: the value of a question, from 0 to 1.
+
+    Returns:
+        None if no record has a question of this metric.
     """
     clusters = [[value(*pair) for pair in scores[task]] for scores in records if scores.get(task)]
     if not clusters:
@@ -54,7 +57,7 @@ def estimate(
     mean = sum(map(sum, clusters)) / count
     if len(clusters) == 1:
         return Estimate(100 * mean, None, None, count)
-    # The variance of a ratio of sums over clusters, linearised.
+    # The linearised variance of a ratio of sums over clusters.
     residuals = [sum(cluster) - mean * len(cluster) for cluster in clusters]
     spread = sum(r * r for r in residuals) * len(clusters) / (len(clusters) - 1)
     variance = spread / count**2
@@ -72,7 +75,12 @@ def _wilson(mean: float, count: float, quantile: float) -> tuple[float, float]:
 
 @functools.cache
 def student_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t with so many degrees of freedom, for a probability above 0.5."""
+    """Return the quantile of Student's t for a probability above 0.5.
+
+    Args:
+        probability: the probability.
+        freedom: the degrees of freedom.
+    """
     low, high = 0.0, 1e6
     for _ in range(100):
         middle = (low + high) / 2
@@ -84,7 +92,7 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def _student_within(t: float, freedom: int) -> float:
-    """The probability of lying between -t and t (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    """Return the probability between -t and t (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
     angle = math.atan(t / math.sqrt(freedom))
     term = total = math.cos(angle) if freedom % 2 else 1.0
     for k in range(3 if freedom % 2 else 2, freedom - 1, 2):
@@ -96,10 +104,13 @@ def _student_within(t: float, freedom: int) -> float:
 
 
 def sign_test(one: Sequence[Scores], other: Sequence[Scores], task: str) -> float | None:
-    """Two-sided p that two arms answer alike, paired by record; None without a difference.
+    """Return the two-sided p of the hypothesis that two arms answer equally well.
 
-    Of the records that one arm answers better (by its share of right answers), half would be
-    either arm's by chance.
+    The test is paired by record. It counts the records that one arm answers better, by the share of
+    right answers. Under the hypothesis, either arm is the better one in half of them.
+
+    Returns:
+        None if no record differs.
     """
     better = worse = 0
     for a, b in zip(one, other, strict=True):
@@ -114,11 +125,15 @@ def sign_test(one: Sequence[Scores], other: Sequence[Scores], task: str) -> floa
 
 
 def holm(found: Mapping[Key, float | None]) -> dict[Key, float | None]:
-    """P values corrected for their number (Holm 1979), so that of all of them together the chance
-    of one below 0.05 is 5 percent where nothing differs.
+    """Correct p values for their number (Holm 1979).
+
+    If nothing differs, the chance that any corrected p is below 0.05 is at most 5 percent.
 
     Args:
-        found: the p value of each test; None where there was nothing to test, which does not count.
+        found: the p value of each test. None if there was nothing to test; it does not count.
+
+    Returns:
+        The corrected p value of each test.
     """
     tested = sorted((p, key) for key, p in found.items() if p is not None)
     corrected: dict[Key, float | None] = dict.fromkeys(found)

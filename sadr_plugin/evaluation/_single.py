@@ -1,4 +1,4 @@
-"""Single edits: score a record, edit it, score again, take the edit back."""
+"""Single edits: score a record, edit it, score it again, undo the edit."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from ._weights import UneditedWeights
 
 @dataclass(frozen=True)
 class RecordTask:
-    """A record, and the names of the arms that it has results of."""
+    """A record, and the names of the arms that already have a result for it."""
 
     record: Record
     done: frozenset[str] = frozenset()
 
 
 class SingleEvaluator:
-    """Evaluates single edits with one model; each is taken back before the next.
+    """Evaluates single edits with one model. Each edit is undone before the next.
 
     Args:
-        editor: edits.
-        arms: the ways of editing; every record is also scored unedited.
-        seed: what generated texts and the toolkit's own draws start from, for each record anew.
+        editor: the editor.
+        arms: the ways of editing. Every record is also scored unedited.
+        seed: the random seed for generated texts and the toolkit's own draws, set again for each
+            record.
         fluency: whether to generate texts.
-        skip_bad: whether an error of the toolkit's own on a record is counted, as the plugin's
-            on a record is; else it ends the run.
+        skip_bad: whether an error of the toolkit on a record counts as a failed record, as the
+            plugin's own errors on a record do. If False, it ends the run.
     """
 
     def __init__(
@@ -55,10 +56,9 @@ class SingleEvaluator:
         self._measure = Measure(editor, seed, fluency)
 
     def items(self, task: RecordTask) -> Iterator[Result]:
-        """See `Evaluator.items`: the unedited scores, then arm after arm.
+        """Yield the unedited scores, then the result of each arm; see `Evaluator.items`.
 
-        Which arm comes first differs from record to record, so that none is always the one that
-        finds cold caches.
+        The first arm differs from record to record, so that no arm always runs with cold caches.
         """
         record = task.record
         first = zlib.crc32(record.key.encode()) % len(self._arms) if self._arms else 0
@@ -82,7 +82,7 @@ class SingleEvaluator:
             )
 
     def finish(self) -> None:
-        """See `Evaluator.finish`."""
+        """Check the whole model; see `Evaluator.finish`."""
         self._unedited.check()
 
 
@@ -96,20 +96,20 @@ def edited_result(
     seed: int,
     skip_bad: bool,
 ) -> Result:
-    """Edit a record, ask about it, and take the edit back.
+    """Edit a record, ask about it, and undo the edit.
 
     Args:
-        editor: edits.
-        unedited: what the model is to be again.
-        measure: asks.
-        record: what is edited.
-        arm: how.
-        probe: the record's, made before the edit; None where there is no drift to speak of.
-        seed: what the toolkit's own draws start from.
+        editor: the editor.
+        unedited: the unedited state of the model.
+        measure: asks the questions.
+        record: the record to edit.
+        arm: the way of editing.
+        probe: the record's probe, made before the edit. None if the drift cannot be measured.
+        seed: the random seed for the toolkit's own draws.
         skip_bad: as for `SingleEvaluator`.
 
     Raises:
-        EvaluationError: naming the record and the arm.
+        EvaluationError: the edit could not be undone. The message names the record and the arm.
     """
     set_seed(seed)
     started = time.perf_counter()
@@ -130,13 +130,13 @@ def edited_result(
 
 
 def is_records_own(error: Exception, skip_bad: bool) -> bool:
-    """Whether an error is a single record's, not one of the settings or the evaluation."""
+    """Whether an error concerns a single record, and not the settings or the evaluation."""
     if isinstance(error, SadrError):
         return isinstance(error, (PositionError, PenaltyError))
     return skip_bad
 
 
 def failed(record: Record, arm: str, error: Exception, seconds: float) -> Result:
-    """The result of a record that could not be edited."""
+    """Return the result of a record that could not be edited."""
     why = str(error) if isinstance(error, SadrError) else f"{type(error).__name__}: {error}"
     return Result(record.key, arm, {}, None, None, None, seconds=seconds, error=why)

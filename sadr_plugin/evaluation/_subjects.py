@@ -1,4 +1,4 @@
-"""Where a subject stands in a prompt."""
+"""Find the place of a subject in a prompt."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import unicodedata
 
 
 def find_subject(subject: str, prompt: str) -> int:
-    """Where the subject first stands in the prompt as words of its own.
+    """Return the character at which the subject first occurs in the prompt as separate words.
 
-    Raises `ValueError` where it does not.
+    Raises:
+        ValueError: there is no such place.
     """
     if not subject.strip() or subject not in prompt:
         raise ValueError(f"subject: {subject!r} is not in the prompt {prompt!r}")
@@ -24,9 +25,10 @@ def find_subject(subject: str, prompt: str) -> int:
 
 
 def _in_word(text: str, place: int) -> bool:
-    """Whether a word goes on across ``place``, between two characters.
+    """Whether ``place``, between two characters, is inside a word.
 
-    Only letters with case and digits tell: scripts without case may put no spaces between words.
+    Only letters with case and digits count, because scripts without case may have no spaces between
+    words.
     """
     if not 0 < place < len(text):
         return False

@@ -1,4 +1,4 @@
-"""What an evaluation adds up to: every arm over all its records, and how the arms compare."""
+"""The summary of an evaluation: every arm over all its records, with tests between arms."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ._results import UNEDITED, Result
 from ._significance import Estimate, estimate, holm, sign_test
 
 IN_TABLE = ("efficacy", "paraphrase", "neighbourhood", "relation", "distracting neighbourhood")
-"""The paper's columns, in its order; the others stand in the summary."""
+"""The paper's columns, in the paper's order. The summary also has the other metrics."""
 
 Tests = Mapping[tuple[str, str, str], float | None]
-"""P values by the two arms and the metric."""
+"""P values by two arms and a metric."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,19 @@ class ArmSummary:
 
     Attributes:
         arm: the arm's name.
-        records: how many records have scores.
-        failed: how many could not be edited.
-        accuracy: each metric as the share of right answers, percent; None without questions.
-        probability: each metric as the mean probability of the right answer, percent.
+        records: the number of records with scores.
+        failed: the number of records that could not be edited.
+        accuracy: each metric as the share of right answers, in percent. None without questions.
+        probability: each metric as the mean probability of the right answer, in percent.
         score: S, from the accuracies.
-        rewrite_acc: mean of the records', percent; what EasyEdit calls so.
-        fluency: FL, bits, None without texts.
-        drift: mean of the records' drift.
-        steps: mean number of optimisation steps.
-        seconds: mean seconds of an edit.
-        versus: two-sided p of the sign test against each other arm, by metric.
-        corrected: the same between edited arms, corrected for the number of all these tests (Holm).
+        rewrite_acc: the mean of the records' values, in percent. EasyEdit uses the same name.
+        fluency: FL in bits. None without texts.
+        drift: the mean of the records' drift.
+        steps: the mean number of optimisation steps.
+        seconds: the mean time of an edit, in seconds.
+        versus: the two-sided p of the sign test against each other arm, by metric.
+        corrected: the same p between edited arms, corrected for the number of all these tests
+            (Holm).
     """
 
     arm: str
@@ -53,13 +54,13 @@ class ArmSummary:
 
 
 def summarise(results: Sequence[Result], arms: Sequence[str] | None = None) -> list[ArmSummary]:
-    """Every arm over the records that all arms have scored.
+    """Summarise every arm over the records that all arms have scored.
 
-    In whatever order the records were evaluated, the summary is the same.
+    The summary does not depend on the order in which the records were evaluated.
 
     Args:
-        results: of one mode.
-        arms: the order in which arms come, the unedited first; None for that of their results.
+        results: the results of one mode.
+        arms: the order of the arms, after the unedited one. None takes the order in ``results``.
     """
     found = dict.fromkeys(result.arm for result in results)
     arms = [arm for arm in (UNEDITED, *(arms or found)) if arm in found]
@@ -86,7 +87,7 @@ def _scores(results: Sequence[Result]) -> list[Scores]:
 
 
 def _against(arm: str, tests: Tests) -> dict[str, dict[str, float | None]]:
-    """The tests an arm takes part in, by the other arm and the metric."""
+    """Return the tests of an arm, by the other arm and the metric."""
     found: dict[str, dict[str, float | None]] = {}
     for (one, other, task), p in tests.items():
         if arm in (one, other):

@@ -1,4 +1,4 @@
-"""A summary as tables: for the terminal, as Markdown, as TeX; and the files they are kept in."""
+"""Write a summary as tables (terminal, Markdown, TeX) and to files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ NOTHING = "–"
 
 
 def cell(found: Estimate | None, form: str = "{} ({}–{})", digits: int = 1) -> str:
-    """A metric and its interval, as ``form`` has it, the ends with ``digits`` after the point."""
+    """Format a metric with its interval.
+
+    Args:
+        found: the metric.
+        form: the format of mean, lower and upper end.
+        digits: the number of decimals of the interval's ends.
+    """
     if found is None:
         return NOTHING
     if found.low is None or found.high is None:
@@ -32,14 +38,14 @@ def cell(found: Estimate | None, form: str = "{} ({}–{})", digits: int = 1) ->
 
 
 def number(value: float | None, places: int) -> str:
-    """A number, or what stands for nothing."""
+    """Format a number, or return the sign for a missing value."""
     return NOTHING if value is None else f"{value:.{places}f}"
 
 
 def summary_rows(
     summaries: Sequence[ArmSummary], form: str = "{} ({}–{})", digits: int = 1
 ) -> list[list[str]]:
-    """Its cells, header first, without columns that no arm has anything in; as `cell` has them."""
+    """Return the cells of the table, header first, without empty columns; see `cell`."""
     rows = [
         [
             summary.arm,
@@ -57,7 +63,7 @@ def summary_rows(
 
 
 def table(summaries: Sequence[ArmSummary], title: str) -> Table:
-    """For the terminal, narrow enough for 80 columns."""
+    """Return the table for the terminal. It fits into 80 columns."""
     from rich import box
     from rich.table import Table
 
@@ -69,7 +75,7 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
         box=box.SIMPLE,
         padding=(0, 0, 0, 1),
     )
-    place = rows[0].index("records")  # they are the same for every arm
+    place = rows[0].index("records")  # all arms have the same number of records
     header, *rows = [[*row[:place], *row[place + 1 :]] for row in rows]
     for column in header:
         shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
@@ -79,19 +85,19 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
 
 
 def markdown(summaries: Sequence[ArmSummary]) -> str:
-    """The table as Markdown."""
+    """Return the table as Markdown."""
     return markdown_lines(summary_rows(summaries))
 
 
 def markdown_lines(table: Sequence[Sequence[str]]) -> str:
-    """A table, its header first, as Markdown."""
+    """Return any table, header first, as Markdown."""
     header, *rows = table
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def tex(summaries: Sequence[ArmSummary]) -> str:
-    """The table in the paper's layout: a row for each arm, the metrics across."""
+    """Return the table as TeX in the paper's layout, with a row for each arm."""
     rows = summary_rows(summaries, r"{} {{\scriptsize({}--{})}}")
     body = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
@@ -114,9 +120,16 @@ def write(
     about: Mapping[str, Any],
     arms: Sequence[str] | None = None,
 ) -> list[ArmSummary]:
-    """Write ``summary.json``, ``summary.md`` and ``summary.tex``; gives the summaries.
+    """Write ``summary.json``, ``summary.md`` and ``summary.tex``.
 
-    The arms come as in `summarise`.
+    Args:
+        folder: the folder for the files.
+        results: the results of one mode.
+        about: data about the run, for ``summary.json``.
+        arms: the order of the arms; see `summarise`.
+
+    Returns:
+        The summaries.
     """
     summaries = summarise(results, arms)
     data = {"about": dict(about), "arms": [asdict(summary) for summary in summaries]}

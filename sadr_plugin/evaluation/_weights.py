@@ -1,4 +1,4 @@
-"""A model's unedited weights: kept where an edit changes them, known by their hashes elsewhere."""
+"""A model's unedited weights: copies of those that edits change, hashes of all tensors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 
 class UneditedWeights:
-    """What a model is to be again after its edits.
+    """The unedited state of a model, to restore and check it after edits.
 
-    Memory: a copy of the weights named, on their own device, and a hash of each other tensor.
+    It needs memory for a copy of the named weights, on their own device, and for a hash of each
+    tensor.
 
     Args:
         model: the model before any edit.
         edited: the names of the parameters that edits change.
 
     Raises:
-        EvaluationError: there is no such parameter, or it lies outside the model's memory
-            (offloaded by accelerate), where no edit could change it.
+        EvaluationError: a parameter does not exist, or accelerate has offloaded it, so that no edit
+            could change it.
     """
 
     def __init__(self, model: nn.Module, edited: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class UneditedWeights:
         self._marks = _marks(tensors)
 
     def restore(self) -> None:
-        """Put the edited weights back, and see that all that was touched is as it was, to the bit.
+        """Restore the edited weights, and check bit by bit everything that was touched.
 
         Raises:
             EvaluationError: something else was changed.
@@ -55,7 +56,7 @@ class UneditedWeights:
         self._marks = marks
 
     def check(self) -> None:
-        """See that the whole model is what it was, to the bit.
+        """Check bit by bit that the whole model is as it was.
 
         Raises:
             ChangedModelError: it is not.
@@ -64,7 +65,10 @@ class UneditedWeights:
 
     @torch.no_grad()
     def changes(self) -> dict[str, float]:
-        """By edited weight, the Frobenius norm of its change as a share of its own norm."""
+        """Return the change of each edited weight, by name.
+
+        It is the Frobenius norm of the change as a share of the weight's own norm.
+        """
         tensors = _tensors(self._model)
         return {
             name: _norm(tensors[name].double() - weight.double()) / _norm(weight.double())
@@ -72,12 +76,12 @@ class UneditedWeights:
         }
 
     def edited(self) -> dict[str, Tensor]:
-        """The edited weights as they now are, copied to the processor's memory."""
+        """Return a copy of the edited weights as they are now, in CPU memory."""
         tensors = _tensors(self._model)
         return {name: tensors[name].detach().to("cpu", copy=True) for name in self._kept}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Give the edited weights the values that `edited` gave."""
+        """Set the edited weights to the values that `edited` returned."""
         tensors = _tensors(self._model)
         with torch.no_grad():
             for name in self._kept:
@@ -123,9 +127,9 @@ def _editable(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def _marks(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """What moves when a tensor is written to in place, or its memory replaced.
+    """Return marks that change if a tensor is written in place or its memory is replaced.
 
-    Offloaded tensors are replaced at every forward; `UneditedWeights.check` looks at them.
+    Offloaded tensors are replaced at every forward. `UneditedWeights.check` checks them.
     """
     return {
         name: (0, 0) if tensor.is_meta else (tensor.data_ptr(), tensor._version)
@@ -139,7 +143,11 @@ def _norm(tensor: Tensor) -> float:
 
 
 def _offloaded(model: nn.Module, name: str) -> Tensor:
-    """A tensor that accelerate holds for a module, in memory or on disk."""
+    """Return a tensor that accelerate holds for a module, in memory or on disk.
+
+    Raises:
+        EvaluationError: accelerate does not hold it.
+    """
     path = name.split(".")
     for depth in range(len(path) - 1, -1, -1):
         hook = getattr(model.get_submodule(".".join(path[:depth])), "_hf_hook", None)

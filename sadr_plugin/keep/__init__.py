@@ -1,1 +1,1 @@
-"""Terms of the loss that keep what the model says of the subject, and of others after the edit."""
+"""Loss terms that keep other answers of the model: about the subject, and about others."""

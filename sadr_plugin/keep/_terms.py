@@ -1,4 +1,4 @@
-"""The terms of ``sadr.keep``: how far the model moves in what it says on other texts."""
+"""The terms of ``sadr.keep``: how much the model's predictions change on other texts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ KEEP = "keep"
 DISTRACTED = "keep_distracted"
 
 ASKED = 10
-"""A token at which the old object is among so many likeliest next ones asks for the edited fact."""
+"""Tokens at which the old object is among so many most likely next tokens are not kept.
+
+There the text asks for the edited fact.
+"""
 
 
 class _Kept:
-    """Texts, and what the unedited model says on them.
+    """Texts with the predictions of the unedited model.
 
     Args:
-        texts: what is run.
-        old: the old object's first token. Where it is expected, nothing is kept: there the edit is
-            to tell.
+        texts: the texts to run.
+        old: the old object's first token. Tokens at which it is expected do not count, because the
+            edit has to change them. None if it is not known.
     """
 
     @torch.no_grad()
@@ -47,10 +50,10 @@ class _Kept:
         share = counted / counts.clamp(min=1)[rows]
         self._share = share / (counts > 0).sum().clamp(min=1)
         self.counts = bool(counted.any())
-        """Whether there is a token in it to keep."""
+        """Whether any token counts."""
 
     def divergence(self) -> Tensor:
-        """KL(unedited ‖ now), a scalar, in nats."""
+        """Return KL(unedited ‖ now), a scalar, in nats."""
         now = self._texts.now().float()
         gained = nn.functional.cross_entropy(now, self._likely, reduction="none") - self._entropy
         return (gained * self._share).sum()
@@ -60,10 +63,11 @@ class KeepTerm:
     """KL(unedited ‖ now) of next-token distributions, averaged over a text's tokens, then texts.
 
     Args:
-        name, weight: see `sadr_plugin.LossTerm`.
+        name: see `sadr_plugin.LossTerm`.
+        weight: see `sadr_plugin.LossTerm`.
         running: the edit.
-        texts: makes the texts, at the first step, in parts that take turns from step to step.
-            Called while the model runs unedited.
+        texts: makes the texts at the first step, in parts. Each step uses one part, in turn. It is
+            called while the model runs unedited.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class KeepTerm:
         self._kept: list[_Kept] | None = None
 
     def value(self) -> Tensor:
-        """The divergence in nats, a scalar; 0 as long as the vector is zero."""
+        """Return the divergence, a scalar in nats. It is 0 while the vector is zero."""
         if self._kept is None:
             with self._running.unedited():
                 self._kept = self._texts()
@@ -91,11 +95,11 @@ class KeepTerm:
 
 
 def keep_terms(running: RunningEdit, config: KeepConfig) -> list[LossTerm]:
-    """The terms of ``sadr.keep``.
+    """Return the terms of ``sadr.keep``.
 
     Raises:
-        ConfigError: the editor adds its vector at no token of the subject, or does not say the
-            target that texts are to follow.
+        ConfigError: the editor does not add its vector at a token of the subject, or
+            ``keep_distracted`` needs a target that the adapter does not give.
     """
     edit = running.edit
     if edit.edited_token == "last":
@@ -130,5 +134,5 @@ def keep_terms(running: RunningEdit, config: KeepConfig) -> list[LossTerm]:
 
 
 def _parts(prompts: Sequence[Prompt], count: int) -> list[Sequence[Prompt]]:
-    """The prompts dealt out like cards."""
+    """Divide the prompts into parts, one prompt to each part in turn."""
     return [prompts[index::count] for index in range(min(count, len(prompts)))]

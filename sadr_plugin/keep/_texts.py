@@ -1,4 +1,4 @@
-"""The texts whose continuations an edit is to leave alone; some the model writes itself."""
+"""The texts whose continuations an edit should not change. The model writes some of them."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from ..config import KeepConfig
 from ..errors import UnsupportedModelError
 
 BEGINNINGS = ("The", "In", "A")
-"""How the texts begin that follow the edited statement: as texts about anything do."""
+"""The first words of the texts after the edited statement. They fit texts about anything."""
 
 CANDIDATES = 2
-"""How many texts about the subject are written for each that is wanted: some state the object."""
+"""The number of texts about the subject written for each one needed. Some state the object."""
 
 ANSWER = 6
-"""How many tokens of the unedited model's answer tell the old object."""
+"""The number of tokens of the unedited model's answer in which the old object is looked for."""
 
 FUNCTION_WORDS = frozenset(
     ["A", "An", "At", "He", "I", "In", "It", "On", "She", "That", "The", "There", "They", "This"]
 )
-"""Words an answer may begin with that are no object."""
+"""Words at the beginning of an answer that are not an object."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What is to be kept, as prompts with the subject in them.
+    """The texts to keep, as prompts with the subject in them.
 
     Attributes:
-        about: the openings, then what the model writes of the subject.
+        about: the openings, then the texts that the model writes about the subject.
         after: texts about anything, after the edited statement.
-        begin: where in each of those the statement ends, in characters.
-        old: the first token of the old object; None where it is not known.
+        begin: the character at which the statement ends in each text of ``after``.
+        old: the first token of the old object; None if it is not known.
     """
 
     about: list[Prompt]
@@ -50,15 +50,15 @@ class Texts:
 
 
 def write_texts(edit: Edit, prompt: Prompt, config: KeepConfig) -> Texts:
-    """The texts of an edit; the model writes its own in one go.
+    """Make the texts of an edit. The model writes its own texts in one batch.
 
     Args:
         edit: what is edited.
         prompt: the rewriting prompt, without a context.
-        config: says how many, and the openings.
+        config: the numbers of texts, and the openings.
 
     Raises:
-        UnsupportedModelError: the model cannot write.
+        UnsupportedModelError: the model cannot generate text.
     """
     subject = prompt.subject
     about = [Prompt.from_template(text, subject) for text in config.openings]
@@ -84,8 +84,11 @@ def _states(text: str, answer: str) -> bool:
 
 
 def _old_object(edit: Edit, prompt: Prompt) -> str | None:
-    """What the edit replaces; where it does not say, the first name or number in the unedited
-    model's answer."""
+    """Return the object that the edit replaces.
+
+    If the edit does not give it, this is the first name or number in the unedited model's answer,
+    or None.
+    """
     if edit.old_target is not None or not hasattr(edit.model, "generate"):
         return edit.old_target
     (text,) = _written(edit, [prompt.text], ANSWER)
@@ -95,7 +98,7 @@ def _old_object(edit: Edit, prompt: Prompt) -> str | None:
 
 
 def _first_token(edit: Edit, prompt: Prompt, answer: str) -> int | None:
-    """The first token of an answer to the prompt."""
+    """Return the first token of an answer to the prompt."""
     known = edit.tokenizer(prompt.text)["input_ids"]
     whole: list[int] = edit.tokenizer(f"{prompt.text} {answer.strip()}")["input_ids"]
     start = shared_length(known, whole)
@@ -105,7 +108,7 @@ def _first_token(edit: Edit, prompt: Prompt, answer: str) -> int | None:
 def _written(
     edit: Edit, beginnings: Sequence[str], length: int, seed: int | None = None
 ) -> list[str]:
-    """What the model writes after each beginning; its likeliest words without a seed."""
+    """Return what the model writes after each beginning. Without a seed it is greedy."""
     if not beginnings:
         return []
     model: Any = edit.model
@@ -117,7 +120,7 @@ def _written(
         )
     known = [tokenizer(text)["input_ids"] for text in beginnings]
     known = [row[: own_length(tokenizer, row)] for row in known]
-    # On the left, where text that is to be continued is padded, whatever the toolkit does.
+    # Generation needs padding on the left, independent of the toolkit's side.
     ids, mask, starts = padded(known, "left")
     device = input_device(model)
     with torch.no_grad(), _plain_generation(model, length):
@@ -133,12 +136,11 @@ def _written(
 
 
 class _Choice:
-    """A logits processor by which the likeliest token is one drawn at random, without a random
-    generator that others use.
+    """A logits processor that makes greedy decoding draw at random, with its own generator.
 
     Args:
-        never: tokens that are not chosen.
-        seed: None for the model's likeliest token.
+        never: tokens that are never chosen.
+        seed: the seed; None takes the model's most likely token.
     """
 
     def __init__(self, never: Sequence[int], seed: int | None) -> None:
@@ -150,14 +152,14 @@ class _Choice:
         scores[:, self._never] = -torch.inf
         if self._generator is None:
             return scores
-        # The largest of log-probabilities with Gumbel noise is distributed as they say.
+        # The argmax of log-probabilities plus Gumbel noise is a sample of their distribution.
         uniform = torch.rand(scores.shape, generator=self._generator).clamp(1e-20, 1 - 1e-7)
         return scores - (-uniform.log()).log().to(scores.device)
 
 
 @contextlib.contextmanager
 def _plain_generation(model: Any, length: int) -> Iterator[None]:
-    """Inside the block the model writes so many tokens, whatever its files recommend."""
+    """Make the model write ``length`` tokens, without the settings in its files."""
     from transformers import GenerationConfig
 
     own = model.generation_config
@@ -169,7 +171,7 @@ def _plain_generation(model: Any, length: int) -> Iterator[None]:
 
 
 def _behind(tokenizer: Any, known: Sequence[int], whole: Sequence[int]) -> str:
-    """The text that stands behind a beginning, the blank between them included."""
+    """Return the text after a beginning, including the blank between them."""
     start: str = tokenizer.decode(known, skip_special_tokens=True)
     text: str = tokenizer.decode(whole, skip_special_tokens=True)
     return text[len(start) :]

@@ -1,1 +1,1 @@
-"""Selective Attention Drift Restriction itself: the penalty, and an edit that is held by it."""
+"""The method of Selective Attention Drift Restriction: the penalty, and the edit session."""

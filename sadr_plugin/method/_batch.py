@@ -1,4 +1,4 @@
-"""The batch a loop runs: which forwards are the loop's own, and where to look in them."""
+"""The batch of an edit's loop: which forwards belong to the loop, and which positions matter."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from ._stopping import Target, labels_behind
 
 
 class LoopBatch:
-    """What is known of an edit's batch; found out once, as a loop runs the same in every step.
+    """What is known about an edit's batch.
+
+    It is found once, because a loop runs the same batch in every step.
 
     Args:
         point: the editor's declaration.
         edit: what is edited.
-        needs_target: whether a target that cannot be told is an error.
+        needs_target: whether it is an error if the target cannot be found.
 
     Raises:
         PositionError: the subject's tokens cannot be found.
@@ -29,7 +31,7 @@ class LoopBatch:
         self._point = point
         self._edit = edit
         self._needs_target = needs_target
-        # What can be known of the prompts before the loop runs is found out now.
+        # Find the prompt tokens now, if possible, so that errors come before the first step.
         self._prompts = [] if callable(edit.prompts) else prompt_tokens(edit)
         self._input_ids: Tensor | None = None
         self._known: Inputs | None = None
@@ -40,10 +42,14 @@ class LoopBatch:
         self._last_seen = "none with gradients"
 
     def positions(self, input_ids: Tensor, attention_mask: Tensor | None) -> Positions | None:
-        """Where to look in a forward's batch, or None if it is not the loop's own.
+        """Find the positions in a forward's batch.
+
+        Args:
+            input_ids: the batch, [rows, tokens].
+            attention_mask: 1 for a real token and 0 for padding, [rows, tokens], or None.
 
         Returns:
-            Positions on the device of ``input_ids``.
+            Positions on the device of ``input_ids``. None if the batch is not the loop's own.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self._known is not None and self._known.are(given):
@@ -64,18 +70,18 @@ class LoopBatch:
         return self._positions
 
     def edited_place(self) -> tuple[int, int]:
-        """A row of the batch, and the token of it to which the toolkit adds its vector.
+        """Return a row of the batch, and the token of it to which the toolkit adds its vector.
 
-        To be asked once a forward was recognised.
+        Call this only after a forward was recognised.
         """
         return 0, self._edited
 
     def target(self, labels: Tensor | None, logits: Tensor | None) -> Tensor | None:
-        """The target's probability, a scalar, 0 to 1; None where nothing tells it.
+        """Return the target's probability, a scalar from 0 to 1. None if the target is not known.
 
         Args:
-            labels: the loop's own, if it shows them; see `EditPoint.labels`.
-            logits: of its last forward.
+            labels: the loop's own labels, if it shows them; see `EditPoint.labels`.
+            logits: the logits of the loop's last forward.
         """
         if labels is None and self._edit.target is None:
             return None
@@ -93,10 +99,10 @@ class LoopBatch:
         except SadrError:
             if self._needs_target:
                 raise
-            return None  # it would only have been looked at
+            return None  # only logs and reports would have used the target
 
     def unrecognised(self) -> str:
-        """What to say where no forward was the loop's own."""
+        """Return the error message for a loop without a recognised forward."""
         expected = self._prompts[0].prompt
         return (
             f"no forward of the {self._point.editor} loop could be recognised: its batch should "

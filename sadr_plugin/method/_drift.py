@@ -14,11 +14,11 @@ from ._running import Rows, RunningEdit
 from .penalty import head_divergence
 
 DRIFT = "drift"
-"""The term's name."""
+"""The name of the term."""
 
 
 class DriftTerm:
-    """The drift penalty; see `LossTerm`.
+    """The drift penalty as a loss term; see `LossTerm`.
 
     Args:
         running: the edit.
@@ -33,7 +33,9 @@ class DriftTerm:
         self._config = config
 
     def value(self) -> Tensor:
-        """The penalty before γ, a scalar; 0 at the first step, whose rows are the baseline.
+        """Return the penalty before γ, a scalar.
+
+        It is 0 at the first step if that step's rows are the baseline.
 
         Raises:
             UnsupportedModelError: attention carries no gradient.
@@ -55,10 +57,10 @@ class DriftTerm:
 
 
 def complain(rows: Rows, config: SadrConfig, layers: Sequence[int], step: int) -> None:
-    """Abandon the edit if an attention row or a head's drift is not finite.
+    """Raise an error if an attention row or the drift of a head is not finite.
 
     Raises:
-        PenaltyError: naming the first layer and head at fault.
+        PenaltyError: with the first layer and head that are not finite.
     """
     found = {"attention": rows.current.sum(-1).sum(1)}
     if rows.baseline is not None:
@@ -73,7 +75,7 @@ def complain(rows: Rows, config: SadrConfig, layers: Sequence[int], step: int) -
 
 
 def not_finite(what: str, step: int, place: str = "") -> str:
-    """The message of an edit that is abandoned."""
+    """Return the error message of an edit that is abandoned."""
     return (
         f"the {what} at step {step}{place}; the edit is abandoned. A smaller v_lr or gamma, or a "
         "model in float32, may help"

@@ -1,4 +1,4 @@
-"""What an edit with SADR says of itself at its start and at its end."""
+"""The log lines of an edit with SADR, at its start and at its end."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LOGGER = logging.getLogger("sadr_plugin")
 def log_start(
     report: Report, config: SadrConfig, watched: tuple[int, int], limit: int | None
 ) -> None:
-    """Say what is edited, what is watched and what ends the edit.
+    """Log what is edited, what is watched and what ends the edit.
 
     Args:
         report: the edit, before its first step.
         config: the user's settings.
-        watched: how many layers, of how many heads.
-        limit: the most steps the editor will take; None if that is not known.
+        watched: the number of watched layers, and of heads in each.
+        limit: the largest number of steps that the editor takes. None if it is not known.
     """
     rules = ["by the editor's own rule"]
     if config.stop_at is not None:
@@ -38,7 +38,7 @@ def log_start(
 
 
 def log_end(report: Report, error: BaseException | None) -> None:
-    """Say how the edit ended, and what came of it."""
+    """Log how the edit ended, with its last values."""
     ended = "ended" if error is None else f"was broken off ({type(error).__name__})"
     if not report.steps:
         LOGGER.info("SADR: %s %s without a step", report.editor, ended)

@@ -1,4 +1,4 @@
-"""An edit's attention rows, measured from outside, and what the hooks say of them."""
+"""Attention rows of an edit's prompts, measured outside the loop, and the penalty on rows."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from ..plugins import plugin_manager
 
 
 class DriftProbe:
-    """An edit's drift, measured from outside.
+    """Measures the drift of an edit from outside.
 
-    Rows before an edit are compared with rows after it, on the model as it then stands,
-    whichever editor changed it and with or without SADR.
+    It compares the rows before an edit with the rows after it. It works with any editor, with or
+    without SADR.
 
     Args:
-        edit: the prompts to look at, and the layer after which to look.
-        config: which layers count and how; the paper's settings if None.
+        edit: the prompts to measure, and the edited layer.
+        config: which layers count, and how. None takes the paper's settings.
 
     Attributes:
         before: the rows when the probe was made, [layers, prompts, heads, tokens].
-        positions: where the prompts lie among the tokens.
-        layers: the indices of the layers that are watched, in the order of the rows.
+        positions: the positions of the prompts' tokens.
+        layers: the indices of the watched layers, in the order of the rows.
 
     Raises:
         PositionError: the subject's tokens cannot be found.
-        UnsupportedModelError: the model's attention cannot be seen.
+        UnsupportedModelError: the plugin cannot read the model's attention.
     """
 
     layers: tuple[int, ...]
@@ -47,21 +47,26 @@ class DriftProbe:
         self.before, self.positions = self._rows()
 
     def now(self) -> Tensor:
-        """The rows of the model as it stands, as `before` has them."""
+        """Return the rows of the model as it is now, in the shape of ``before``."""
         return self._rows()[0]
 
     def drift(self) -> float:
-        """The drift penalty at γ = 1 since the probe was made."""
+        """Return the drift penalty at γ = 1 since the probe was made."""
         penalty, _ = penalise(self._hooks, self._config, self.before, self.now(), self.positions)
         return penalty.item()
 
     def before_in(self, rows: Tensor, positions: Positions) -> Tensor:
-        """The rows from before, laid out as ``rows`` of a longer or otherwise padded batch."""
+        """Return ``before`` in the layout of another batch, longer or padded differently.
+
+        Args:
+            rows: rows of the other batch, [layers, prompts, heads, tokens].
+            positions: the positions of the prompts in that batch.
+        """
         before = torch.zeros_like(rows)
         for prompt, (was, now) in enumerate(
             zip(self.positions.prediction.tolist(), positions.prediction.tolist(), strict=True)
         ):
-            seen = min(was, now) + 1  # no row attends beyond its own position
+            seen = min(was, now) + 1  # a row attends to no later position
             before[:, prompt, :, now + 1 - seen : now + 1] = self.before[
                 :, prompt, :, was + 1 - seen : was + 1
             ].to(rows.device)
@@ -88,14 +93,18 @@ class DriftProbe:
 
 
 def watch_of(edit: Edit, config: SadrConfig) -> Watch:
-    """Where an edit's attention is watched."""
+    """Return where the attention of an edit is watched."""
     return Watch(edit.model, edit.layer_template, edit.layer, config.layers)
 
 
 def penalise(
     hooks: HookRelay, config: SadrConfig, baseline: Tensor, current: Tensor, positions: Positions
 ) -> tuple[Tensor, Tensor]:
-    """What the hooks say of rows: the penalty before γ, and which heads it restricts."""
+    """Ask the hooks about the rows.
+
+    Returns:
+        The penalty before γ, and the mask of the heads that it restricts.
+    """
     given = {
         "baseline": baseline,
         "current": current,
@@ -109,9 +118,9 @@ def penalise(
 
 
 def stack_layers(rows: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Rows of every layer as one tensor, [layers, prompts, heads, tokens].
+    """Stack the rows of every layer into one tensor, [layers, prompts, heads, tokens].
 
-    A layer with fewer heads is filled up with rows of zeros, which neither drift nor count.
+    A layer with fewer heads is filled up with rows of zeros. They neither drift nor count.
     """
     heads = max(layer.shape[1] for layer in rows)
     return torch.stack(

@@ -1,7 +1,7 @@
-"""The method as published: the built-in answers to the hooks, asked after all others.
+"""The method as published: the plugin's own answers to the hooks.
 
-Torch is imported by the answers, not by this module: the plugin manager is made before torch is
-there.
+Other plugins answer first. This module does not import torch, because the plugin manager may be
+created before torch is imported. Each answer imports it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PublishedMethod:
 
     @hookimpl(trylast=True)
     def sadr_attention_module(self, layer: nn.Module) -> nn.Module | None:
-        """The module whose source has the call."""
+        """Return the module whose source computes attention."""
         from ..attention._modules import attention_module
 
         return attention_module(layer)
@@ -31,7 +31,7 @@ class PublishedMethod:
     def sadr_selected_heads(
         self, baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
     ) -> Tensor:
-        """The heads that over-attend to the subject, or all."""
+        """Select the heads that over-attend to the subject, or all heads."""
         import torch
 
         from .penalty import selected_heads
@@ -44,14 +44,14 @@ class PublishedMethod:
     def sadr_penalty(
         self, baseline: Tensor, current: Tensor, selected: Tensor, config: SadrConfig
     ) -> Tensor:
-        """The penalty of the paper."""
+        """Compute the penalty of the paper."""
         from .penalty import drift_penalty
 
         return drift_penalty(baseline, current, selected, config.divergence)
 
     @hookimpl(tryfirst=True)
     def sadr_loss_terms(self, running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
-        """The drift of attention; and beyond the paper, what ``sadr.keep`` asks for."""
+        """Return SADR's term, and the terms of ``sadr.keep``, which are not part of the paper."""
         from ..keep._terms import keep_terms
         from ._drift import DriftTerm
 

@@ -1,4 +1,4 @@
-"""An edit while its loop runs, as the plugins see it that add terms to its loss."""
+"""An edit while its loop runs, as plugins see it that add terms to the loss."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from ..reuse._reuse import Reuse
 
 @runtime_checkable
 class LossTerm(Protocol):
-    """A term of an edit's loss, as a plugin's `sadr_loss_terms` gives it.
+    """A term of an edit's loss, as the hook `sadr_loss_terms` returns it.
 
     Attributes:
-        name: how reports and logs call it.
-        weight: what its value is multiplied by. At 0 it is computed without gradients, and
-            reported.
+        name: the name in reports and logs, and the key under ``sadr.terms``.
+        weight: the factor of the value in the loss, at least 0. A term of weight 0 is computed
+            without gradients and reported.
     """
 
     name: str
     weight: float
 
     def value(self) -> Tensor:
-        """The term at this step, before its weight: a scalar with a gradient to the vector.
+        """Return the term at this step, before its weight.
 
-        Called at each step once the loop has computed its own loss.
+        It is called at each step, after the loop has computed its own loss.
+
+        Returns:
+            A scalar with a gradient to the vector.
         """
 
 
@@ -43,9 +46,9 @@ class Rows:
     """The loop's attention rows at a step.
 
     Attributes:
-        baseline: at zero vector, [layers, prompts, heads, tokens]; None at the first step of a
-            loop whose vector is zero then: these rows will be the baseline.
-        current: now, the same shape.
+        baseline: the rows at zero vector, [layers, prompts, heads, tokens]. None at the first step
+            of a loop that starts from zero: the rows of that step become the baseline.
+        current: the rows now, the same shape.
         positions: the subject's token and the prediction position of each prompt.
     """
 
@@ -58,16 +61,16 @@ class RunningEdit:
     """An edit while its loop runs.
 
     Attributes:
-        edit: what is edited; `Edit.prompts` may be a function that cannot be called before the
+        edit: what is edited. `Edit.prompts` may be a function that cannot be called before the
             first step.
         editor: the editor's name.
         gamma: the editor's own weight for SADR's term.
-        hooks: the plugin manager's.
-        vectors: what the loop adds in the edited layer.
+        hooks: the hooks of the plugin manager.
+        vectors: the vectors that the loop adds in the edited layer.
         step: the index of this step, from 0.
         rows: the loop's attention rows at this step.
-        selected: the share of (layer, prompt, head) triples that SADR's term restricts; it sets
-            this.
+        selected: the share of (layer, prompt, head) triples that SADR's term restricts. SADR's term
+            sets it.
     """
 
     rows: Rows
@@ -87,26 +90,26 @@ class RunningEdit:
 
     @property
     def vector_is_zero(self) -> bool:
-        """Whether the loop has not moved its vector from zero yet."""
+        """Whether the loop's vector is still zero."""
         return self.step == 0 and self.edit.zero_start
 
     def prompt(self) -> Prompt:
-        """The rewriting prompt without a context before it: the shortest.
+        """Return the rewriting prompt without a context before it, which is the shortest one.
 
-        May be called once the loop runs.
+        Call it once the loop runs.
         """
         return min(self.edit.rewriting_prompts(), key=lambda prompt: len(prompt.text))
 
     def replay(self, prompts: Sequence[Prompt], read_from: Sequence[int] | None = None) -> Replay:
-        """Other prompts, to run without the edit's vector and with it.
+        """Prepare other prompts, to run without the edit's vector and with it.
 
-        To be called in `LossTerm.value`.
+        Call it in `LossTerm.value`.
 
         Args:
             prompts: texts with the subject in them. The vector is added at the subject's token of
-                each, as the loop adds it to its own.
-            read_from: for each prompt the character of its text from which on tokens are
-                predicted; None reads every token from the edited one on.
+                each, as the loop adds it to its own prompts.
+            read_from: for each prompt, the character of its text from which on tokens are
+                predicted. None reads every token from the edited one on.
 
         Raises:
             PositionError: the subject's tokens cannot be found.
@@ -114,10 +117,10 @@ class RunningEdit:
         return Replay(self.edit, self.vectors, self._reuse, prompts, read_from)
 
     def unedited(self) -> AbstractContextManager[None]:
-        """Inside the block the model runs as it is, whatever the loop's own hooks would do."""
+        """Run the model without the loop's vectors inside a ``with`` block."""
         return self.vectors.absent()
 
     def forget(self) -> None:
-        """Let go of what was seen."""
+        """Release the tensors that were stored."""
         self.vectors.forget()
         self.__dict__.pop("rows", None)

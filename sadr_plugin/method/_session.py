@@ -1,4 +1,4 @@
-"""A session: one edit, watched from its first forward to its last step."""
+"""A session: the work of the plugin during one edit, from the first forward to the last step."""
 
 from __future__ import annotations
 
@@ -36,20 +36,22 @@ from ._terms import terms_of, value_of
 class EditSession:
     """Watches the forwards of an edit's loop and adds terms to its loss, SADR's among them.
 
-    Use as a context manager around the loop; pass `add_terms` and `finished` into it. The
-    loop's own forwards are told from others (keys, value read-out) by two marks: gradients are
-    on, and the batch begins with the edit's prompts. On leaving, the model is as it was.
+    Use it as a context manager around the loop. The loop calls `add_terms` and `finished`. A
+    toolkit also runs other forwards, for keys and value read-outs. The loop's own forwards have two
+    marks: gradients are on, and the batch begins with the edit's prompts. When the block ends, the
+    model is as it was before.
 
     Args:
         point: the editor's declaration.
         edit: what is edited.
         config: the user's settings.
-        hooks: gives the terms, and receives the steps and the report.
-        limit: the most steps the editor will take, for the log; None if that is not known.
+        hooks: give the terms, and receive the steps and the report.
+        limit: the largest number of steps that the editor takes, for the log. None if it is not
+            known.
 
     Raises:
-        PositionError, ConfigError, UnsupportedModelError, BusyModelError: here and on entering,
-            before a step.
+        PositionError, ConfigError, UnsupportedModelError, BusyModelError: here or on entering,
+            before the first step.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class EditSession:
     def __enter__(self) -> EditSession:
         self._started = time.perf_counter()
         try:
-            # First of all: what comes after has to find the model to itself.
+            # This comes first because it refuses a model that another edit uses.
             self._forward.fill(self._watched_forward)
             if not self.edit.zero_start:
                 self._probe = DriftProbe(self.edit, self.config)
@@ -116,7 +118,7 @@ class EditSession:
 
     def _warn_of_terms_without_effect(self) -> None:
         if len(self.steps) < 2:
-            return  # at the first step SADR's own term is a constant
+            return  # SADR's own term is a constant at the first step
         for name in sorted(self._without_gradient):
             warnings.warn(
                 f"SADR: the term {name!r} had a weight and never a gradient: it restrained nothing",
@@ -124,7 +126,7 @@ class EditSession:
             )
 
     def _leave(self) -> None:
-        """Give the model back as it was, and let go of what was seen."""
+        """Restore the model, and release the tensors that were stored."""
         try:
             if self._reuse is not None:
                 self._reuse.restore()
@@ -138,7 +140,7 @@ class EditSession:
         self._running.forget()
 
     def report(self) -> Report:
-        """What has happened so far."""
+        """Return what has happened so far."""
         return Report(
             editor=self._point.editor,
             layer=self.edit.layer,
@@ -149,18 +151,21 @@ class EditSession:
         )
 
     def add_terms(self, loss: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The loss a step goes on with: ``loss + Σ weight · term``, on the loss's device.
+        """Add the terms to the loss of a step.
 
-        The first step's rows are the baseline, the vector being zero then; SADR's term is 0.
-        Where the edit says that it is not zero, the rows of a forward before the loop are.
+        If the vector starts from zero, the rows of the first step are the baseline, and SADR's term
+        is 0 there. Otherwise the baseline comes from a forward before the loop.
 
         Args:
             loss: the step's loss, a scalar.
-            labels: the loop's own; see `EditPoint.labels`.
+            labels: the loop's own labels; see `EditPoint.labels`.
+
+        Returns:
+            ``loss + Σ weight · term``, on the loss's device.
 
         Raises:
-            PositionError: no forward of the loop was recognised since the last step, or the
-                vector has moved to another token.
+            PositionError: no forward of the loop was recognised since the last step, or the vector
+                has moved to another token.
             UnsupportedModelError: attention carries no gradient.
             PenaltyError: an attention row or a term is NaN or infinite.
         """
@@ -193,14 +198,14 @@ class EditSession:
         return loss
 
     def finished(self) -> bool:
-        """Whether the edit is made, by ``stop_at``."""
+        """Whether the target's probability has reached ``stop_at``."""
         wanted = self.config.stop_at
         reached = self.steps[-1].target if self.steps else None
         return wanted is not None and reached is not None and reached >= wanted
 
     @torch.no_grad()
     def _step(self, loss: Tensor, terms: dict[str, Tensor], labels: Tensor | None) -> Step:
-        """The step as numbers, which are fetched from the device all at once, and sound."""
+        """Fetch the numbers of a step from the device, all at once, and check them."""
         running = self._running
         current = running.rows.current
         logits, self._logits = self._logits, None
@@ -208,7 +213,7 @@ class EditSession:
             **{f"term {name}": value for name, value in terms.items()},
             "loss": loss,
             "selected": running.selected,
-            # A head whose row is NaN is never selected: its penalty would be 0 and look sound.
+            # A head whose row is NaN is never selected, so its penalty would be 0 and look correct.
             "unsound": ~torch.isfinite(current.sum()),
             "strayed": None if self._reuse is None else self._reuse.strayed,
             "ahead": None if self.steps else self._seen_ahead(current),
@@ -246,7 +251,7 @@ class EditSession:
         )
 
     def _seen_ahead(self, rows: Tensor) -> Tensor:
-        """Whether a prompt attends to what comes after its prediction position, a scalar."""
+        """Whether a prompt attends to tokens after its prediction position, as a scalar tensor."""
         assert self._positions is not None
         token = torch.arange(rows.shape[-1], device=rows.device)
         later = token > self._positions.prediction.to(rows.device).view(-1, 1, 1)
@@ -281,7 +286,7 @@ class EditSession:
         return output
 
     def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the model's forward."""
+        """Return the arguments of the model's forward, by name."""
         given = dict(self._signature.bind_partial(*args, **kwargs).arguments)
         for name, parameter in self._signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -290,7 +295,7 @@ class EditSession:
 
 
 def _fetched(values: Mapping[str, Tensor | None], like: Tensor) -> dict[str, float]:
-    """Scalars as numbers; None is left out."""
+    """Turn scalar tensors into numbers, with one transfer. None values are left out."""
     given = {name: value for name, value in values.items() if value is not None}
     kind = torch.promote_types(like.dtype, torch.float32)
     scalars = [value.detach().to(like.device, kind) for value in given.values()]

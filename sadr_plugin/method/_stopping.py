@@ -1,8 +1,8 @@
-"""How likely the edited model finds an edit's target, as the loop's own forward sees it.
+"""The target's probability in the loop's own forward, for ``stop_at``.
 
-The target's tokens are the loop's own where its function has them in a variable that the adapter
-names (`EditPoint.labels`). Else they are what the tokenizer makes of the target behind the
-prompt: alone, a tokenizer may give the target a first token it does not have there.
+If the loop has the target's tokens in a variable that the adapter names (`EditPoint.labels`), they
+are read there. Otherwise the tokenizer gives them, from the prompt and the target together. From
+the target alone, a tokenizer may give another first token.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from ..errors import AttachmentError, ConfigError, PositionError
 from ..reuse._conditions import Inputs
 
 IGNORED = -100
-"""The label of a position that is to predict nothing, torch's own."""
+"""The label of a position that predicts nothing, as in torch."""
 
 
 def check_target(point: EditPoint, edit: Edit) -> None:
-    """Raise `ConfigError` if nothing tells the target, so that ``stop_at`` would never stop."""
+    """Check that the target is known, because ``stop_at`` would never stop without it.
+
+    Raises:
+        ConfigError: neither the declaration nor the edit gives the target.
+    """
     if point.labels is None and edit.target is None:
         raise ConfigError(
             f"sadr.stop_at: the adapter of {point.editor} does not say what the edit's target is; "
@@ -29,17 +33,17 @@ def check_target(point: EditPoint, edit: Edit) -> None:
 
 
 class Target:
-    """An edit's target in the loop's batch: which of the logits tell its probability.
+    """The place of an edit's target in the loop's logits.
 
-    Asks the device once, here; labels are the same object in every step of a loop.
+    Making it asks the device once. The labels are the same object in every step of a loop.
 
     Args:
-        point: names the labels, for the error.
+        point: the editor's declaration. It names the labels in the error.
         labels: [prompts, tokens]; see `EditPoint.labels`.
-        logits: of the loop's forward, [rows, tokens, vocabulary].
+        logits: the logits of the loop's forward, [rows, tokens, vocabulary].
 
     Raises:
-        AttachmentError: the labels do not have the form that is declared.
+        AttachmentError: the labels do not have the declared form.
     """
 
     def __init__(self, point: EditPoint, labels: Tensor, logits: Tensor) -> None:
@@ -59,17 +63,17 @@ class Target:
         self._lengths = (shown != IGNORED).sum(1).to(logits.device)
 
     def is_of(self, labels: Tensor) -> bool:
-        """Whether it was made of these labels."""
+        """Whether this target was made from these labels."""
         return self._labels.are({"labels": labels})
 
     def probability(self, logits: Tensor) -> Tensor:
-        """How likely the target is after the rewriting prompts, a scalar, 0 to 1.
+        """Return the probability of the target after the rewriting prompts, a scalar from 0 to 1.
 
-        The exponential of the mean log-probability of its tokens, averaged over the prompts:
-        what EasyEdit prints at each step.
+        It is the exponential of the mean log-probability of the target's tokens, averaged over the
+        prompts. EasyEdit prints the same number at each step.
 
         Args:
-            logits: of the loop's forward, [rows, tokens, vocabulary].
+            logits: the logits of the loop's forward, [rows, tokens, vocabulary].
         """
         predicted = logits[self._row, self._token].detach().float().log_softmax(-1)
         found = predicted.gather(-1, self._id.unsqueeze(-1)).squeeze(-1)
@@ -80,13 +84,13 @@ class Target:
 def labels_behind(
     edit: Edit, prompts: list[PromptTokens], input_ids: Tensor, positions: Positions
 ) -> Tensor:
-    """The labels of a loop that does not show its own.
+    """Make labels for a loop that does not show its own.
 
     Args:
-        edit: says the target.
+        edit: gives the target.
         prompts: the rewriting prompts.
-        input_ids: the loop's batch, [rows, tokens]: each prompt with its target, of which the
-            last token may be left out.
+        input_ids: the loop's batch, [rows, tokens]: each prompt with its target. The last token of
+            the target may be missing.
         positions: where the prompts end.
 
     Returns:
@@ -94,8 +98,8 @@ def labels_behind(
 
     Raises:
         ConfigError: the target has no tokens.
-        PositionError: the batch does not have the target behind a prompt, or the two merge into
-            one token.
+        PositionError: the batch does not have the target after a prompt, or prompt and target merge
+            into one token.
     """
     labels = torch.full((len(prompts), input_ids.shape[1]), IGNORED)
     rows = zip(prompts, positions.prediction.tolist(), input_ids.tolist(), strict=False)

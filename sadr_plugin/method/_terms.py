@@ -1,4 +1,4 @@
-"""The terms that the plugins give an edit's loss."""
+"""The loss terms that plugins give, with checks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OWN = {
 
 
 def terms_of(running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
-    """All terms of an edit's loss, SADR's first.
+    """Return all terms of an edit's loss, SADR's first.
 
     Raises:
-        AttachmentError: a plugin gives something else, or two give terms of one name.
-        ConfigError: ``sadr.terms`` names one that no plugin gives.
+        AttachmentError: a plugin gives something else, or two terms have one name.
+        ConfigError: ``sadr.terms`` names a term that no plugin gives.
     """
     terms: list[LossTerm] = []
     for given in running.hooks.sadr_loss_terms(running=running, config=config):
@@ -44,10 +44,10 @@ def terms_of(running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
 
 
 def value_of(term: LossTerm) -> Tensor:
-    """A term's value at this step, a scalar.
+    """Return a term's value at this step, a scalar.
 
     Raises:
-        AttachmentError: it gives something else.
+        AttachmentError: the value is not a scalar tensor.
     """
     value: object = term.value()
     if not isinstance(value, Tensor) or value.numel() != 1:

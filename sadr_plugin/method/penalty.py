@@ -13,15 +13,18 @@ from torch import Tensor
 from ..config import Divergence
 
 EPSILON = 1e-8
-"""Added to both rows before a logarithm (official implementation). It takes 1e-7 for rows in
-float16, where 1e-8 is zero; the plugin's rows are float32 at any precision of the model."""
+"""Added to both rows before a logarithm, as in the official implementation.
+
+For rows in float16, where 1e-8 is zero, the official implementation takes 1e-7. The plugin's rows
+are float32 at any precision of the model.
+"""
 
 
 def selected_heads(baseline: Tensor, current: Tensor, subject_index: Tensor) -> Tensor:
-    """Which heads over-attend to the subject (paper, section 5.1).
+    """Select the heads that over-attend to the subject (paper, section 5.1).
 
-    A head is selected, per layer and prompt, when its attention to the subject token now
-    exceeds the largest that any head of the same layer paid it before the edit.
+    A head is selected, for each layer and prompt, if its attention to the subject token now exceeds
+    the largest attention that any head of the same layer paid to that token before the edit.
 
     Args:
         baseline: rows before the edit, [layers, prompts, heads, tokens].
@@ -39,10 +42,15 @@ def selected_heads(baseline: Tensor, current: Tensor, subject_index: Tensor) -> 
 
 
 def head_divergence(baseline: Tensor, current: Tensor, divergence: Divergence = "kl") -> Tensor:
-    """How far each head's row has moved, in nats (``l2``: squared probability).
+    """Measure how far each head's row has moved, in nats (``l2``: squared probability).
 
-    ``kl`` is KL(before ‖ now), the published penalty; ``js`` and ``l2`` follow the definitions
-    the official code gives without being able to run them.
+    ``kl`` is KL(before ‖ now), the published penalty. ``js`` and ``l2`` follow definitions in the
+    official code, which cannot run them.
+
+    Args:
+        baseline: rows before the edit, [layers, prompts, heads, tokens]; detached here.
+        current: rows now, the same shape.
+        divergence: ``kl``, ``js`` or ``l2``.
 
     Returns:
         [layers, prompts, heads]; gradients flow to ``current`` only.
@@ -60,8 +68,10 @@ def head_divergence(baseline: Tensor, current: Tensor, divergence: Divergence = 
 def drift_penalty(
     baseline: Tensor, current: Tensor, selected: Tensor, divergence: Divergence = "kl"
 ) -> Tensor:
-    """The SADR penalty before γ (paper, equation for L_SADR): the divergences of the selected
-    heads, summed over heads and layers, averaged over prompts.
+    """Compute the SADR penalty before γ (paper, equation for L_SADR).
+
+    It is the sum of the divergences of the selected heads over heads and layers, averaged over
+    prompts.
 
     Args:
         baseline: rows before the edit, [layers, prompts, heads, tokens]; detached here.
@@ -73,6 +83,6 @@ def drift_penalty(
         A scalar with a gradient to ``current``.
     """
     moved = head_divergence(baseline, current, divergence)
-    # `where` rather than a product: an unselected head must not spread a NaN.
+    # A product would spread the NaN of a head that is not selected.
     moved = torch.where(selected, moved, torch.zeros_like(moved))
     return moved.sum() / baseline.shape[1]

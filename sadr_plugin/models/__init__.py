@@ -1,1 +1,1 @@
-"""The architectures SADR is known to read, and the trial that shows it."""
+"""The architectures that SADR is known to support, and the check that shows it."""

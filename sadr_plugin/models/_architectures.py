@@ -1,4 +1,4 @@
-"""The architectures SADR is known to read: a small model of each of transformers' own classes."""
+"""The architectures that SADR is known to support, as small models of transformers' own classes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Architecture:
     """A small model of one of transformers' classes.
 
     Attributes:
-        name: how the table calls it.
+        name: its name in the table.
         model_type: transformers' name of its class.
         settings: its configuration, small.
-        layers: where its layers are.
-        without_sdpa: settings that the sdpa kernel of some releases does not honour, with the
-            values at which eager attention leaves them out too.
-        supported: False where SADR has to refuse.
+        layers: the path of its layers.
+        without_sdpa: settings that the sdpa kernel of some releases ignores, with the values at
+            which eager attention ignores them too.
+        supported: False if SADR has to refuse the model.
     """
 
     name: str
@@ -218,7 +218,13 @@ ARCHITECTURES = [
 
 
 def build(architecture: Architecture, implementation: str, **changes: Any) -> Any:
-    """The small random model, always the same, with attention far from uniform."""
+    """Build the small random model. It is always the same, and its attention is far from uniform.
+
+    Args:
+        architecture: the architecture.
+        implementation: its attention implementation.
+        **changes: settings that differ from the architecture's own.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

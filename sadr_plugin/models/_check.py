@@ -1,7 +1,7 @@
-"""A trial of an architecture, on the transformers at hand.
+"""Check an architecture on the installed transformers.
 
-Each is built small and random from transformers' own class, and the rows SADR reads in it are
-compared with the weights the model itself gives under eager attention.
+The check builds a small random model from transformers' own class. It compares the rows that SADR
+reads with the weights that the model itself returns under eager attention.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from ._reuse_check import TOLERANCE as REUSE_TOLERANCE
 from ._reuse_check import ReuseTrial, try_reuse, worst
 
 TOLERANCE = 1e-5
-"""Largest difference between a row and the model's own weights, in probability, float32."""
+"""Largest allowed difference between a row and the model's own weights, in probability, float32."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial of an architecture showed.
+    """The result of a check of an architecture.
 
     Attributes:
+        architecture: the architecture.
         implementation: the attention implementation.
-        difference: the largest difference between SADR's rows and the model's own weights, over
-            all layers, heads and both padding sides; None where there are no rows.
-        remark: why there are none, or which layers have no attention.
-        reuse: what reuse does to a small edit, over both padding sides; None where there are no
+        difference: the largest difference between SADR's rows and the model's own weights, over all
+            layers, heads and both padding sides. None if there are no rows.
+        remark: why there are no rows, or which layers have no attention.
+        reuse: the effect of reuse on a small edit, over both padding sides. None if there are no
             rows.
     """
 
@@ -40,7 +41,11 @@ class Trial:
 
 
 def check(architecture: Architecture, implementation: str) -> Trial:
-    """Compare the rows of a small random model with its own eager weights."""
+    """Compare the rows of a small random model with its own eager weights.
+
+    Raises:
+        UnsupportedModelError: SADR refuses an architecture that should be supported.
+    """
     from transformers import AutoConfig
 
     try:
@@ -69,7 +74,7 @@ def check(architecture: Architecture, implementation: str) -> Trial:
 
 
 def _agree(model: Any, eager: Any) -> bool:
-    """Whether two implementations of a model give the same outputs, rounding aside."""
+    """Whether two implementations of a model give the same outputs, apart from rounding."""
     import torch
 
     with torch.no_grad():
@@ -78,14 +83,14 @@ def _agree(model: Any, eager: Any) -> bool:
 
 
 def _difference(architecture: Architecture, model: Any, eager: Any) -> tuple[float, list[int]]:
-    """The largest difference, and the layers that have no attention."""
+    """Return the largest difference, and the layers without attention."""
     import torch
 
     from ..attention._layers import Watch
     from ..attention._tracer import tracer_for
     from ..plugins import plugin_manager
 
-    # All layers but the first: an edit in it lets all others drift.
+    # With an edit in the first layer, the attention of all other layers can drift.
     watch = Watch(model, architecture.layers, edited=0)
     gaps = []
     total = len(model.get_submodule(architecture.layers.removesuffix(".{}")))
@@ -102,7 +107,7 @@ def _difference(architecture: Architecture, model: Any, eager: Any) -> tuple[flo
                 gap = rows - expected[torch.arange(3), :, position].float()
                 gaps.append(gap.abs().max())
         left_out = [index for index in range(1, total) if index not in tracer.layers]
-    return torch.stack(gaps).max().item(), left_out  # NaN, if there is one
+    return torch.stack(gaps).max().item(), left_out  # the maximum is NaN if a gap is NaN
 
 
 def _ids() -> Any:
@@ -112,7 +117,7 @@ def _ids() -> Any:
 
 
 def _padding(side: str) -> tuple[Any, Any]:
-    """A mask for three prompts of nine, five and eight tokens, and a position in each."""
+    """Return a mask for three prompts of nine, five and eight tokens, and a position in each."""
     import torch
 
     mask = torch.ones(3, 9, dtype=torch.long)
@@ -123,9 +128,9 @@ def _padding(side: str) -> tuple[Any, Any]:
 
 
 def is_sound(tried: Architecture, found: Trial) -> bool:
-    """Whether a trial came out as it should."""
+    """Whether a check has the expected result."""
     if found.difference is not None and found.reuse is not None:
         return found.difference <= TOLERANCE and found.reuse.difference <= REUSE_TOLERANCE
-    # No figure is in order only where transformers has no such model or kernel, or SADR refuses.
+    # A missing figure is correct only if transformers has no such model or kernel, or SADR refuses.
     absent = found.remark.startswith("not in") or found.implementation != "eager"
     return absent or not tried.supported

@@ -1,4 +1,4 @@
-"""A trial of reuse on an architecture: the same small edit with it and without."""
+"""Check reuse on an architecture: the same small edit with reuse and without."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from ._architectures import Architecture, build
 
 TOLERANCE = 5e-6
-"""Largest relative difference between the two vectors, float32."""
+"""Largest allowed relative difference between the two vectors, float32."""
 
 STEPS = 3
 
 LENGTH = 0.3
-"""How far the vector goes in each step."""
+"""The length of the vector's change in each step."""
 
 
 @dataclass(frozen=True)
 class ReuseTrial:
-    """What a small edit showed.
+    """The result of a small edit with reuse and without.
 
     Attributes:
-        difference: between the vectors found with reuse and without, relative.
+        difference: the relative difference between the two vectors.
         left_out: the share of layers times tokens that reuse left out, 0 to 1.
-        remark: why it left out nothing, or which layers ran in full.
+        remark: why nothing was left out, or which layers ran in full.
     """
 
     difference: float
@@ -34,9 +34,9 @@ class ReuseTrial:
 
 
 def worst(trials: Sequence[ReuseTrial]) -> ReuseTrial:
-    """The largest difference, with the smallest share left out and every remark."""
+    """Return the largest difference, the smallest share left out and all remarks."""
     remarks = dict.fromkeys(trial.remark for trial in trials if trial.remark)
-    # One that is not a number is larger than any.
+    # NaN counts as larger than any number.
     difference = max((trial.difference for trial in trials), key=lambda d: (d != d, d))
     return ReuseTrial(difference, min(trial.left_out for trial in trials), "; ".join(remarks))
 
@@ -47,9 +47,9 @@ def try_reuse(
     """Edit a small random model with reuse and without.
 
     Args:
-        architecture: what is built.
+        architecture: the architecture.
         implementation: its attention implementation.
-        side: where the batch is padded, ``"left"`` or ``"right"``.
+        side: the side of the padding, ``"left"`` or ``"right"``.
         dtype: the precision of the model; None for float32.
     """
     import torch
@@ -65,7 +65,11 @@ def try_reuse(
 def _edited(
     model: Any, architecture: Architecture, side: str, reuse: bool
 ) -> tuple[Any, float, str]:
-    """The vector that a few steps find, with a term for attention in the loss."""
+    """Run a small edit of a few steps, with a term for attention in the loss.
+
+    Returns:
+        The vector, the share that was left out, and the remark.
+    """
     import torch
 
     from ..attention._layers import Watch, layer_modules
@@ -114,7 +118,10 @@ def _edited(
 
 
 def _batch(side: str) -> tuple[dict[str, Any], Any, Any]:
-    """Three rows of nine, six and eight tokens, where the vector goes, and their last tokens."""
+    """Return a batch with rows of nine, six and eight tokens.
+
+    Also return the index of the edited token of each row, and of its last token.
+    """
     import torch
 
     ids = torch.randint(1, 60, (3, 9), generator=torch.Generator().manual_seed(1))

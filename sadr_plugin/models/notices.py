@@ -1,4 +1,4 @@
-"""transformers' own notices, kept quiet where they say nothing to the user."""
+"""Silence transformers' notices where they tell the user nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No notices and no progress bars inside the block; the user's settings again afterwards."""
+    """Show no notices and no progress bars inside the block.
+
+    Afterwards the user's settings apply again.
+    """
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

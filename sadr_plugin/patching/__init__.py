@@ -1,1 +1,1 @@
-"""A toolkit's own functions and classes, taught SADR while it is enabled, and given back."""
+"""Replaces functions and classes of a toolkit while SADR is enabled, and restores them."""

@@ -1,4 +1,4 @@
-"""Attaching editors while SADR is enabled: `enable`, `disable`, `enabled`."""
+"""Attach editors while SADR is enabled: `enable`, `disable`, `enabled`."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ _hparams: dict[type, HparamsPatch] = {}
 
 
 def enable() -> None:
-    """Attach every editor the installed adapters declare, now or when its toolkit is imported.
+    """Attach every editor that the installed adapters declare.
 
-    Nothing is changed for an edit whose hparams do not ask for SADR. May be called any number
-    of times, before or after a toolkit's import.
+    An editor is attached now, or when its toolkit is imported. Edits whose hparams do not ask for
+    SADR do not change. The function may be called any number of times, before or after the import
+    of a toolkit.
     """
     global _enabled
     with _lock:
@@ -49,9 +50,9 @@ def enable() -> None:
 
 
 def disable() -> None:
-    """Give every toolkit its own functions and classes back. May be called any number of times.
+    """Restore every toolkit's own functions and classes.
 
-    An edit that is under way goes on as it began.
+    A running edit continues as it began. The function may be called any number of times.
     """
     global _enabled
     with _lock:
@@ -61,9 +62,10 @@ def disable() -> None:
 
 @contextlib.contextmanager
 def enabled() -> Iterator[None]:
-    """SADR enabled for the length of a ``with`` block, in all threads.
+    """Enable SADR for the length of a ``with`` block, in all threads.
 
-    Blocks may overlap; when the last one ends, all is as `enable` and `disable` had it.
+    Blocks may overlap. When the last one ends, the last call of `enable` or `disable` is in force
+    again.
     """
     global _blocks
     with _lock:
@@ -79,14 +81,14 @@ def enabled() -> Iterator[None]:
 
 
 def refresh() -> None:
-    """Attach what adapters declare that were not there when SADR was enabled."""
+    """Attach the editors of adapters that were loaded after SADR was enabled."""
     with _lock:
         if _active():
             _attach()
 
 
 def attached() -> list[EditPoint]:
-    """The editors attached at present: their toolkits are imported and SADR is enabled."""
+    """Return the editors that are attached now: SADR is enabled and their toolkits are imported."""
     return [point for point in edit_points() if point.function in _functions]
 
 
@@ -96,7 +98,7 @@ def _active() -> bool:
 
 def _attach() -> None:
     for module in _modules_to_watch() - _watched - sys.modules.keys():
-        # An import hook cannot be taken back; it looks whether SADR is enabled.
+        # An import hook cannot be removed. It checks whether SADR is enabled.
         _watched.add(module)
         wrapt.register_post_import_hook(_imported, module)
     _attach_what_is_imported()
@@ -120,7 +122,7 @@ def _modules_to_watch() -> set[str]:
     )
     targets = [*bases, *declared]
     modules = {Name.parse(target).module for target in targets}
-    # Only when the whole toolkit is imported do all of its hparams classes exist.
+    # All hparams classes exist only once the whole toolkit is imported.
     return modules | {Name.parse(base).toolkit for base in bases}
 
 
@@ -131,7 +133,7 @@ def _imported(module: ModuleType) -> None:
 
 
 def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
-    # A toolkit that an adapter does not fit must still be importable.
+    # If an adapter does not fit its toolkit, the toolkit must still be importable.
     for point in edit_points():
         if point.parameters is not None and not is_declared_one(point, just_now):
             continue
@@ -154,7 +156,10 @@ def _attach_what_is_imported(just_now: ModuleType | None = None) -> None:
 
 
 def _refuse_flag(point: EditPoint, error: AttachmentError, just_now: ModuleType | None) -> None:
-    """An editor that cannot be attached must not take a flag that would do nothing."""
+    """Make the hparams of an editor that cannot be attached refuse the flag.
+
+    Otherwise the flag would be accepted and do nothing.
+    """
     if str(error) not in _warned:
         _warned.add(str(error))
         warnings.warn(f"SADR is not attached to {error}", stacklevel=2)
@@ -178,7 +183,7 @@ def _attach_function(
 
 
 def _class(target: str, just_now: ModuleType | None) -> type | None:
-    """The class ``"module:Class"``, or None while it is not imported or where there is none."""
+    """Return the class ``"module:Class"``; None if it is not imported or does not exist."""
     value = Name.parse(target).imported(just_now)
     return value if isinstance(value, type) else None
 
@@ -195,9 +200,9 @@ def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
 
 
 def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
-    """Have the hparams classes of editors without an attachment refuse the flag.
+    """Make the hparams classes of editors that are not attached refuse the flag.
 
-    The base's own flag speaks for classes that do not exist yet.
+    The flag on the base class covers subclasses that are defined later.
     """
     if Name.parse(base).home(just_now) is None:
         return

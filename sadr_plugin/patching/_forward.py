@@ -1,4 +1,4 @@
-"""A model's ``forward``, for the length of an edit replaced by one that watches."""
+"""Replace a model's ``forward`` for the length of an edit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """A function's signature, whether its annotations can be evaluated or not."""
+    """Return a function's signature, even if its annotations cannot be evaluated."""
     if sys.version_info >= (3, 14):
         from annotationlib import Format
 
@@ -29,10 +29,10 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
 
 class ForwardSlot:
-    """A model's ``forward``, for a while replaced by another that is given the original.
+    """Replaces a model's ``forward``, and restores it.
 
-    A model has one slot: were two filled and emptied in the order they were filled, the second
-    would put the first one's replacement back for good.
+    A model can have only one replacement at a time. If two were made and removed in the same order,
+    the second would restore the first one's replacement, which would then stay.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -41,10 +41,10 @@ class ForwardSlot:
         self._had_own: Any = None
 
     def fill(self, replacement: Callable[..., Any]) -> None:
-        """Have the model call ``replacement(forward, …)`` in place of ``forward(…)``.
+        """Make the model call ``replacement(forward, …)`` instead of ``forward(…)``.
 
         Raises:
-            BusyModelError: the model's slot is filled already.
+            BusyModelError: the model's forward is replaced already.
         """
         with _lock:
             if self._model in _watched:
@@ -64,7 +64,7 @@ class ForwardSlot:
         self._model.__dict__["forward"] = forward
 
     def restore(self) -> None:
-        """Put the original back. May be called more than once."""
+        """Restore the original forward. It may be called more than once."""
         if not self._filled:
             return
         if self._had_own is None:

@@ -1,4 +1,4 @@
-"""A toolkit's function, replaced wherever the toolkit holds it: what runs for a flagged edit."""
+"""Replace a function of a toolkit in all modules that hold it, and run edits with SADR."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from ._forward import signature_of
 from ._hparams import KEY
 
 Run = Callable[[EditPoint, FunctionType, inspect.BoundArguments, Any], Any]
-"""What to do where hparams carry a flag: takes point, original, its arguments and the flag."""
+"""A function that runs a call with a flag: takes point, original, bound arguments and flag."""
 
 
 class AttachedFunction:
-    """A toolkit's function, replaced wherever the toolkit holds it.
+    """A function of a toolkit, replaced in all modules of the toolkit that hold it.
 
     Args:
         point: the editor's declaration.
-        home: the module it is defined in.
+        home: the module that defines the function.
         name: its name there.
-        needs: the arguments the declaration says it takes.
-        run: called in its place when SADR is enabled and the hparams carry a flag.
-        active: whether SADR is enabled; a caller may hold the replacement longer than that.
+        needs: the arguments that it takes according to the declaration.
+        run: called in its place if SADR is enabled and the hparams carry a flag.
+        active: whether SADR is enabled. It is asked at each call, because callers may keep the
+            replacement after `disable`.
 
     Raises:
-        AttachmentError: the function is not what the declaration says.
+        AttachmentError: the function does not fit the declaration.
     """
 
     def __init__(
@@ -63,12 +64,16 @@ class AttachedFunction:
         _swap(self._package, self.original, self.replacement)
 
     def detach(self) -> None:
-        """Give the toolkit its own function back."""
+        """Restore the toolkit's own function."""
         _swap(self._package, self.replacement, self.original)
 
 
 def refuse_missing_arguments(where: str, needs: Iterable[str], takes: Iterable[str]) -> None:
-    """Raise `AttachmentError` if a function does not take what its declaration says."""
+    """Check that a function takes the arguments in its declaration.
+
+    Raises:
+        AttachmentError: an argument is missing.
+    """
     missing = sorted(set(needs) - set(takes))
     if missing:
         raise AttachmentError(
@@ -77,19 +82,19 @@ def refuse_missing_arguments(where: str, needs: Iterable[str], takes: Iterable[s
 
 
 def loop_arguments(point: EditPoint) -> set[str]:
-    """The arguments that a declaration says the function with the loop takes."""
+    """Return the arguments that the function with the loop has to take."""
     return {point.hparams_argument}
 
 
 def cache_arguments(point: EditPoint) -> set[str]:
-    """The arguments that a declaration says the function with the cache takes."""
+    """Return the arguments that the function with the cache has to take."""
     return {point.hparams_argument, point.cache_argument}
 
 
 def _dispatching(
     point: EditPoint, original: FunctionType, run: Run, active: Callable[[], bool]
 ) -> FunctionType:
-    """``original``, but ``run`` where SADR is enabled and the hparams ask for it."""
+    """Return a replacement of ``original`` that calls ``run`` if the hparams ask for SADR."""
 
     signature = signature_of(original)
 
@@ -98,7 +103,7 @@ def _dispatching(
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            return original(*args, **kwargs)  # the toolkit's own complaint
+            return original(*args, **kwargs)  # the toolkit raises its own error
         hparams = bound.arguments.get(point.hparams_argument)
         value = getattr(hparams, KEY, None)
         if not active() or value is None or value is False:
@@ -111,8 +116,9 @@ def _dispatching(
 def run_with_penalty(
     point: EditPoint, original: FunctionType, bound: inspect.BoundArguments, value: Any
 ) -> Any:
-    """The function, with the drift penalty in its loop's loss."""
-    # Late: these bring in nnsight's needs and pydantic, which an unflagged edit can do without.
+    """Run the function with the drift penalty in its loop's loss."""
+    # These imports load pydantic and what nnsight needs. An edit without the flag does not need
+    # them.
     from ..config import SadrConfig
     from ..method._session import EditSession
     from ._loop import with_loss_term
@@ -131,11 +137,14 @@ def run_with_penalty(
 
 
 def _with_steps(point: EditPoint, hparams: Any, steps: int | None) -> Any:
-    """The hparams with another number of steps, a copy; as they are where ``steps`` is None.
+    """Return a copy of the hparams with another number of steps.
+
+    Returns:
+        The hparams themselves if ``steps`` is None.
 
     Raises:
         AttachmentError: the declaration names an attribute that the hparams do not have.
-        ConfigError: there are steps, and no attribute for them.
+        ConfigError: ``steps`` is given, but there is no attribute for it.
     """
     name = point.steps_attribute
     if name is not None and not hasattr(hparams, name):
@@ -158,10 +167,10 @@ def _with_steps(point: EditPoint, hparams: Any, steps: int | None) -> Any:
 def run_with_own_cache(
     point: EditPoint, original: FunctionType, bound: inspect.BoundArguments, value: Any
 ) -> Any:
-    """The function, keeping its vectors in files that only edits of the same settings share.
+    """Run the function with file names that only edits with the same settings share.
 
-    A toolkit names such files by its own settings alone; a vector found with SADR would be
-    taken for one found without, or at another γ, or with another penalty.
+    A toolkit's file names contain only the toolkit's own settings. A vector found with SADR would
+    be read by an edit without it, at another γ or with another penalty.
     """
     from ..config import SadrConfig
 
@@ -172,7 +181,7 @@ def run_with_own_cache(
     if template is not None:
         settings = config.model_copy(update={"gamma": config.weight(point.gamma)})
         method = {
-            # Not how the vector was computed, only what decides which it is.
+            # `reuse` is left out because it does not change the vector.
             "settings": settings.model_dump_json(exclude={"reuse"}),
             "version": plugin_version(),
             "hooks": _method_in_force(),
@@ -184,9 +193,9 @@ def run_with_own_cache(
 
 
 def _method_in_force() -> list[str]:
-    """What gives heads, penalty and terms: the functions, and what they are bound to.
+    """Identify the functions that give heads, penalty and terms, and the objects they are bound to.
 
-    Where that cannot be told from one process to the next, the answer differs in each.
+    If an object cannot be identified across processes, the result differs in each process.
     """
     hooks = plugin_manager().hook
     return [
@@ -204,13 +213,13 @@ def _identity(function: Any) -> str:
         return repr(plain)
     cells = [cell.cell_contents for cell in plain.__closure__ or ()]
     bound = (plain.__defaults__, plain.__kwdefaults__, cells, getattr(owner, "__dict__", None))
-    # Later versions of marshal's format write what is shared just now, which is chance.
+    # Later versions of marshal's format depend on which objects are shared, which is random.
     digest = hashlib.sha256(marshal.dumps(code, 2)).hexdigest()
     return f"{plain.__module__}.{plain.__qualname__}:{digest}:{bound!r}"
 
 
 def _swap(package: str, old: object, new: object) -> None:
-    """Replace ``old`` by ``new`` in every imported module of ``package`` that holds it."""
+    """Replace ``old`` with ``new`` in every imported module of ``package`` that holds it."""
     for name, module in list(sys.modules.items()):
         if name == package or name.startswith(package + "."):
             for attribute, value in list(vars(module).items()):

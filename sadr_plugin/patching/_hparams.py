@@ -1,8 +1,8 @@
-"""Teaching a toolkit's hparams classes to take a ``sadr`` key, and to give it up again.
+"""Make a toolkit's hparams classes accept a ``sadr`` key, and undo it.
 
-Toolkits build hparams as ``cls(**config)`` from a YAML file, where an unknown key is an error.
-The key is taken out there, checked at once, and kept on the instance, through copies, pickles and
-`dataclasses.replace` as well.
+Toolkits build hparams as ``cls(**config)`` from a YAML file. An unknown key is an error there. The
+plugin takes the key out, checks it at once and stores it on the instance. Copies, pickles and
+`dataclasses.replace` keep it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def _flag_of(instance: Any) -> Any:
 
 
 class Flag:
-    """The ``sadr`` attribute of an hparams class: checked where it is set.
+    """The ``sadr`` attribute of an hparams class. It is checked when it is set.
 
     Args:
-        refusal: None for an attached editor; else says why a class cannot have the flag.
-        on_subclass: told of a subclass that is given the flag and is not patched: it came to be
-            after the patch.
+        refusal: None for an attached editor. Otherwise a function that says why a class cannot have
+            the flag.
+        on_subclass: called with a subclass that was defined after the patch, when the flag is set
+            on an instance of it.
     """
 
     def __init__(self, refusal: Refusal | None, on_subclass: Callable[[type], None]) -> None:
@@ -56,8 +57,12 @@ class Flag:
         instance.__dict__[KEY] = value
 
     def check(self, hparams: type, value: Any) -> None:
-        """Raise `ConfigError` if ``hparams`` cannot have this ``value``."""
-        from ..config import SadrConfig  # pydantic takes its time to import
+        """Check that ``hparams`` can have this ``value``.
+
+        Raises:
+            ConfigError: the value is wrong, or the editor is not attached.
+        """
+        from ..config import SadrConfig  # importing pydantic takes long
 
         wanted = SadrConfig.parse(value) is not None
         if wanted and self._refusal is not None:
@@ -68,10 +73,10 @@ class Flag:
 
 
 class _Fields:
-    """A dataclass's fields: of an instance with a flag, the flag too.
+    """The fields of a dataclass. An instance with a flag also shows the flag as a field.
 
-    `dataclasses.replace` gives on what stands among an instance's fields, and nothing else. The
-    class's own are as they were, so that subclasses get no more than the toolkit gives them.
+    `dataclasses.replace` copies only an instance's fields. The fields of the class do not change,
+    so subclasses get only what the toolkit gives them.
     """
 
     def __init__(self, fields: dict[str, dataclasses.Field[Any]]) -> None:
@@ -84,16 +89,16 @@ class _Fields:
 
 
 def is_patched(hparams: type) -> bool:
-    """Whether the class itself, not one it comes of, has the flag."""
+    """Whether the class itself has the flag, and not only a base class of it."""
     return isinstance(vars(hparams).get(KEY), Flag)
 
 
 class HparamsPatch:
-    """One hparams class made to take the flag, or to refuse it, until `undo`.
+    """Makes one hparams class accept or refuse the flag, until `undo`.
 
     Args:
-        hparams: the class; it may take the flag in the constructor, in its YAML file, or as
-            an attribute set later.
+        hparams: the class. It accepts the flag in the constructor, in its YAML file, or as an
+            attribute that is set later.
         refusal: as for `Flag`.
     """
 
@@ -115,7 +120,7 @@ class HparamsPatch:
                 self._replace(_FIELDS, _Fields(own[_FIELDS]))
 
     def undo(self) -> None:
-        """Give the class its own attributes back."""
+        """Restore the class's own attributes."""
         for patch in reversed(self._subclasses):
             patch.undo()
         self._subclasses = []
@@ -138,7 +143,7 @@ class HparamsPatch:
 
 @functools.cache
 def _flag_field() -> dataclasses.Field[Any]:
-    """The flag as a dataclass's field, which takes no part in comparisons."""
+    """Return the flag as a dataclass field that is ignored in comparisons."""
 
     @dataclasses.dataclass
     class Flagged:
@@ -167,7 +172,7 @@ def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
         value = kwargs.pop(KEY, None)
         flag = inspect.getattr_static(type(self), KEY, None)
         if given and isinstance(flag, Flag):
-            flag.check(type(self), value)  # before the toolkit finds other faults
+            flag.check(type(self), value)  # before the toolkit raises other errors
         init(self, *args, **kwargs)
         if given:
             object.__setattr__(self, KEY, value)  # the class may be frozen

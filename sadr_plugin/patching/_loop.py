@@ -1,9 +1,9 @@
-"""Putting the loss term into a toolkit's own optimisation loop.
+"""Insert the loss term into a toolkit's own optimisation loop.
 
-Editors of this family end each step alike: ``loss = a + b + c``, then print it, stop early on
-it, ``loss.backward()``, ``opt.step()``. The term goes into that assignment, in a copy of the
-function's syntax tree: it is then part of the loss's value, gradient, printout and stopping
-rule, and nothing of torch or of the toolkit is changed.
+The editors end each step in the same way: ``loss = a + b + c``, a printout, an early stop,
+``loss.backward()``, ``opt.step()``. The plugin copies the function's syntax tree and inserts the
+term after that assignment. The term is then part of the loss's value, its gradient, its printout
+and its stopping rule. Nothing in torch or the toolkit is changed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ from typing import Any
 from ..errors import UnsupportedLoopError
 
 LossTerm = Callable[..., Any]
-"""Takes the loss a step has computed, and the labels where they are named; returns the loss to go
-on with."""
+"""A function that takes the loss of a step and returns the loss with the terms.
+
+It also takes the labels if they are named.
+"""
 
 Finished = Callable[[], bool]
-"""Asked after each step's own stopping rules: whether to leave the loop before going back."""
+"""A function that says whether to leave the loop.
+
+It is called in each step after the loop's own stopping rules, before the backward pass.
+"""
 
 _TERM = "__sadr_loss_term__"
 _FINISHED = "__sadr_finished__"
@@ -33,27 +38,29 @@ _FUTURE = sum(getattr(future, name).compiler_flag for name in future.all_feature
 
 
 def never() -> bool:
-    """The toolkit's own rules alone end the loop."""
+    """Leave the end of the loop to the toolkit's own rules."""
     return False
 
 
 def with_loss_term(
     function: FunctionType, term: LossTerm, finished: Finished = never, labels: str | None = None
 ) -> FunctionType:
-    """A twin of ``function`` whose loop passes its loss through ``term``, till ``finished``.
+    """Return a copy of ``function`` whose loop passes its loss through ``term``.
 
-    The twin runs in the original globals, with the original defaults, closure, file name, line
-    numbers and ``__future__`` imports. ``function`` itself is not changed.
+    The loop of the copy also ends when ``finished`` says so. The copy has the original's globals,
+    defaults, closure, file name, line numbers and ``__future__`` imports. ``function`` itself is
+    not changed.
 
     Args:
-        function: holds the loop.
+        function: the function with the loop.
         term: see `LossTerm`.
         finished: see `Finished`.
-        labels: the function's variable that ``term`` is given besides, as
+        labels: the function's variable that ``term`` also takes; see
             `sadr_plugin.EditPoint.labels`.
 
     Raises:
-        UnsupportedLoopError: naming the function and what was looked for in vain.
+        UnsupportedLoopError: the loop does not have the required form. The message names the
+            function and what was not found.
     """
     code = _rewritten_code(function, labels)
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
@@ -74,7 +81,7 @@ def with_loss_term(
 
 @cache
 def _rewritten_code(function: FunctionType, labels: str | None) -> CodeType:
-    """The twin's code, compiled once for each function."""
+    """Return the code of the copy, compiled once for each function."""
     name = f"{function.__module__}.{function.__qualname__}"
     if hasattr(function, "__wrapped__"):
         raise UnsupportedLoopError(_decorated(name))
@@ -84,8 +91,8 @@ def _rewritten_code(function: FunctionType, labels: str | None) -> CodeType:
 
 
 def _compiled(definition: ast.FunctionDef, function: FunctionType) -> CodeType:
-    """The code of the twin's ``def``, compiled as if it stood where ``function`` does."""
-    # Defaults and annotations live on the function object; evaluating them again could fail.
+    """Compile the ``def`` of the copy as if it stood in the place of ``function``."""
+    # Defaults and annotations belong to the function object. To evaluate them again could fail.
     definition.decorator_list = []
     definition.returns = None
     arguments = definition.args
@@ -94,14 +101,14 @@ def _compiled(definition: ast.FunctionDef, function: FunctionType) -> CodeType:
     for extra in (arguments.vararg, arguments.kwarg):
         if extra is not None:
             extra.annotation = None
-    # Inside a shell whose parameters are the free variables, the compiler sees closures; inside a
-    # class, it gives names such as `self.__x` the class's.
+    # An outer function whose parameters are the free variables makes the compiler create closures.
+    # A class around the method makes it mangle names such as `self.__x`.
     free = [*function.__code__.co_freevars, _TERM, _FINISHED]
     shell = ast.parse(f"def {_SHELL}({', '.join(free)}): pass").body[0]
     assert isinstance(shell, ast.FunctionDef)
     *_, owner = ["<locals>", *function.__qualname__.split(".")[:-1]]
     outermost = definition.name if owner == "<locals>" else owner
-    if outermost not in free:  # a function that mentions itself means the toolkit's global
+    if outermost not in free:  # a function that names itself means the toolkit's global
         shell.body = ast.parse(f"global {outermost}").body
     if owner == "<locals>":
         shell.body.append(definition)
@@ -121,15 +128,16 @@ def _compiled(definition: ast.FunctionDef, function: FunctionType) -> CodeType:
 
 
 def _definition(code: CodeType, name: str) -> ast.FunctionDef:
-    """The ``def`` that ``code`` was compiled from, with the line numbers of its file.
+    """Return the ``def`` from which ``code`` was compiled, with the line numbers of its file.
 
-    Raises `UnsupportedLoopError` if the file does not have it, or not any more.
+    Raises:
+        UnsupportedLoopError: the file cannot be read, or no longer matches ``code``.
     """
     try:
         lines, _ = inspect.findsource(code)
         tree = ast.parse("".join(lines))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the toolkit's own, given when it was imported
+            warnings.simplefilter("ignore")  # the toolkit's warnings were shown at its import
             flags = code.co_flags & _FUTURE
             now = compile(tree, code.co_filename, "exec", flags=flags, dont_inherit=True)
     except (OSError, TypeError, SyntaxError) as error:
@@ -172,7 +180,7 @@ _COMPARED = (
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two compilations, or constants in them, are of the same source."""
+    """Whether two code objects, or constants in them, come from the same source."""
     if type(one) is not type(other):
         return False
     if isinstance(one, CodeType):
@@ -201,13 +209,23 @@ def _nested(code: CodeType, name: str) -> CodeType:
 
 
 def insert_term(definition: ast.stmt, name: str, labels: str | None = None) -> None:
-    """Insert ``loss = term(loss)`` after the last assignment to the name that is backpropagated,
-    and ``if finished(): break`` before the backpropagation. That leaves the innermost loop, which
-    is an editor's only one. With ``labels``, the term is given them too.
+    """Insert the loss term and the stopping check into a function definition.
 
-    The step is the innermost block that holds both: ``X.backward()`` as a statement of a loop's
-    body, and before it, in the same body, an assignment to ``X``. Raises `UnsupportedLoopError`,
-    naming ``name``, where there is no such step.
+    ``loss = term(loss)`` goes after the last assignment to the name that is backpropagated.
+    ``if finished(): break`` goes before the backpropagation. The break leaves the innermost loop,
+    which is an editor's only one.
+
+    A step is the innermost block that contains both ``X.backward()``, as a statement in the body of
+    a loop, and an earlier assignment to ``X`` in the same body.
+
+    Args:
+        definition: the function; it is changed in place.
+        name: the function's name, for errors.
+        labels: a variable that ``term`` also takes; None for none.
+
+    Raises:
+        UnsupportedLoopError: there is not exactly one such step, the function has decorators or
+            type parameters, or the variable ``labels`` does not exist.
     """
     if not isinstance(definition, ast.FunctionDef):
         raise UnsupportedLoopError(f"{name}: expected a plain `def`")
@@ -249,7 +267,7 @@ def insert_term(definition: ast.stmt, name: str, labels: str | None = None) -> N
 
 
 def _insert(body: list[ast.stmt], index: int, code: str, place: ast.stmt) -> None:
-    """Insert one statement, with the line number of ``place``."""
+    """Insert one statement with the line number of ``place``."""
     statement = ast.parse(code).body[0]
     for node in ast.walk(statement):
         ast.copy_location(node, place)
@@ -257,7 +275,7 @@ def _insert(body: list[ast.stmt], index: int, code: str, place: ast.stmt) -> Non
 
 
 def _loop_bodies(definition: ast.FunctionDef) -> list[list[ast.stmt]]:
-    """The bodies of the function's own loops, and of the blocks inside them."""
+    """Return the bodies of the function's own loops, and of the blocks inside them."""
     bodies: list[list[ast.stmt]] = []
 
     def visit(statements: list[ast.stmt], in_loop: bool) -> None:
@@ -267,7 +285,7 @@ def _loop_bodies(definition: ast.FunctionDef) -> list[list[ast.stmt]]:
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 continue
             for field in ("body", "orelse", "finalbody"):
-                # A loop's else is run once, after it.
+                # The `else` of a loop runs once, after the loop.
                 enters = field == "body" and isinstance(statement, (ast.For, ast.While))
                 inner = getattr(statement, field, None)
                 if isinstance(inner, list) and inner:
@@ -278,7 +296,7 @@ def _loop_bodies(definition: ast.FunctionDef) -> list[list[ast.stmt]]:
 
 
 def _backpropagated(statement: ast.stmt) -> str | None:
-    """``X`` if the statement is ``X.backward(…)``."""
+    """Return ``X`` if the statement is ``X.backward(…)``, otherwise None."""
     if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
         return None
     called = statement.value.func
@@ -288,7 +306,7 @@ def _backpropagated(statement: ast.stmt) -> str | None:
 
 
 def _own_names(definition: ast.FunctionDef) -> set[str]:
-    """The names that a function binds in its own scope, its arguments among them."""
+    """Return the names that a function binds in its own scope, including its arguments."""
     taken = definition.args
     names = {argument.arg for argument in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)}
     scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -304,7 +322,7 @@ def _own_names(definition: ast.FunctionDef) -> set[str]:
 
 
 def _stores(statement: ast.stmt, name: str) -> bool:
-    """Whether the statement binds ``name``, at whatever depth."""
+    """Whether the statement binds ``name``, at any depth."""
     return any(
         isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
         for node in ast.walk(statement)
@@ -312,9 +330,9 @@ def _stores(statement: ast.stmt, name: str) -> bool:
 
 
 def _may_be_followed(statement: ast.stmt, name: str) -> bool:
-    """Whether the value ``statement`` gives ``name`` is used by nothing before its end.
+    """Whether nothing uses the value that ``statement`` gives ``name`` before the statement ends.
 
-    So it is with an assignment, and with a ``with`` block (autocast) that only computes.
+    This is true for an assignment, and for a ``with`` block (autocast) that ends with one.
     """
     if isinstance(statement, ast.With):
         *others, last = statement.body

@@ -1,4 +1,4 @@
-"""Names in a toolkit, ``"package.module:name"``: as imported, or as they stand in its files."""
+"""Names in a toolkit, ``"package.module:name"``, in imported modules or in source files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Definition = TypeVar("_Definition", ast.FunctionDef, ast.ClassDef)
 
 @dataclass(frozen=True)
 class Name:
-    """A function or class of a toolkit."""
+    """The name of a function or class of a toolkit."""
 
     module: str
     name: str
@@ -33,10 +33,11 @@ class Name:
         return self.module.partition(".")[0]
 
     def home(self, just_now: ModuleType | None = None) -> ModuleType | None:
-        """The module, None until its import is finished.
+        """Return the module. None until its import is complete.
 
         Args:
-            just_now: a module that is known to be finished, though it may not say so yet.
+            just_now: a module whose import is known to be complete, even if its spec says
+                otherwise.
         """
         module = sys.modules.get(self.module)
         spec = getattr(module, "__spec__", None)
@@ -45,17 +46,18 @@ class Name:
         return module
 
     def imported(self, just_now: ModuleType | None = None) -> Any:
-        """What has the name; None if there is nothing, or the module is not imported."""
+        """Return the object with this name; None if it or its module does not exist yet."""
         return getattr(self.home(just_now), self.name, None)
 
     def exists(self) -> bool:
-        """Whether the toolkit's files have such a module."""
+        """Whether the toolkit's files include this module."""
         return bool(self._files())
 
     def definition(self, kind: type[_Definition]) -> _Definition:
-        """The definition in the toolkit's files, which are not imported; the last one counts.
+        """Return the last definition of this name in the toolkit's files, without importing them.
 
-        Raises `LookupError` if there is no such file or definition.
+        Raises:
+            LookupError: there is no such file or definition.
         """
         found = None
         for file in self._files():
@@ -79,7 +81,7 @@ class Name:
 
 
 def _top_level(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module, those in its ``if`` and ``try`` blocks too."""
+    """Yield the statements of a module, including those in ``if``, ``try`` and ``with`` blocks."""
     for statement in statements:
         yield statement
         if isinstance(statement, (ast.If, ast.Try, ast.With)):

@@ -1,6 +1,7 @@
-"""Whether a module with a common name is the declared toolkit's, or a stranger's.
+"""Check whether a module with a common name belongs to the declared toolkit.
 
-Research code has top-level packages such as ``rome`` and ``util``; anybody may have one.
+Research code has top-level packages such as ``rome`` and ``util``. Other projects may use the same
+names.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from ._names import Name
 
 
 def is_declared_one(point: EditPoint, just_now: ModuleType | None = None) -> bool:
-    """Whether what is imported fits a declaration with ``parameters``; no, while it is not.
+    """Whether the imported module fits a declaration with ``parameters``.
+
+    It is False while the module is not imported.
 
     Args:
         point: the declaration.
-        just_now: a module that is known to be imported, though it may not say so yet.
+        just_now: a module whose import is known to be complete, even if its spec says otherwise.
     """
     function = Name.parse(point.function).imported(just_now)
     hparams = Name.parse(point.hparams).imported(just_now)
@@ -35,7 +38,7 @@ def is_declared_one(point: EditPoint, just_now: ModuleType | None = None) -> boo
 def is_written_as_declared(
     point: EditPoint, function: ast.FunctionDef, hparams: ast.ClassDef
 ) -> bool:
-    """The same of definitions in files."""
+    """Whether definitions in source files fit a declaration with ``parameters``."""
     its = function.args
     arguments = (*its.posonlyargs, *its.args, its.vararg, *its.kwonlyargs, its.kwarg)
     taken = [argument.arg for argument in arguments if argument is not None]
@@ -48,7 +51,7 @@ def is_written_as_declared(
 
 
 def keeps_no_files(point: EditPoint, takes: Container[str]) -> bool:
-    """Whether a declared cache that ``takes`` these arguments is one whose cache was dropped."""
+    """Whether a declared cache function, with these parameters, has no cache argument any more."""
     return point.parameters is not None and point.cache_argument not in takes
 
 

@@ -1,1 +1,1 @@
-"""Other prompts run with an edit's vector in place."""
+"""Runs other prompts with an edit's vector in place."""

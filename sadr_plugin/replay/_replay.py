@@ -19,17 +19,20 @@ from ..reuse._reuse import Reuse
 from ._vectors import Vectors
 
 WORTHWHILE = 0.8
-"""Two batches in place of one are run where they have at most this share of its tokens."""
+"""Two batches replace one if together they have at most this share of its tokens."""
 
 
 class Replay:
-    """Prompts of a loss term's own, with the edit's subject in each.
+    """Prompts of a loss term, with the edit's subject in each.
 
-    Padded as the toolkit pads; long and short ones in batches of their own. A term gets one from
-    `RunningEdit.replay`.
+    They are padded on the same side as the toolkit's prompts. Long and short prompts may run in
+    separate batches. A term gets a replay from `RunningEdit.replay`.
 
     Attributes:
         rows: the prompt of each token that is read, [read].
+
+    Raises:
+        PositionError: there are no prompts, or the subject's tokens cannot be found.
     """
 
     def __init__(
@@ -63,12 +66,15 @@ class Replay:
 
     @torch.no_grad()
     def before(self) -> Tensor:
-        """What the model says without the edit: logits, [read, vocabulary]."""
+        """Return the logits without the edit, [read, vocabulary], without gradient."""
         with self._vectors.absent():
             return torch.cat([batch.logits() for batch in self._batches])
 
     def now(self) -> Tensor:
-        """What it says with the vector of this step in place; logits with a gradient to it."""
+        """Return the logits with the vector of this step, [read, vocabulary].
+
+        They have a gradient to the vector.
+        """
         found = []
         for batch in self._batches:
             with self._vectors.in_place(batch.every, batch.edited):
@@ -77,7 +83,7 @@ class Replay:
 
 
 def _by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """The indices in one group, or in two where that spares a good part of the padding."""
+    """Group the indices by length. Two groups are made only if this saves enough padding."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     whole = len(order) * lengths[order[-1]]
 
@@ -91,7 +97,7 @@ def _by_length(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class _Batch:
-    """Prompts of about one length.
+    """Prompts of similar length.
 
     Attributes:
         every: the indices of the rows.
@@ -128,7 +134,11 @@ class _Batch:
         self._tokens = torch.tensor(tokens, device=device)
 
     def logits(self) -> Tensor:
-        """The logits at the tokens that are read, [read, vocabulary]."""
+        """Return the logits at the tokens that are read, [read, vocabulary].
+
+        Raises:
+            UnsupportedModelError: the model's forward returns no logits.
+        """
         with self._head_on_what_is_read() as is_cut:
             output = self._run()
         logits = getattr(output, "logits", None)
@@ -141,7 +151,7 @@ class _Batch:
 
     def _run(self) -> Any:
         def run() -> Any:
-            # Past hooks on the model itself: they count and watch the steps of the loop.
+            # This skips hooks on the model itself. They count and watch the steps of the loop.
             return self._model.forward(**self._given)
 
         if self._reuse is None:
@@ -154,10 +164,12 @@ class _Batch:
 
     @contextlib.contextmanager
     def _head_on_what_is_read(self) -> Iterator[Callable[[], bool]]:
-        """Give the output head only the tokens that are read: its vocabulary makes it dear.
+        """Give the output head only the tokens that are read.
+
+        A large vocabulary makes the head slow.
 
         Yields:
-            A function that says whether it was done.
+            A function that says whether the head was called in this way.
         """
         calls = 0
 

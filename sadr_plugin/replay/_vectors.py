@@ -1,9 +1,10 @@
-"""The vectors that an edit's loop adds, seen where it adds them, and put in place elsewhere.
+"""Observe the vectors that an edit's loop adds, and add them in other prompts.
 
-Toolkits add a vector by a forward hook on the edited layer or on a part of it: ROME's on the MLP,
-MEMIT's on the layer, PMET's two on the attention and the MLP. What such a hook changes is seen by
-two hooks of ours around it. So the place need not be declared, and where a model normalises what
-the part gives before adding it, as Gemma does, the vector is put in ahead of that, as in the loop.
+Toolkits add a vector with a forward hook on the edited layer or a part of it. ROME's is on the MLP,
+MEMIT's on the layer, PMET's two are on the attention and the MLP. Two hooks of the plugin, before
+and after such a hook, observe what it changes. The place therefore need not be declared. Some
+models, such as Gemma, normalise the output of the part before they add it. In these models, too,
+the vector is added before the normalisation, as in the loop.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Vectors:
     """The vectors of an edit's loop.
 
     Args:
-        layer: the edited layer, without the loop's hooks as yet; hooks that are there are taken for
-            the model's own.
+        layer: the edited layer, before the loop adds its hooks. Hooks that are on it already count
+            as the model's own.
         editor: the editor's name, for errors.
     """
 
@@ -40,11 +41,11 @@ class Vectors:
 
     @contextlib.contextmanager
     def watched(self, row: int, token: int) -> Iterator[None]:
-        """See the vectors that a forward of the loop adds inside the block.
+        """Observe the vectors that a forward of the loop adds inside a ``with`` block.
 
         Args:
-            row: a row of the loop's batch; all of them gain the same vectors.
-            token: the token of it that gains them.
+            row: a row of the loop's batch. All rows receive the same vectors.
+            token: the token of this row that receives them.
         """
         self._added.clear()
 
@@ -56,7 +57,7 @@ class Vectors:
         def after(part: nn.Module, _: Any, output: Any) -> None:
             hidden, (was, version, value) = hidden_of(output), self._before.pop(part, _NOTHING)
             if was is not None and (hidden is not was or hidden._version != version):
-                # Both with their gradients: what reached both by another vector cancels.
+                # Both keep their gradients. What both received from another vector cancels out.
                 self._added[part] = hidden[row, token] - value
 
         with contextlib.ExitStack() as stack:
@@ -64,7 +65,8 @@ class Vectors:
             for part in self._parts:
                 handle = part.register_forward_hook(before)
                 stack.callback(handle.remove)
-                # Behind the model's own hooks and ahead of the loop's, which are there by now.
+                # Move the loop's hooks, which exist by now, behind this one. The model's own stay
+                # before it.
                 for hook in list(part._forward_hooks):
                     if hook not in self._own[part] and hook != handle.id:
                         part._forward_hooks[hook] = part._forward_hooks.pop(hook)
@@ -75,14 +77,14 @@ class Vectors:
             self._seen = True
 
     def are_aside(self) -> bool:
-        """Whether this thread runs other prompts just now, or the model without the edit."""
+        """Whether this thread is running other prompts, or the model without the edit."""
         return self._aside == threading.get_ident()
 
     def length(self) -> Tensor:
-        """The length of the longest of them, a scalar without gradient.
+        """Return the length of the longest vector, a scalar without gradient.
 
         Raises:
-            UnsupportedLoopError: none was seen.
+            UnsupportedLoopError: no vector was observed.
         """
         if not self._added:
             raise UnsupportedLoopError(
@@ -97,12 +99,12 @@ class Vectors:
         return longest
 
     def forget(self) -> None:
-        """Let go of the vectors, and of the graph they hang in."""
+        """Release the vectors and their graph."""
         self._added.clear()
 
     @contextlib.contextmanager
     def absent(self) -> Iterator[None]:
-        """Inside the block the model runs without the edit."""
+        """Run the model without the edit inside a ``with`` block."""
         outer, self._aside = self._aside, threading.get_ident()
         try:
             with contextlib.ExitStack() as stack:
@@ -114,11 +116,11 @@ class Vectors:
 
     @contextlib.contextmanager
     def in_place(self, rows: Tensor, tokens: Tensor) -> Iterator[None]:
-        """Inside the block other prompts gain the vectors.
+        """Add the vectors in other prompts inside a ``with`` block.
 
         Args:
             rows: the rows of their batch.
-            tokens: the token of each that gains them.
+            tokens: the token of each row that receives the vectors.
         """
 
         def add(part: nn.Module, _: Any, output: Any) -> Any:
@@ -129,7 +131,7 @@ class Vectors:
 
         with self.absent():
             for part in self._added:
-                part.register_forward_hook(add)  # goes with the hooks that `absent` put there
+                part.register_forward_hook(add)  # removed together with the hooks of `absent`
             yield
 
 
@@ -138,8 +140,10 @@ _NOTHING: tuple[Any, int, Any] = (None, 0, None)
 
 @contextlib.contextmanager
 def _with_hooks(part: nn.Module, kept: set[int]) -> Iterator[None]:
-    """Inside the block the module has only these forward hooks: one of the loop's own adds its
-    vector to whatever batch it is given, at the places of the loop's."""
+    """Keep only the given forward hooks on a module inside a ``with`` block.
+
+    A hook of the loop would add its vector to any batch, at the positions of the loop's batch.
+    """
     hooks = part.__dict__["_forward_hooks"]
     part.__dict__["_forward_hooks"] = OrderedDict(
         (name, hook) for name, hook in hooks.items() if name in kept

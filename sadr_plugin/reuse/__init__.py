@@ -1,1 +1,1 @@
-"""The loop's own forwards, without what the vector cannot change."""
+"""Runs the forwards of the loop without what the vector cannot change."""

@@ -1,4 +1,4 @@
-"""What a layer is called with: its arguments, cut to a window, and its attention's cache."""
+"""The arguments of a layer, cut to a window, and the cache for its attention."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class LayerCache:
     """A layer's cache for one forward.
 
     Args:
-        update: given new keys and values, answers with those to attend to.
-        original: the cache that the model handed down, if any; answers everything else.
+        update: takes new keys and values, and returns those to attend to.
+        original: the model's own cache, if there is one. It answers everything else.
     """
 
     def __init__(self, update: Callable[..., tuple[Tensor, Tensor]], original: Any) -> None:
         self.update = update
         self.asked: list[str] = []
-        """What the layer asked of it besides, which a window could not answer."""
+        """The names of other attributes that the layer used. A window cannot provide them."""
         self._original = original
 
     def __getattr__(self, name: str) -> Any:
@@ -39,20 +39,26 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a layer was called with."""
+    """The arguments of a call to a layer.
+
+    Attributes:
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        names: the names of the layer's parameters, in order.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     names: tuple[str, ...]
 
     def get(self, name: str) -> Any:
-        """The argument of that name; None if it was not given."""
+        """Return the argument with this name; None if it was not given."""
         if name in self.names[: len(self.args)]:
             return self.args[self.names.index(name)]
         return self.kwargs.get(name)
 
     def replaced(self, name: str, value: Any) -> Arguments:
-        """The same with another value."""
+        """Return the arguments with another value for one name."""
         if name in self.names[: len(self.args)]:
             place = self.names.index(name)
             args = (*self.args[:place], value, *self.args[place + 1 :])
@@ -60,7 +66,7 @@ class Arguments:
         return Arguments(self.args, {**self.kwargs, name: value}, self.names)
 
     def map(self, change: Callable[[Any], Any]) -> Arguments:
-        """The same with each value changed."""
+        """Return the arguments with ``change`` applied to each value."""
         kwargs = {name: change(value) for name, value in self.kwargs.items()}
         return Arguments(tuple(map(change, self.args)), kwargs, self.names)
 
@@ -71,22 +77,22 @@ class Arguments:
 
 
 def hidden_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The hidden states that a layer is called with; None if there are none."""
+    """Return the hidden states in a layer's arguments; None if there are none."""
     return args[0] if args else kwargs.get("hidden_states")
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
-    """What a module gave, with other hidden states in it."""
+    """Return a module's output with other hidden states in it."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def hidden_of(output: Any) -> Any:
-    """The hidden states among what a layer gives."""
+    """Return the hidden states in a layer's output."""
     return output[0] if isinstance(output, tuple) and output else output
 
 
 def cut_value(value: Any, window: Window, rows: int, tokens: int) -> Any:
-    """Of an argument of a layer the window's part, if it has one for each token."""
+    """Cut an argument of a layer to the window, if it has a value for each token."""
     if isinstance(value, tuple):
         return tuple(cut_value(item, window, rows, tokens) for item in value)
     if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2:] == (tokens, tokens):
@@ -99,7 +105,7 @@ def cut_value(value: Any, window: Window, rows: int, tokens: int) -> Any:
 
 
 def detached(value: Any) -> Any:
-    """An argument of a layer without its gradient."""
+    """Return an argument of a layer without its gradient."""
     if isinstance(value, tuple):
         return tuple(map(detached, value))
     return value.detach() if isinstance(value, Tensor) else value

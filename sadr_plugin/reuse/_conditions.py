@@ -1,4 +1,4 @@
-"""When a forward may be run without a part of it, and when not."""
+"""The conditions under which a forward may run in part."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 CAPTURING = "transformers.utils.output_capturing"
-"""Where transformers 5 has the hooks that it leaves on a model once it was asked for its attention
-weights; they do nothing until it is asked again."""
+"""The module of hooks that transformers 5 leaves on a model after a request for attention weights.
+
+These hooks do nothing until the next such request.
+"""
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether someone watches or changes what goes through a module."""
+    """Whether a hook watches or changes what goes through a module."""
     registered = (
         module._forward_hooks,
         module._forward_pre_hooks,
@@ -30,7 +32,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 class Inputs:
-    """Arguments of a forward, to be known again.
+    """The arguments of a forward, to compare with those of later forwards.
 
     Args:
         given: the arguments by name.
@@ -43,7 +45,10 @@ class Inputs:
         }
 
     def are(self, given: Mapping[str, Any]) -> bool:
-        """Whether these are the same; asks the device only where a tensor is another object."""
+        """Whether ``given`` equals the stored arguments.
+
+        It reads from the device only if a tensor is another object than before.
+        """
         if given.keys() != self._given.keys():
             return False
         return all(self._is(name, value) for name, value in given.items())
@@ -51,18 +56,18 @@ class Inputs:
     def _is(self, name: str, value: Any) -> bool:
         known = self._given[name]
         if not isinstance(known, Tensor) or not isinstance(value, Tensor):
-            # Of other objects, equality may be anything.
+            # For other objects, == may mean anything.
             plain = isinstance(value, (bool, int, float, str, type(None)))
             return value is known or (plain and type(value) is type(known) and value == known)
         if known._version != self._versions[name]:
-            return False  # written into since: what it was is not known any more
+            return False  # changed in place since then, so the old value is unknown
         if value is known:
             return True
         alike = value.shape == known.shape and value.device == known.device
         return alike and torch.equal(value, known)
 
     def real(self, rows: int, tokens: int, device: torch.device) -> Tensor:
-        """Which tokens are no padding, as far as the attention mask says, [rows, tokens]."""
+        """Return which tokens are not padding by the attention mask, [rows, tokens]."""
         mask = self._given.get("attention_mask")
         if isinstance(mask, Tensor) and mask.shape == (rows, tokens):
             return mask.to(device) != 0
@@ -70,7 +75,7 @@ class Inputs:
 
 
 class Conditions:
-    """What has to hold for a forward to be run in part; asked before each.
+    """The conditions for a forward to run in part. They are checked before each forward.
 
     Args:
         model: the model that is edited.
@@ -81,13 +86,14 @@ class Conditions:
         embeddings: Any = getattr(model, "get_input_embeddings", lambda: None)()
         left_out = [part for part in (*below, embeddings) if isinstance(part, nn.Module)]
         self._config = getattr(model, "config", None)
-        # Walking through a model takes longer than what is asked of its parts.
+        # Lists are stored because walking through a model takes longer than the checks of its
+        # parts.
         self._parameters = [(p, p._version) for p in model.parameters()]
         self._modules = list(model.modules())
         self._left_out = [(part, list(part.modules())) for part in left_out]
 
     def objection(self, inputs: Mapping[str, Any]) -> str | None:
-        """Why no part of a forward may be left out, in words; None if it may.
+        """Return why the forward must run in full, in words. None if it may run in part.
 
         Args:
             inputs: the arguments of the model's forward, by name.
@@ -114,7 +120,7 @@ class Conditions:
 
 
 def random_state() -> list[Tensor]:
-    """The state of torch's random generators; a forward that draws leaves another behind."""
+    """Return the states of torch's random generators. A forward that draws numbers changes them."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states += torch.cuda.get_rng_state_all()

@@ -1,4 +1,4 @@
-"""The forwards of a model's layers and output head, taken over for the length of an edit."""
+"""The forwards of a model's layers and output head, replaced for the length of an edit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from torch import nn
 from ..patching._forward import ForwardSlot
 
 Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""How a part's forward is run: given the part's index, its own forward and the arguments."""
+"""Runs a part's forward. It takes the part's index, its own forward and the arguments."""
 
 
 class LayerForwards:
-    """What the layers and the head call in place of their forwards; by itself, no other thing.
+    """Replaces the forwards of the layers and the head.
+
+    Unless `taken` is active, the replacements call the original forwards.
 
     Args:
         model: the model.
@@ -27,27 +29,27 @@ class LayerForwards:
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
         head = output_head(model)
         self.parts = [*layers] if head is None else [*layers, head]
-        """The layers, and the output head where there is one."""
+        """The layers, and the output head if there is one."""
         self.way: Way | None = None
         self._thread = 0
         self._slots: list[ForwardSlot] = []
 
     def fill(self) -> None:
-        """Take the forwards."""
+        """Replace the forwards."""
         for index, part in enumerate(self.parts):
             slot = ForwardSlot(part)
-            self._slots.append(slot)  # first: an interrupt may come at any time
+            self._slots.append(slot)  # before `fill`, because an interrupt may come at any time
             slot.fill(functools.partial(self._call, index))
 
     def restore(self) -> None:
-        """Give them back. May be called more than once."""
+        """Restore the forwards. It may be called more than once."""
         for slot in self._slots:
             slot.restore()
         self._slots = []
 
     @contextmanager
     def taken(self, way: Way) -> Iterator[None]:
-        """Inside the block, the forwards that `run` starts go this way."""
+        """Let ``way`` handle the forwards that `run` starts, inside a ``with`` block."""
         self.way = way
         try:
             yield
@@ -55,7 +57,7 @@ class LayerForwards:
             self.way = None
 
     def run(self, forward: Callable[[], Any]) -> Any:
-        """Run the model in this thread; what it runs in other threads is left alone."""
+        """Run the model in this thread. Forwards in other threads are not affected."""
         self._thread = threading.get_ident()
         return forward()
 
@@ -66,7 +68,7 @@ class LayerForwards:
 
 
 def output_head(model: nn.Module) -> nn.Module | None:
-    """The module that makes logits of the last hidden states; None if it cannot be told."""
+    """Return the module that turns hidden states into logits; None if it is not known."""
     try:
         head = model.get_output_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError, TypeError):

@@ -1,4 +1,4 @@
-"""A layer above the edited one: what it gave at first, and how it runs on a window of it."""
+"""A layer above the edited one: its first output, and how it runs on a window of its tokens."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from ._conditions import is_hooked
 from ._window import Window
 
 CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past")
-"""The argument by which transformers hands a layer its cache: from release 5 on, before, and in
-models of the GPT family."""
+"""The argument with which transformers passes a cache to a layer.
+
+In this order: from release 5 on, in earlier releases, and in models of the GPT family.
+"""
 
 _UPDATE = re.compile(rf"({'|'.join(CACHE_ARGUMENTS)})\.update\(")
 
@@ -36,15 +38,15 @@ Forward = Callable[..., Any]
 
 
 class WindowedLayer:
-    """A layer, or the output head, that after its first forward runs on a window alone.
+    """A layer, or the output head, that runs only on a window after its first forward.
 
-    The window's tokens attend to the kept keys and values of the others through the cache that
-    transformers' attention modules take, so no code of the model's is replaced. Where `keep` or
-    `prove` finds that this would not be exact, the layer goes on to run in full.
+    The window's tokens attend to the stored keys and values of the other tokens. They reach the
+    layer through the cache of transformers' attention modules, so no code of the model is replaced.
+    If `keep` or `prove` finds that the result would not be exact, the layer runs in full.
 
     Args:
         module: the layer or the head.
-        attention: the layer's attention module, None if it has none.
+        attention: the layer's attention module; None if it has none.
         is_head: whether it is the output head.
     """
 
@@ -53,7 +55,7 @@ class WindowedLayer:
     ) -> None:
         self.module = module
         self.refusal: str | None = None
-        """Why the layer runs in full; None if it does not."""
+        """The reason why the layer runs in full. None if it runs on a window."""
         signature = signature_of(module.forward)
         self._names = tuple(signature.parameters)
         self._cache = next((name for name in CACHE_ARGUMENTS if name in self._names), None)
@@ -74,11 +76,11 @@ class WindowedLayer:
             self.refusal = f"attends by {_implementation(module)}, whose mask cannot be cut"
 
     def kept(self) -> list[Tensor]:
-        """The tensors that later forwards rely on."""
+        """Return the stored tensors that later forwards use."""
         return [t for t in (self._output, *(self._keys or ())) if t is not None]
 
     def keep(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the layer as it is, and keep what a window of it will need."""
+        """Run the layer in full, and store what a window of it will need."""
         arguments = Arguments(args, kwargs, self._names)
         if self.refusal is not None:
             return forward(*args, **kwargs)
@@ -116,11 +118,11 @@ class WindowedLayer:
         self._keys = None
 
     def prove(self, window: Window, real: Tensor) -> Tensor:
-        """Whether the layer gives the same on a window of the kept forward, a boolean scalar.
+        """Check that the layer gives the same on a window of the stored forward, a boolean scalar.
 
         Args:
-            window: any.
-            real: which tokens are no padding, [rows, tokens].
+            window: any window.
+            real: which tokens are not padding, [rows, tokens].
         """
         assert self._arguments is not None
         assert self._output is not None
@@ -129,57 +131,63 @@ class WindowedLayer:
         try:
             part = hidden_of(self._run(self.module.forward, arguments, window, {}))
             expected = window.cut(self._output)
-            window.paste(part, self._output)  # takes no other precision
+            window.paste(part, self._output)  # fails if the precision differs
             gap = (part - expected).float().norm(dim=-1)
-        except Exception as error:  # whatever a layer may say to a call it was not made for
+        except Exception as error:  # a layer may raise anything in a call it was not made for
             self.refusal = f"cannot run on a part of its tokens ({type(error).__name__}: {error})"
             return torch.zeros((), dtype=torch.bool, device=device)
         change = expected.float()
         if part.shape == (hidden := window.cut(arguments.hidden)).shape:
             change = change - hidden.float()
         epsilon = torch.finfo(part.dtype).eps
-        # Rounding in the sum of what came in and what is added, and within what is added.
+        # Allow rounding in the sum of input and change, and within the change.
         allowed = epsilon * expected.float().norm(dim=-1)
         allowed = allowed + max(1e-3, 4 * epsilon) * change.norm(dim=-1)
         holds: Tensor = ((gap <= allowed) | ~window.cut(real.to(device))).all()
         return holds
 
     def looks_ahead(self, real: Tensor) -> Tensor | None:
-        """Whether the mask of the kept forward shows a token later ones, a boolean scalar.
+        """Check whether the mask of the stored forward shows later tokens, a boolean scalar.
 
-        None if there is no mask [rows, heads, tokens, tokens] to tell.
+        None if there is no mask [rows, heads, tokens, tokens].
         """
         mask = None if self._arguments is None else self._arguments.get("attention_mask")
         tokens = real.shape[1]
         if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[2:] != (tokens, tokens):
             return None
         seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-        later = seen.triu(1).any(-1).any(1)  # by row and query, of which padding sees anything
+        later = seen.triu(1).any(-1).any(1)  # [rows, queries]; padding may see anything
         return (later & real.to(mask.device)).any()
 
     def settle(self) -> None:
-        """Let go of what only the proof needed, or of all if the layer runs in full."""
+        """Release what only the check needed. Release everything if the layer runs in full."""
         self._arguments = None
         if self.refusal is not None:
             self._output = self._keys = None
 
     def straighten(self) -> None:
-        """Have what is kept lie in one piece each. Not before the first forward's graph is gone:
-        the copies would be memory on top of it."""
+        """Make the stored tensors contiguous.
+
+        Call it only after the graph of the first forward is released, because the copies need
+        memory.
+        """
         if self._output is not None:
             self._output = self._output.contiguous()
         if self._keys is not None:
             self._keys = (self._keys[0].contiguous(), self._keys[1].contiguous())
 
     def runs_on_window(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether it does now: hooks are not to see a part of the tokens."""
+        """Whether the layer runs on a window in this call.
+
+        It does not if it is hooked, because hooks must not see only a part of the tokens.
+        """
         if self.refusal is not None or self._output is None or self._is_hooked():
             return False
         hidden = hidden_in(args, kwargs)
         return isinstance(hidden, Tensor) and hidden.shape[:2] == self._output.shape[:2]
 
     def refuse_if_unfit(self, rows: int, tokens: int) -> None:
-        """Run in full from now on if a window of the batch cannot stand for it."""
+        """Run the layer in full from now on if it is hooked or did not run on every token."""
         if self.refusal is not None:
             return
         if self._is_hooked():
@@ -188,7 +196,7 @@ class WindowedLayer:
             self.refusal = "did not run on every token"
 
     def _is_hooked(self) -> bool:
-        # A hook on the layer itself sees whole hidden states, but attention weights in part.
+        # A hook on the layer itself sees whole hidden states, but only a part of attention weights.
         watched = (*self._inner, self.module) if self._gives_more else self._inner
         return any(map(is_hooked, watched))
 
@@ -200,10 +208,16 @@ class WindowedLayer:
         window: Window,
         memo: dict[int, tuple[Any, Any]],
     ) -> Any:
-        """Run the layer on the window; what it gives has all tokens, the others' as kept.
+        """Run the layer on the window and return an output with all tokens.
+
+        The tokens outside the window have their stored values.
 
         Args:
-            memo: what was cut of the same forward's tensors by other layers.
+            forward: the layer's own forward.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            window: the tokens to compute.
+            memo: what other layers cut from the tensors of the same forward.
         """
         assert self._output is not None
         output = self._run(forward, Arguments(args, kwargs, self._names), window, memo)
@@ -237,8 +251,11 @@ class WindowedLayer:
     def _causal_mask(
         self, arguments: Arguments, window: Window, memo: dict[int, tuple[Any, Any]]
     ) -> Tensor:
-        """The mask for a forward that has none; one for all layers, which tells they are alike."""
-        key = -1  # no object's
+        """Return the mask for a forward without one.
+
+        All layers share one mask object, because this shows that their attention calls are similar.
+        """
+        key = -1  # not the id of any object
         if key not in memo:
             eager = _implementation(self.module) != "sdpa"
             memo[key] = (None, window.causal_mask(arguments.hidden, additive=eager))
@@ -246,7 +263,7 @@ class WindowedLayer:
         return mask.to(arguments.hidden.device)
 
     def _without_cache(self, output: Any, arguments: Arguments) -> Any:
-        """``output`` with the model's own cache where the layer hands on the one it was given."""
+        """Replace the layer's cache in ``output`` by the model's own cache."""
         if not isinstance(output, tuple) or self._cache is None:
             return output
         original = arguments.get(self._cache)
@@ -275,7 +292,7 @@ class WindowedLayer:
 
 
 def _keeps_another_state(layer: nn.Module, attention: nn.Module) -> bool:
-    """Whether a part of the layer that does not hold the attention takes a cache, too."""
+    """Whether a part of the layer outside its attention takes a cache, too."""
     for part in layer.modules():
         if part is layer or attention in part.modules():
             continue
@@ -286,15 +303,15 @@ def _keeps_another_state(layer: nn.Module, attention: nn.Module) -> bool:
 
 
 def _updates_cache(attention: nn.Module) -> bool:
-    """Whether an attention module hands its keys to a cache object, by its source.
+    """Whether the source of an attention module passes its keys to a cache object.
 
-    Others take tuples of tensors apart, and would fail on an object.
+    Other modules unpack tuples of tensors and would fail on an object.
     """
     return _UPDATE.search(method_source(type(attention), "forward")) is not None
 
 
 def _implementation(module: nn.Module) -> str | None:
-    """How a layer attends, by its own or an inner module's configuration."""
+    """Return the attention implementation in the configuration of a layer or of a module in it."""
     for inner in module.modules():
         found: str | None = getattr(getattr(inner, "config", None), "_attn_implementation", None)
         if found is not None:

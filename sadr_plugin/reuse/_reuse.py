@@ -1,15 +1,16 @@
 """The forwards of an edit's loop: the first in full, the others without what cannot change.
 
-A vector that is added at one token of one layer changes nothing in the layers below, nothing at
-the tokens before, and nothing that is not computed from it. So
+A vector that is added at one token of one layer changes nothing in the layers below, nothing at the
+tokens before it, and nothing that is not computed from it. Therefore:
 
-- the layers below the edited one do not run; they hand on what the last of them gave at first;
-- the edited one runs in full, since toolkits add their vector in place there;
-- each layer above, and the output head, runs on a window of every row: from the first token that
+- The layers below the edited one do not run again. The first output of the last of them is used
+  instead.
+- The edited layer runs in full, because toolkits add their vector in place there.
+- Each layer above, and the output head, runs on a window of every row: from the first token that
   changed to the last real one.
 
-Where the vector is added is not taken from anyone's word: the second forward shows it, when the
-hidden states that enter the layer above are compared with the first's.
+The place of the vector is not declared by the adapter. The second forward shows it: the hidden
+states that enter the layer above are compared with those of the first forward.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from ._window import Window
 LOGGER = logging.getLogger("sadr_plugin")
 
 TRIES = 3
-"""Forwards to wait for a row in which nothing changes; then it is taken for one without vector."""
+"""The number of forwards after which a row without a change counts as a row without a vector."""
 
 PROOF = 4
-"""The size of the window that a layer is tried on."""
+"""The size in tokens of the window on which each layer is checked."""
 
 
 class Reuse:
@@ -44,10 +45,11 @@ class Reuse:
     Args:
         model: the model that is edited.
         layers: its layers, in order.
-        edited: the index of the edited one.
-        attending: the attention modules of the layers above, by index; some may have none.
-        host: runs the edit's loop, where this one is for another batch: the forwards of the layers
-            are shared, and what they have proved. The output head then runs on what it is given.
+        edited: the index of the edited layer.
+        attending: the attention modules of the layers above, by index. Some layers may have none.
+        host: the `Reuse` of the edit's loop, if this one is for another batch. Both share the
+            layers' forwards and the results of the checks. The output head then runs on all of its
+            input.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class Reuse:
         host: Reuse | None = None,
     ) -> None:
         self.refusal: str | None = None
-        """Why every forward runs in full; None if it does not."""
+        """The reason why every forward runs in full. None if forwards run in part."""
         self.strayed: Tensor | None = None
-        """Whether the last forward's vector was at a token outside the window, a scalar."""
+        """Whether the last forward's vector was at a token outside the window, a scalar. None if
+        there was no window yet."""
         self._model = model
         self._below = list(layers[:edited])
         self._conditions: Conditions | None = None
@@ -88,20 +91,23 @@ class Reuse:
         self._gaining: Tensor | None = None
 
     def for_other_prompts(self) -> Reuse:
-        """What runs another batch on the same layers, between the forwards of this one.
+        """Return an object that runs another batch on the same layers, between the loop's forwards.
 
-        It lives no longer than this one.
+        It must not be used longer than this object.
         """
         other = Reuse(self._model, self._layers, self._edited, self._attending, host=self)
         other.fill()
         return other
 
     def start(self, device: torch.device) -> Tensor | None:
-        """The first token, in each row, that the layers above ran on; None if on all."""
+        """Return the first token of each row on which the layers above ran, [rows].
+
+        None if they ran on all tokens.
+        """
         return None if self._window is None else self._window.start(device)
 
     def left_out(self) -> float:
-        """The share of layers times tokens that the last forward left out, 0 to 1."""
+        """Return the share of layers times tokens that the last forward left out, 0 to 1."""
         if self.refusal is not None or self._inputs is None:
             return 0.0
         left = float(self._edited)
@@ -113,7 +119,7 @@ class Reuse:
         return left / self._total
 
     def fill(self) -> None:
-        """Take the layers' forwards."""
+        """Replace the layers' forwards."""
         parts = self._forwards.parts
         if len(set(map(id, parts))) < len(parts):
             self.refuse("one of its layers stands in several places")
@@ -132,7 +138,10 @@ class Reuse:
             self._forwards.fill()
 
     def restore(self) -> None:
-        """Give them back, and let go of what was kept. May be called more than once."""
+        """Restore the layers' forwards and release stored tensors.
+
+        It may be called more than once.
+        """
         if self._host is None:
             self._forwards.restore()
         self._forget()
@@ -147,10 +156,13 @@ class Reuse:
         """Run a forward of the loop.
 
         Args:
-            forward: has `within` run the model on ``inputs``.
+            forward: a function that runs the model on ``inputs`` through `within`.
             inputs: the arguments of the model's forward, by name.
-            watched: a token of each of the first rows whose attention is to be seen, [prompts].
-            gaining: the token of each row that gains the vector, [rows], where that is known.
+            watched: for each of the first rows, a token whose attention is read, [prompts].
+            gaining: the token of each row at which the vector is added, [rows], if it is known.
+
+        Returns:
+            The result of ``forward``.
         """
         self.strayed, self._watched, self._gaining = None, watched, gaining
         if self.refusal is None:
@@ -170,9 +182,9 @@ class Reuse:
             self._memo.clear()
 
     def within(self, forward: Callable[[], Any]) -> Any:
-        """Run the model itself, in a forward given to `run`.
+        """Run the model itself, inside a forward that is given to `run`.
 
-        Its output comes without its cache if layers were left out: they put no keys in it.
+        If layers were left out, the output has no cache, because these layers put no keys in it.
         """
         output = self._forwards.run(forward)
         runs_anew = self._forwards.way == self._anew
@@ -184,7 +196,7 @@ class Reuse:
 
     def _look_for_objections(self, inputs: Mapping[str, Any]) -> None:
         if self._conditions is None:
-            # Not earlier: toolkits freeze the parameters first.
+            # This cannot be made earlier, because toolkits freeze the parameters first.
             self._conditions = Conditions(self._model, self._below)
         found = self._conditions.objection(inputs)
         if found is None and self._inputs is not None:
@@ -196,7 +208,7 @@ class Reuse:
             self.refuse(found)
 
     def refuse(self, reason: str) -> None:
-        """Run every forward in full from now on, and say so."""
+        """Run every forward in full from now on, and log the reason."""
         self.refusal = reason
         self._forget()
         what = "every forward of the edit" if self._host is None else "a term's other prompts"
@@ -207,7 +219,7 @@ class Reuse:
         self._versions.clear()
         self._inputs = self._entry = self._read = self._window = self._below_gave = None
 
-    # The first forward.
+    # Methods of the first forward.
 
     def _run_first(self, forward: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
         self._calls, self._carries = [], False
@@ -239,7 +251,7 @@ class Reuse:
         if index <= self._edited:
             output = forward(*args, **kwargs)
             if index < self._edited:
-                # The last of them counts; the others' outputs enter layers that do not run.
+                # Only the output of the last layer is used again. It overwrites the others.
                 self._below_gave = _without_cache(output)
                 self._carries |= any(tensor.requires_grad for tensor in _tensors(output))
             return output
@@ -251,7 +263,7 @@ class Reuse:
         return output
 
     def _note_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Keep what enters the layer above, and see which tokens the loss is read at."""
+        """Store the input of the layer above, and find the tokens that the loss depends on."""
         hidden, given = hidden_in(args, kwargs), hidden_of(output)
         if not isinstance(hidden, Tensor) or hidden.dim() != 3:
             return
@@ -266,7 +278,7 @@ class Reuse:
 
     @torch.no_grad()
     def _prove(self, inputs: Inputs) -> None:
-        """Have each layer above show that on a window it gives the same."""
+        """Check that each layer above gives the same on a window as on all tokens."""
         assert self._entry is not None
         rows, tokens, _ = self._entry.shape
         device = self._entry.device
@@ -279,7 +291,7 @@ class Reuse:
             return
         if self._host is None or self._host._inputs is None:
             self._try_window(real)
-        else:  # the host's layers have proved themselves, and they are the same
+        else:  # the host has checked the same layers already
             for index, layer in self._above.items():
                 layer.refusal = layer.refusal or self._host._above[index].refusal
         for layer in self._above.values():
@@ -292,14 +304,14 @@ class Reuse:
         """Run each layer on a small window of its own first forward.
 
         Args:
-            real: which tokens are no padding, [rows, tokens].
+            real: which tokens are not padding, [rows, tokens].
         """
         tokens, device = real.shape[1], real.device
         able = [layer for layer in self._above.values() if layer.refusal is None]
         size = min(PROOF, tokens - 1)
         if size > 1:
-            # Near the last real tokens, and differently in each row: that shows a layer that does
-            # not look where its window is.
+            # The window lies near the last real tokens, at a different place in each row. This
+            # finds a layer that ignores the place of its window.
             lasts = [max(_indices(row), default=0) for row in real.tolist()]
             starts = [max(0, last + 1 - size - (row + 1) % 3) for row, last in enumerate(lasts)]
             window = Window(starts, size, tokens)
@@ -315,7 +327,7 @@ class Reuse:
         self._versions = [(tensor, tensor._version) for tensor in kept]
 
     def remark(self) -> str:
-        """Why forwards, or which layers, run in full; empty if none do."""
+        """Return why forwards, or which layers, run in full. Empty if none do."""
         if self.refusal is not None:
             return self.refusal
         reasons: dict[str, list[str]] = {}
@@ -325,7 +337,7 @@ class Reuse:
                 reasons.setdefault(layer.refusal, []).append(name)
         return "; ".join(f"{', '.join(names)} {reason}" for reason, names in reasons.items())
 
-    # The others.
+    # Methods of the later forwards.
 
     def _anew(
         self, index: int, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -342,23 +354,25 @@ class Reuse:
         return layer.run(forward, args, kwargs, self._window, self._memo)
 
     def _look_at_entry(self, hidden: Tensor) -> None:
-        """Find the window, or see that the vector is still within it."""
+        """Find the window. If there is one, check that the vector is still inside it."""
         assert self._entry is not None
         now, before = hidden.detach(), self._entry
         if self._window is None:
             if self._tries <= TRIES:
                 self._window = self._found((now != before) & ~(now.isnan() & before.isnan()))
             return
-        # More than rounding, which may differ from run to run on some devices.
+        # Ignore rounding, which may differ from run to run on some devices.
         moved = (now - before).abs().amax(-1) > 0.01 * before.abs().amax(-1)
         self.strayed = (moved & self._window.outside(moved.device)).any()
 
     def _found(self, differs: Tensor) -> Window | None:
-        """The window around all that changes and is read; None if it cannot be told yet.
+        """Return the window around all tokens that change or are read.
 
         Args:
-            differs: which numbers are not what they were in the first forward, [rows, tokens,
-                size].
+            differs: which numbers differ from those of the first forward, [rows, tokens, size].
+
+        Returns:
+            None if the window is not known yet, or if it would be the whole row.
         """
         assert self._inputs is not None
         rows, tokens, _ = differs.shape
@@ -388,7 +402,7 @@ class Reuse:
 
 
 def reuse_for(watch: Watch, hooks: HookRelay) -> Reuse:
-    """What runs the forwards of an edit's loop.
+    """Return the object that runs the forwards of an edit's loop.
 
     Raises:
         ConfigError: the model's layers are not where the adapter says.
@@ -403,7 +417,7 @@ def reuse_for(watch: Watch, hooks: HookRelay) -> Reuse:
 
 
 def _without_cache(output: Any) -> Any:
-    """What a layer gave, but for a cache that it handed on: it holds the keys of all layers."""
+    """Return a layer's output without a cache in it. A cache holds the keys of all layers."""
     if type(output) is not tuple:
         return output
     return tuple(None if hasattr(item, "update") else item for item in output)

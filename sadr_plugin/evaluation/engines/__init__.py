@@ -1,4 +1,4 @@
-"""Who evaluates: this process, one task after another, or the workers of a Ray cluster."""
+"""Engines of an evaluation: this process, or the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from .._results import Checkpoint, Result
 
 Item = Result | Checkpoint
-"""What an evaluation comes to, bit by bit."""
+"""One result or checkpoint of an evaluation."""
 
 
 class Evaluator(Protocol):
@@ -20,26 +20,28 @@ class Evaluator(Protocol):
         """The names of the ways of editing."""
 
     def items(self, task: Any) -> Iterator[Item]:
-        """A task, done.
+        """Do a task and yield its items.
 
         Raises:
-            EvaluationError: the model is not what it was before.
+            EvaluationError: the model has changed after an edit was undone.
         """
 
     def finish(self) -> None:
-        """See that the whole model is what it was; raises as `items` does."""
+        """Check that the whole model is as it was. It raises the errors of `items`."""
 
 
 class Engine(Protocol):
-    """Who evaluates: a `LocalEngine`, or a `RayEngine`, which does many tasks at once."""
+    """Runs an evaluation: a `LocalEngine`, or a `RayEngine`, which does many tasks at once."""
 
     @property
     def arms(self) -> Sequence[str]:
         """The names of the ways of editing."""
 
     def items(self, queue: deque[Any]) -> Iterator[Item]:
-        """The tasks in the queue, done; whoever takes an item may put further tasks in.
+        """Do the tasks in the queue and yield their items.
+
+        The caller may add tasks to the queue after each item.
 
         Raises:
-            EvaluationError: the model is not what it was before.
+            EvaluationError: the model has changed after an edit was undone.
         """

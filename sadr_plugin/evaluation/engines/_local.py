@@ -1,4 +1,4 @@
-"""Evaluating in this process."""
+"""Evaluate in this process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from . import Evaluator, Item
 
 
 class LocalEngine:
-    """Does one task after another.
+    """Does one task after another in this process.
 
-    Whoever takes an item finds the random generators as they were.
+    The caller finds the random generators unchanged at each item.
 
     Args:
-        evaluator: does them.
+        evaluator: does the tasks.
     """
 
     def __init__(self, evaluator: Evaluator) -> None:

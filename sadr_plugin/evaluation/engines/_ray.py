@@ -1,4 +1,4 @@
-"""Tasks spread over the workers of a Ray cluster, a model for each."""
+"""Distribute tasks over the workers of a Ray cluster. Each worker has its own model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
 ATTEMPTS = 3
-"""How often a task is begun whose worker dies."""
+"""The number of times that a task is started if its workers die."""
 
 PATIENCE = 60.0
-"""Seconds that the cluster has to find a GPU, or a share of one, for a worker."""
+"""The seconds that the cluster has to find a GPU, or a share of one, for a worker."""
 
 
 @dataclass
 class _Running:
-    """A worker at its task."""
+    """A worker with its task."""
 
     worker: Any
     task: Any
@@ -38,17 +38,19 @@ class _Running:
 class RayEngine:
     """Evaluates on the workers of a Ray cluster.
 
-    The cluster is the one Ray finds: the process's own connection, ``RAY_ADDRESS``, one started
-    on this machine; else this machine alone. Items come a whole task at a time. A worker that
-    dies is replaced, and the task in its hands begun anew. Workers for which the cluster has no
-    place are done without, with a warning.
+    Ray chooses the cluster: the connection of this process, ``RAY_ADDRESS``, or a cluster started
+    on this machine. Otherwise it uses this machine alone. Items arrive one whole task at a time. A
+    worker that dies is replaced, and its task starts again. If the cluster has no room for some of
+    the workers, the engine continues without them and warns.
 
     Args:
-        make: makes a worker's evaluator, on the worker; everything it names (modules, files)
-            has to be there.
+        make: makes a worker's evaluator, on the worker. All modules and files that it uses have to
+            exist there.
         arms: the names of that evaluator's arms.
-        workers: how many; None for one on each GPU of the cluster, or one if there is none.
-        threads: how many threads torch may use on each worker; None for Ray's choice, one.
+        workers: the number of workers. None for one on each GPU of the cluster, or one if there is
+            no GPU.
+        threads: the number of threads that torch may use on each worker. None takes Ray's choice,
+            one.
 
     Raises:
         EvaluationError: Ray is not installed.
@@ -73,13 +75,13 @@ class RayEngine:
         self._threads = threads
 
     def items(self, queue: deque[Any]) -> Iterator[Item]:
-        """See `Engine.items`; items come as tasks are finished.
+        """Do the tasks and yield their items as tasks finish; see `Engine.items`.
 
-        After an error no task is begun any more, and those under way are finished first.
+        After an error no new task is started. Running tasks are finished first.
 
         Raises:
-            EvaluationError: besides, a worker could not start, or the cluster has no place for
-                any; or a task's worker died at each attempt, naming the task.
+            EvaluationError: as `Engine.items`; a worker could not start; the cluster has no room
+                for any worker; or a task's worker died at each attempt.
         """
         if not queue:
             return
@@ -132,7 +134,7 @@ class _Crew:
     def _outcome(
         self, finished: ray.ObjectRef[list[Item]], waiting: deque[tuple[Any, int]]
     ) -> list[Item]:
-        """What a worker found; after its death nothing, and the task waits again."""
+        """Return what a worker found. If it died, return nothing and queue its task again."""
         exceptions = self._ray.exceptions
         of = self._running.pop(finished)
         try:
@@ -143,7 +145,7 @@ class _Crew:
         except exceptions.UnserializableException as error:
             self._fail(EvaluationError(f"{_name(of.task)}: its error cannot be sent: {error}"))
         except exceptions.RayError as error:
-            self._release(of.worker)  # if it is only out of reach, it would keep its place
+            self._release(of.worker)  # an unreachable worker would keep its place
             if getattr(error, "actor_init_failed", False):
                 self._fail(EvaluationError(f"a worker could not start: {error}"))
             elif of.attempt == ATTEMPTS:
@@ -157,7 +159,7 @@ class _Crew:
         return []
 
     def _give_up_unplaced(self, waiting: deque[tuple[Any, int]]) -> None:
-        """Do without the workers that the cluster has found no place for."""
+        """Continue without the workers for which the cluster has no room."""
         unplaced = [
             (reference, of)
             for reference, of in self._running.items()
@@ -186,7 +188,7 @@ class _Crew:
             except self._ray.exceptions.RayTaskError as error:
                 self._fail(error.cause if isinstance(error.cause, SadrError) else error)
             except self._ray.exceptions.RayError:
-                pass  # a worker that has died since takes its model with it
+                pass  # a dead worker has no model to check
 
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
@@ -194,7 +196,7 @@ class _Crew:
     def _new_worker(self) -> Any:
         options: dict[str, Any] = {"num_gpus": self._gpu_share}
         place = None
-        if self._gpu_share:  # without a GPU a worker asks for nothing, and finds it anywhere
+        if self._gpu_share:  # without a GPU, a worker needs no placement group
             from ray.util.placement_group import placement_group
             from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -209,7 +211,7 @@ class _Crew:
         return worker
 
     def _release(self, worker: Any) -> None:
-        """End a worker, and have its place for another."""
+        """End a worker, and free its place for another."""
         self._ray.kill(worker)
         place = self._places.pop(worker, None)
         if place is not None:
@@ -224,11 +226,11 @@ def _name(task: Any) -> str:
 
 
 class _Worker:
-    """A process with a model of its own, which is loaded for the first task."""
+    """A process with its own model, which is loaded for the first task."""
 
     def __init__(self, folder: str, make: Callable[[], Evaluator], threads: int | None) -> None:
         if os.path.isdir(folder):
-            os.chdir(folder)  # relative paths in hparams are the driver's
+            os.chdir(folder)  # relative paths in hparams are relative to the driver's folder
         self._make = make
         self._threads = threads
         self._evaluator: Evaluator | None = None
@@ -249,7 +251,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _connected() -> Iterator[None]:
-    """Ray, connected; afterwards disconnected again unless it was before."""
+    """Connect to Ray. Disconnect afterwards if there was no connection before."""
     import ray
 
     if ray.is_initialized():
