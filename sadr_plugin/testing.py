@@ -209,9 +209,9 @@ class EditorConformance:
     def test_term_is_in_value_and_gradient(self) -> None:
         """The loss grows by γ · penalty, and the optimisation reduces the penalty."""
         free, held = self._report(gamma=0.0), self._report(gamma=self.gamma)
-        priced = [step.index for step in held.steps if step.penalty > 0]
-        assert priced, "no step had a penalty: too few steps, or too little drift to test with"
-        first = priced[0]
+        penalised = [step.index for step in held.steps if step.penalty > 0]
+        assert penalised, "no step had a penalty: too few steps, or too little drift to test with"
+        first = penalised[0]
         for before, after in zip(free.steps[:first], held.steps[:first], strict=True):
             assert before.loss == after.loss, "the losses part before there is a penalty"
         gained = held.steps[first].loss - free.steps[first].loss

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import UnsupportedLoopError
 
-LossTerm = Callable[..., Any]
+AddTerms = Callable[..., Any]
 """A function that takes the loss of a step and returns the loss with the terms.
 
 It also takes the labels if they are named.
@@ -43,7 +43,7 @@ def never() -> bool:
 
 
 def with_loss_term(
-    function: FunctionType, term: LossTerm, finished: Finished = never, labels: str | None = None
+    function: FunctionType, term: AddTerms, finished: Finished = never, labels: str | None = None
 ) -> FunctionType:
     """Return a copy of ``function`` whose loop passes its loss through ``term``.
 
@@ -53,7 +53,7 @@ def with_loss_term(
 
     Args:
         function: the function with the loop.
-        term: see `LossTerm`.
+        term: see `AddTerms`.
         finished: see `Finished`.
         labels: the function's variable that ``term`` also takes; see
             `sadr_plugin.EditPoint.labels`.
@@ -66,17 +66,17 @@ def with_loss_term(
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     cells[_TERM] = CellType(term)
     cells[_FINISHED] = CellType(finished)
-    twin = FunctionType(
+    copied = FunctionType(
         code,
         function.__globals__,
         function.__name__,
         function.__defaults__,
         tuple(cells[name] for name in code.co_freevars),
     )
-    twin.__kwdefaults__ = function.__kwdefaults__
-    twin.__qualname__ = function.__qualname__
-    twin.__module__ = function.__module__
-    return twin
+    copied.__kwdefaults__ = function.__kwdefaults__
+    copied.__qualname__ = function.__qualname__
+    copied.__module__ = function.__module__
+    return copied
 
 
 @cache
