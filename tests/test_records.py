@@ -294,10 +294,11 @@ def test_groups_that_are_not_asked_are_named(tmp_path):
     asked = [{"prompt": "Danielle sings", "ground_truth": "no"}]
     others = {"Subject_Aliasing": asked, "Two_Hops": asked, "Empty": []}
     stranger = {**MERGED, "portability": ["another format's"]}
-    items = [changed(KNOWEDIT, others, "portability"), KNOWEDIT, stranger]
+    reasoning = {**MERGED, "p-reasoning": {"prompts": ["It is"], "targets": ["so"]}}
+    items = [changed(KNOWEDIT, others, "portability"), KNOWEDIT, stranger, reasoning]
     data = load(write(tmp_path, items))
-    assert len(data.records) == 3
-    assert data.not_asked == {"portability.Two_Hops": 1}
+    assert len(data.records) == 4
+    assert data.not_asked == {"portability.Two_Hops": 1, "p-reasoning": 1}
 
 
 def test_a_question_that_no_model_can_win_is_left_out(tmp_path):

@@ -143,6 +143,8 @@ class _Asked(BaseModel):
 class Merged(_Format):
     """The format of the official SADR code's data: half CounterFact, half WikiData."""
 
+    model_config = ConfigDict(extra="allow")
+
     requested_rewrite: _MergedEdit
     rewrite: _Asked
     paraphrase: _Asked = Field(_Asked(), alias="p-paraphrase")
@@ -163,6 +165,10 @@ class Merged(_Format):
             relations=self.relation.questions(wrong=new),
             openings=tuple(self.generation.prompts),
         )
+
+    def groups_not_asked(self) -> list[str]:
+        """Return the names of other groups, such as ``p-reasoning``."""
+        return [name for name in self.model_extra or {} if name.startswith(("p-", "l-", "o-"))]
 
 
 class _Facts(BaseModel):
