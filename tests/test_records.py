@@ -298,7 +298,7 @@ def test_groups_that_are_not_asked_are_named(tmp_path):
     items = [changed(KNOWEDIT, others, "portability"), KNOWEDIT, stranger, reasoning]
     data = load(write(tmp_path, items))
     assert len(data.records) == 4
-    assert data.not_asked == {"portability.Two_Hops": 1, "p-reasoning": 1}
+    assert data.not_asked == {"portability.Two_Hops": 1, "p-reasoning": 1, "o-commonsense": 2}
 
 
 def test_a_question_that_no_model_can_win_is_left_out(tmp_path):
