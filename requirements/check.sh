@@ -12,6 +12,9 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# The tests run without the checkout beside them: what they import is what was installed.
+cp -r "$here/tests" "$here/pyproject.toml" "$work/"
+
 "$python" -m venv "$work/tools"
 "$work/tools/bin/pip" install --quiet build uv
 "$work/tools/bin/python" -m build --quiet --outdir "$work/dist" "$here"
@@ -19,7 +22,6 @@ wheel=$(ls "$work"/dist/*.whl)
 
 "$python" -m venv "$work/venv"
 if [ "$lowest" = lowest ]; then
-    # With --no-deps, pip takes torch and transformers as they are; the rest is resolved by uv.
     "$work/tools/bin/uv" pip compile --quiet --resolution lowest-direct --no-annotate \
         --python "$work/venv/bin/python" --constraint "$here/requirements/lowest.txt" \
         --extra all --output-file "$work/lowest.txt" "$here/pyproject.toml"
@@ -29,8 +31,6 @@ else
 fi
 "$work/venv/bin/python" -c "import sadr_plugin, sys; print(sys.version); print(sadr_plugin.__file__)"
 
-# The tests without the checkout beside them: what they import is what was installed.
-cp -r "$here/tests" "$here/pyproject.toml" "$work/"
 cd "$work"
 "$work/venv/bin/sadr" --version
 "$work/venv/bin/sadr" doctor

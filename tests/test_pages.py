@@ -299,7 +299,7 @@ def test_the_drift_of_many_edits(tmp_path):
         "plain + unedited attention, layers 2-3",
     ]
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 3 * 11
-    with pytest.raises(ConfigError, match="holds a run; go on with --resume"):
+    with pytest.raises(ConfigError, match="holds a run; continue it with --resume"):
         sadr_drift(tmp_path, *options)
     assert sadr_drift(tmp_path, *options, "--resume").exit_code == 0
 

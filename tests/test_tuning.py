@@ -633,7 +633,7 @@ def test_the_command_writes_a_file_to_use_a_page_and_goes_on(tmp_path):
     assert f"gamma: {found['best']['sadr']['gamma']}" in written
     page = (tmp_path / "page.html").read_text()
     assert "What was tried" in page
-    with pytest.raises(ConfigError, match="holds a run; go on with --resume"):
+    with pytest.raises(ConfigError, match="holds a run; continue it with --resume"):
         sadr_tune(tmp_path, *options)
     again = sadr_tune(tmp_path, "--budget", "1s", "--json", tmp_path / "again.json", "--resume")
     assert again.exit_code == 0, again.output

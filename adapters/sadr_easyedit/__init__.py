@@ -38,7 +38,7 @@ def sadr_register_commands(app: typer.Typer) -> None:
 
 @hookimpl
 def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
-    """EasyEdit's editor and model; None for a file that is not EasyEdit's."""
+    """Return EasyEdit's editor and model, or None if the file is not EasyEdit's."""
     if sadr_read_hparams(file) is None:
         return None
     from sadr_plugin.evaluation import attention_for_edits

@@ -1,4 +1,4 @@
-"""Models that come as packages from PyPI, converted once into the user's cache folder."""
+"""Models that come as PyPI packages. They are converted once, into the user's cache folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where converted models lie: ``$SADR_CACHE``, else ``sadr`` in the user's cache folder."""
+    """Return the folder of converted models.
+
+    It is ``$SADR_CACHE`` if that is set, and otherwise ``sadr`` in the user's cache folder.
+    """
     own = os.environ.get("SADR_CACHE")
     if own:
         return Path(own).expanduser()
@@ -18,16 +21,16 @@ def cache_folder() -> Path:
 
 
 def converted(name: str, convert: Callable[[Path], None]) -> Path:
-    """The folder of a converted model, converting it if it is not there yet.
+    """Return the folder of a converted model. Convert the model first if necessary.
 
     Args:
-        name: the model's, and its folder's.
-        convert: writes the model into a folder.
+        name: the name of the model and of its folder.
+        convert: a function that writes the model into a folder.
     """
     folder = cache_folder() / name
     if not (folder / "config.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Elsewhere first, so that an interrupted conversion leaves nothing half done.
+        # Convert in another folder, so that an interrupted conversion leaves no partial model.
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             convert(Path(scratch) / "model")
             try:

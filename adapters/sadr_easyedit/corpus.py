@@ -1,4 +1,4 @@
-"""Text for layer statistics: files, Python's own manual, or what the model itself writes."""
+"""Text for layer statistics: files, Python's own manual, or text that the model itself writes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from .statistics import Job
 
 LONGEST_TEXT = 2000
-"""Characters of a text at the most, some 500 tokens."""
+"""The maximum length of a text in characters. This is about 500 tokens."""
 
 OPENINGS = ("The", "A", "In", "It", "He", "She", "They", "When", "There", "Many", "On", "For")
-"""How texts sampled from the model itself begin."""
+"""The first words of texts that are sampled from the model itself."""
 
 
 def read_texts(files: Sequence[Path]) -> list[str]:
-    """The paragraphs of UTF-8 text files; a line is one where there are no blank lines.
+    """Return the paragraphs of UTF-8 text files.
 
-    Long ones are cut: attention's cost grows with the square of a text's length, and a second
-    moment gains nothing by it.
+    If a file has no blank lines, each of its lines is a paragraph. Long paragraphs are cut,
+    because the cost of attention grows with the square of a text's length. Longer texts do not
+    improve a second moment.
 
-    Raises `ConfigError`, naming the file, for what cannot be read.
+    Raises:
+        ConfigError: a file cannot be read. The message names the file.
     """
     texts: list[str] = []
     for file in files:
@@ -37,9 +39,12 @@ def read_texts(files: Sequence[Path]) -> list[str]:
 
 
 def python_manual() -> list[str]:
-    """The manual that Python carries for ``help()``: English text wherever Python runs.
+    """Return the paragraphs of the manual that Python contains for ``help()``.
 
-    Raises `ConfigError` where the installation was stripped of it.
+    It is English text that is available wherever Python runs.
+
+    Raises:
+        ConfigError: the manual was removed from the Python installation.
     """
     return [text for topic in user_texts.python_manual("--corpus") for text in _paragraphs(topic)]
 
@@ -56,13 +61,13 @@ def _paragraphs(content: str) -> list[str]:
 def texts_of(
     corpus: Sequence[str], job: Job, progress: Progress, tokens: int | None = None
 ) -> list[str]:
-    """The texts that ``--corpus`` names.
+    """Return the texts that ``--corpus`` names.
 
     Args:
         corpus: ``["python"]``, ``["self"]``, or files.
-        job: what they are for, which says how many are needed of the model's own.
-        progress: shows how the model writes.
-        tokens: how many the model is to write; None for twice what is needed.
+        job: the job that the texts are for. It says how many tokens are needed.
+        progress: the progress display for text that the model writes.
+        tokens: how many tokens the model writes. None means twice the number that is needed.
     """
     if list(corpus) == ["python"]:
         return python_manual()
@@ -75,7 +80,7 @@ def texts_of(
 def sample_texts(
     model: nn.Module, tokenizer: Any, tokens: int, progress: Progress, seed: int = 0
 ) -> list[str]:
-    """Texts of some ``tokens`` tokens in all, drawn from the model itself."""
+    """Sample texts from the model itself, with about ``tokens`` tokens in total."""
     import torch
 
     from sadr_plugin.evaluation import generators_kept
@@ -84,7 +89,7 @@ def sample_texts(
     task = progress.add_task("text sampled from the model", total=tokens)
     texts: list[str] = []
     drawn = 0
-    # The tokenizer is the user's: its padding side goes back to what it was.
+    # The tokenizer belongs to the user. Its padding side is restored below.
     side, tokenizer.padding_side = tokenizer.padding_side, "left"
     device = next(model.parameters()).device
     try:

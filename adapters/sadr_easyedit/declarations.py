@@ -1,8 +1,9 @@
-"""EasyEdit's editors, one declaration each.
+"""The declarations of EasyEdit's editors.
 
-All of them optimise a vector at one layer's output (PMET two, at its attention's and its MLP's),
-so attention after that layer can drift; they differ in names and in how contexts are grouped.
-UnKE and UnKE-ARE are not among them: docs/editors.md says why.
+All of these editors optimise a vector at one layer's output, so attention after that layer can
+drift. PMET optimises two vectors, at the outputs of the layer's attention and of its MLP. The
+editors differ in their names and in how they group contexts. UnKE and UnKE-ARE are not declared;
+docs/editors.md says why.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ PMET_GAMMA = 8e-2
 
 
 def read(arguments: Mapping[str, Any]) -> Edit:
-    """``compute_v`` or ``compute_z``: model, tok, request, hparams, layer, context_templates."""
+    """Read the arguments of ``compute_v`` or ``compute_z``.
+
+    They are model, tok, request, hparams, layer and context_templates.
+    """
     return _edit(arguments, _prompts(arguments["request"], arguments["context_templates"]))
 
 
 def read_core(arguments: Mapping[str, Any]) -> Edit:
-    """CORE may write contexts of its own before the loop; they are where it keeps them."""
+    """Read CORE's arguments. CORE may write contexts before the loop, into its own module."""
     if arguments["hparams"].context is None:
         return read(arguments)
 
@@ -38,7 +42,7 @@ def read_core(arguments: Mapping[str, Any]) -> Edit:
 
 
 def read_eamet(arguments: Mapping[str, Any]) -> Edit:
-    """EAMET may start from a vector that is not zero; ``delta_init`` says so."""
+    """Read EAMET's arguments. Its vector starts at zero only if ``delta_init`` says so."""
     prompts = _prompts(arguments["request"], arguments["context_templates"])
     return _edit(arguments, prompts, zero_start=arguments["hparams"].delta_init == "zero")
 
@@ -70,18 +74,18 @@ def _edit(
 
 def _target(request: Mapping[str, Any]) -> str:
     target = request["target_new"]
-    return str(target["str"] if isinstance(target, dict) else target)  # EAMET takes both
+    return str(target["str"] if isinstance(target, dict) else target)  # EAMET accepts both
 
 
 def _old_target(request: Mapping[str, Any]) -> str | None:
-    """What the user says was true; EasyEdit puts an end of text where nothing is said."""
+    """Return the old target if the user gives one. If not, EasyEdit uses an end-of-text token."""
     told = request.get("ground_truth")
     is_told = isinstance(told, str) and told.strip() and told.strip("<|>") != "endoftext"
     return told if is_told else None
 
 
 def _takes_last_of_row(hparams: Any) -> bool:
-    """Whether the editor's ``last`` is a row's last column: its finder is not told the prompt."""
+    """Whether ``last`` means a row's last column, because the finder does not get the prompt."""
     package = type(hparams).__module__.rpartition(".")[0]
     for name in ("compute_v", "compute_z", "compute_zs"):
         module = sys.modules.get(f"{package}.{name}")
@@ -92,7 +96,7 @@ def _takes_last_of_row(hparams: Any) -> bool:
 
 
 def _prompts(request: Mapping[str, Any], contexts: Sequence[str | Sequence[str]]) -> list[Prompt]:
-    """The rewriting prompts; contexts may come in groups (MEMIT) or plain (ROME)."""
+    """Return the rewriting prompts. Contexts may come in groups (MEMIT) or as one list (ROME)."""
     flat: list[str] = []
     for context in contexts:
         flat.extend([context] if isinstance(context, str) else context)
@@ -110,7 +114,7 @@ def _point(
     cache: str | None = None,
     read: Callable[[Mapping[str, Any]], Edit] = read,
 ) -> EditPoint:
-    """An `EditPoint` with names relative to ``easyeditor.models``."""
+    """Return an `EditPoint` whose names are relative to ``easyeditor.models``."""
     models = "easyeditor.models."
     return EditPoint(
         editor=editor,
@@ -194,11 +198,11 @@ EDIT_POINTS = [
 
 @hookimpl
 def sadr_edit_points() -> list[EditPoint]:
-    """Every editor of EasyEdit that SADR attaches to."""
+    """Return every editor of EasyEdit to which SADR attaches."""
     return EDIT_POINTS
 
 
 @hookimpl
 def sadr_hparams_base() -> str:
-    """The base of all of EasyEdit's hparams classes."""
+    """Return the base class of all of EasyEdit's hparams classes."""
     return "easyeditor.util.hparams:HyperParams"

@@ -1,4 +1,4 @@
-"""EasyEdit's editors for an evaluation."""
+"""EasyEdit's editors, as an evaluation uses them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ APPLY = {
     "SPHERE": "SPHERE.SPHERE_main:apply_SPHERE_to_model",
     "EAMET": "eamet.eamet_main:apply_eamet_to_model",
 }
-"""The functions that write edits into a model's weights, by editor."""
+"""The function of each editor that writes edits into a model's weights."""
 
 SEARCHED = {
     "v_lr": (0.2, 3.0),
@@ -42,22 +42,22 @@ SEARCHED = {
     "kl_factor": (0.5, 16.0),
     "mom2_update_weight": (0.1, 10.0),
 }
-"""Settings that may be searched, and within which factors of what the file says."""
+"""Settings that a search may change, with the smallest and largest factor on the file's value."""
 
 ONE_AT_A_TIME = ("ROME", "R-ROME")
-"""Editors that take the first of several requests and pass over the others."""
+"""Editors that use the first of several requests and ignore the others."""
 
 LEAVES_OUT_SPACE = ("PMET",)
-"""Editors that put no space before a target. ROME and R-ROME put one before any, even a second."""
+"""Editors that put no space before a target. ROME and R-ROME always add one, even a second."""
 
 
 def needs_statistics(hparams: Any) -> bool:
-    """Whether an editor needs layer statistics; ROME and R-ROME can do without."""
+    """Whether an editor needs layer statistics. ROME and R-ROME can also work without them."""
     return bool(hparams.alg_name not in ONE_AT_A_TIME or hparams.mom2_adjustment)
 
 
 def rewritten_modules(hparams: Any) -> list[str]:
-    """The modules an editor rewrites; PMET two in each layer."""
+    """Return the names of the modules that an editor rewrites. PMET rewrites two in each layer."""
     templates = getattr(hparams, "rewrite_module_tmps", None) or [hparams.rewrite_module_tmp]
     return [template.format(layer) for layer in hparams.layers for template in templates]
 
@@ -67,12 +67,12 @@ class EasyEditEditor(Editor):
 
     Args:
         model: the model, edited in place.
-        tokenizer: its tokenizer; it pads on the right from now on, as the editors expect.
+        tokenizer: the model's tokenizer. It is set to pad on the right, as the editors expect.
         hparams: the editor's hparams object.
-        seed: what the toolkit's random context prompts are drawn from, here and now.
+        seed: the random seed for the toolkit's context prompts, which are drawn at once.
 
     Raises:
-        ConfigError: the editor's projection (AlphaEdit, SPHERE) cannot be had.
+        ConfigError: the editor's projection (AlphaEdit, SPHERE) cannot be used or computed.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, hparams: Any, seed: int = 0) -> None:
@@ -91,7 +91,7 @@ class EasyEditEditor(Editor):
         self.reset()
 
     def seen(self, record: Record) -> Edit:
-        """A record's edit as the plugin sees it, with the toolkit's own context prompts."""
+        """Return a record's edit as the plugin sees it, with the toolkit's context prompts."""
         point = next(p for p in EDIT_POINTS if p.editor == self._hparams.alg_name)
         return point.read(
             {
@@ -115,9 +115,9 @@ class EasyEditEditor(Editor):
             getattr(self._module, self._apply)(self.model, self.tokenizer, requests, hparams)
 
     def search_space(self) -> dict[str, Dimension]:
-        """See `Editor.search_space`: layers, where their statistics are there, and the loop's own.
+        """See `Editor.search_space`. It has the loop's settings, and the layers with statistics.
 
-        An editor with a projection keeps its layers, for which it was computed.
+        An editor with a projection keeps its layers, because the projection belongs to them.
         """
         hparams = self._hparams
         space = {
@@ -138,7 +138,7 @@ class EasyEditEditor(Editor):
         }
 
     def remarks(self) -> list[str]:
-        """See `Editor.remarks`: layer statistics that are missing or of too little text."""
+        """See `Editor.remarks`. Layer statistics may be missing, or come from too little text."""
         from .statistics import Job, remarks
 
         if needs_statistics(self._hparams):
@@ -149,14 +149,14 @@ class EasyEditEditor(Editor):
         ]
 
     def as_hparams(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Editor.as_hparams`; ``layer`` is the last of the edited layers."""
+        """See `Editor.as_hparams`. ``layer`` is the last of the edited layers."""
         keys = dict(settings)
         if "layer" in keys:
             keys["layers"] = self._layers_up_to(keys.pop("layer"))
         return keys
 
     def configured(self, settings: Mapping[str, Any]) -> EasyEditEditor:
-        """See `Editor.configured`; the toolkit's context prompts stay."""
+        """See `Editor.configured`. The toolkit's context prompts stay the same."""
         other = copy.copy(self)
         other._hparams = copy.deepcopy(self._hparams)
         for name, value in self.as_hparams(settings).items():
@@ -167,12 +167,12 @@ class EasyEditEditor(Editor):
         return other
 
     def prepare(self, layers: Sequence[int], corpus: Sequence[str], progress: Progress) -> None:
-        """See `Editor.prepare`: the layer statistics that are not there yet."""
+        """See `Editor.prepare`. Compute the layer statistics that are missing."""
         from .corpus import texts_of
         from .statistics import Job, compute, missing
 
         if self._remembers or not needs_statistics(self._hparams):
-            return  # a projection is of its own layers
+            return  # a projection belongs to its layers
         hparams = copy.deepcopy(self._hparams)
         hparams.layers = sorted({layer for last in layers for layer in self._layers_up_to(last)})
         job = Job(self.model, self.tokenizer, hparams)
@@ -180,7 +180,10 @@ class EasyEditEditor(Editor):
             compute(job, texts_of(corpus, job, progress), progress)
 
     def _possible_layers(self) -> list[int]:
-        """The last layers that could be edited: with statistics, unless the editor needs none."""
+        """Return the values that the last edited layer may have.
+
+        If the editor needs statistics, they must be there for all edited layers.
+        """
         from .statistics import Job, missing
 
         needs = needs_statistics(self._hparams)
@@ -193,22 +196,22 @@ class EasyEditEditor(Editor):
         return found if needs else found[: total * 2 // 3]
 
     def _layers_up_to(self, last: int) -> list[int]:
-        """As many neighbouring layers as are edited now."""
+        """Return the layers up to ``last``, as many as are edited now."""
         return list(range(last - len(self._hparams.layers) + 1, last + 1))
 
     def reset(self) -> None:
-        """Have AlphaEdit and SPHERE forget the keys of earlier edits."""
+        """Make AlphaEdit and SPHERE forget the keys of earlier edits."""
         if self._remembers:
             self._module.cache_c_new = False
 
     def state(self) -> dict[str, Tensor]:
-        """The keys of earlier edits, second moments [layers, width, width]; nothing, without."""
+        """Return the second moments of earlier edits' keys [layers, width, width], if any."""
         if self._remembers and self._module.cache_c_new:
             return {"cache_c": self._module.cache_c.clone()}
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Remember what `state` gave."""
+        """Restore what `state` returned."""
         self.reset()
         if "cache_c" in state:
             self._module.cache_c, self._module.cache_c_new = state["cache_c"].clone(), True
@@ -230,8 +233,10 @@ class EasyEditEditor(Editor):
         }
 
     def _draw_contexts(self, seed: int) -> None:
-        """Have the toolkit draw its context prompts now: it does so once in a process, and a run
-        that is taken up again is to find the same ones."""
+        """Make the toolkit draw its context prompts now.
+
+        The toolkit draws them once in a process. A resumed run has to use the same prompts.
+        """
         import torch
 
         from sadr_plugin.devices import cuda_or_cpu
@@ -243,7 +248,7 @@ class EasyEditEditor(Editor):
             "model": self.model,
             "tok": self.tokenizer,
             "length_params": getattr(hparams, "context_template_length_params", None),
-            # CORE's names, for what stands in its hparams.
+            # CORE's names for values of its hparams.
             "length": getattr(hparams, "ctx_len", None),
             "ctx_top_k": getattr(hparams, "ctx_top_k", None),
             "ctx_num": getattr(hparams, "ctx_num", None),

@@ -1,4 +1,4 @@
-"""EasyEdit's text editors without the vision stack its whole import wants."""
+"""EasyEdit's text editors, without the vision packages that its full import needs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BARE = ("easyeditor", "easyeditor.models", "easyeditor.editors", "easyeditor.tr
 def import_text_only() -> None:
     """Make ``easyeditor.models.<method>`` importable without EasyEdit's other dependencies.
 
-    Does nothing if EasyEdit is imported already. Whatever is imported afterwards through these
-    packages is EasyEdit's own code; only the star imports of their ``__init__`` are left out,
-    for the rest of the process.
+    The function does nothing if EasyEdit is already imported. Later imports through these packages
+    give EasyEdit's own code. Only the star imports in their ``__init__`` are left out, for the rest
+    of the process.
 
     Raises:
         SadrError: EasyEdit is not installed.

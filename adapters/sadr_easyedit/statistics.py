@@ -1,8 +1,8 @@
 """The second moments that ROME, MEMIT, PMET and AlphaEdit need, computed offline.
 
-EasyEdit computes them from Wikipedia, which it fetches from a hub, one module at a time. Here any
-text at hand serves, and one pass over it serves all modules; the files, their format, the
-sampling and the running sums are EasyEdit's own.
+EasyEdit computes them from Wikipedia, which it downloads from a hub, one module at a time. This
+module accepts any text, and computes them for all modules in one pass over it. The files, their
+format, the sampling and the running sums are EasyEdit's own.
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TOKENS_PER_WIDTH = 10
-"""A second moment of width d has rank d at most after d tokens; ten times that is the least at
-which its inverse means something."""
+"""The least number of tokens for each dimension of a layer.
+
+A second moment of width d has at most rank d after d tokens. Its inverse is meaningful only from
+ten times that number.
+"""
 
 TEXTS_PER_GROUP = 100
-"""EasyEdit's own: so many texts are tokenized at once and sorted into batches."""
+"""The number of texts that EasyEdit tokenizes at once and sorts into batches."""
 
 TOKENS_PER_FORWARD = 2048
-"""EasyEdit fills batches up to three times the model's context, mostly with padding."""
+"""The number of tokens in one forward.
+
+EasyEdit itself fills batches up to three times the model's context, mostly with padding.
+"""
 
 SECONDS_BETWEEN_SAVES = 30.0
 
@@ -47,8 +53,8 @@ class Job:
 
     Attributes:
         model: the model that will be edited.
-        tokenizer: its tokenizer.
-        hparams: says where EasyEdit will look and what it will ask for.
+        tokenizer: the model's tokenizer.
+        hparams: the editor's hparams. They say which statistics EasyEdit needs, and in which files.
     """
 
     model: nn.Module
@@ -56,19 +62,20 @@ class Job:
     hparams: Any
 
     def module_names(self) -> list[str]:
-        """The modules whose inputs count."""
+        """Return the names of the modules whose inputs are measured."""
         return rewritten_modules(self.hparams)
 
     def tokens_needed(self) -> int:
-        """The least number of tokens for the widest of the modules.
+        """Return the least number of tokens for the widest of the modules.
 
-        Raises `ConfigError` for a module the model does not have.
+        Raises:
+            ConfigError: the model does not have one of the modules.
         """
         widest: int = max(self._width(name) for name in self.module_names())
         return TOKENS_PER_WIDTH * widest
 
     def tokens_in(self, texts: Sequence[str]) -> int:
-        """How many tokens of ``texts`` EasyEdit would use: it takes mom2_n_samples of them."""
+        """Return how many tokens EasyEdit would use. It samples mom2_n_samples of the texts."""
         sample = min(len(texts), self.hparams.mom2_n_samples)
         encoded = self.tokenizer(list(texts))["input_ids"]
         longest = getattr(self.model.config, "max_position_embeddings", None) or 2**31
@@ -76,7 +83,11 @@ class Job:
         return int(total * sample / max(len(texts), 1))
 
     def check(self, texts: Sequence[str]) -> None:
-        """Raise `ConfigError`, saying how much is needed, if ``texts`` are too little."""
+        """Check that there is enough text.
+
+        Raises:
+            ConfigError: there is too little. The message says how many tokens are needed.
+        """
         found, needed = self.tokens_in(texts) if texts else 0, self.tokens_needed()
         if found < needed:
             raise ConfigError(
@@ -94,17 +105,17 @@ class Job:
 
 
 def missing(job: Job) -> list[str]:
-    """The modules whose statistics EasyEdit would not find."""
+    """Return the names of the modules whose statistics EasyEdit would not find."""
     return [name for name, file in files(job).items() if not file.exists()]
 
 
 def files(job: Job) -> dict[str, Path]:
-    """Where EasyEdit looks for the statistics of each module."""
+    """Return the file in which EasyEdit looks for the statistics, for each module."""
     return {name: _statistic(job, name, []).file for name in job.module_names()}
 
 
 def remarks(job: Job) -> list[str]:
-    """What is wrong with the statistics that EasyEdit would find, in words."""
+    """Return what is wrong with the statistics that EasyEdit would find, one text each."""
     import numpy as np
 
     found = []
@@ -125,10 +136,13 @@ def remarks(job: Job) -> list[str]:
 
 
 def compute(job: Job, texts: Sequence[str], progress: Progress) -> list[str]:
-    """Compute in one pass over ``texts`` what is not there yet; give the names of those modules.
+    """Compute the missing statistics in one pass over ``texts``. Return the names of their modules.
 
-    What an interrupted run had summed up is kept, and the next run of the same job with the same
-    texts goes on from it. A file appears only once it is whole.
+    The sums of an interrupted run are stored. The next run of the same job with the same texts
+    continues from them. A file of statistics appears only when it is complete.
+
+    Raises:
+        ConfigError: there is too little text.
     """
     names = missing(job)
     if not names:
@@ -153,14 +167,14 @@ def compute(job: Job, texts: Sequence[str], progress: Progress) -> list[str]:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One module's second moment, as EasyEdit would go about it.
+    """One module's second moment, with what EasyEdit would use to compute it.
 
     Attributes:
-        module: the module's name; its input counts.
-        file: where EasyEdit looks for the finished statistic.
+        module: the name of the module whose input is measured.
+        file: the file in which EasyEdit looks for the finished statistic.
         sums: EasyEdit's running statistic.
-        dataset: the texts, tokenized as EasyEdit does.
-        loading: EasyEdit's arguments for its loader.
+        dataset: the texts, tokenized as EasyEdit does it.
+        loading: EasyEdit's arguments for its data loader.
     """
 
     module: str
@@ -170,7 +184,7 @@ class Statistic:
     loading: dict[str, Any]
 
     def save(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file. It appears only when it is complete."""
         from easyeditor.util.runningstats import save_cached_state
 
         self.sums.to_("cpu")
@@ -180,7 +194,7 @@ class Statistic:
 
 
 def _statistic(job: Job, name: str, texts: Sequence[str]) -> Statistic:
-    """What EasyEdit's ``layer_stats`` would do, seen at the moment it is about to."""
+    """Run EasyEdit's ``layer_stats`` up to the point where it would compute. Return what it has."""
     from easyeditor.models.rome import layer_stats as module
 
     found: list[Statistic] = []
@@ -225,7 +239,7 @@ def _explained() -> Iterator[None]:
 
 
 def _groups(statistic: Statistic, first: int) -> Iterator[Any]:
-    """EasyEdit's own loader over the texts, from group ``first`` on."""
+    """Yield the groups of EasyEdit's own loader over the texts, starting at group ``first``."""
     import torch
     from easyeditor.util.runningstats import tally
 
@@ -237,7 +251,7 @@ def _groups(statistic: Statistic, first: int) -> Iterator[Any]:
 
 
 def _add(job: Job, todo: Sequence[Statistic], group: Sequence[dict[str, Any]]) -> None:
-    """Add what the modules get to see of a group's batches to their sums."""
+    """Add the modules' inputs, for the batches of a group, to the modules' sums."""
     import torch
     from easyeditor.models.rome.tok_dataset import flatten_masked_batch
     from easyeditor.util.nethook import TraceDict
@@ -259,9 +273,9 @@ def _add(job: Job, todo: Sequence[Statistic], group: Sequence[dict[str, Any]]) -
 
 
 def _pieces(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """A batch in parts of some TOKENS_PER_FORWARD, each as wide as its longest text.
+    """Split a batch into parts of about TOKENS_PER_FORWARD, each as wide as its longest text.
 
-    EasyEdit sorts a batch's texts, longest first, and pads them on the right.
+    EasyEdit sorts the texts of a batch, the longest first, and pads them on the right.
     """
     lengths = batch["attention_mask"].sum(1).tolist()
     row = 0
@@ -272,7 +286,7 @@ def _pieces(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 class _Unfinished:
-    """The sums of a run under way, in a file that a later run finds again."""
+    """The sums of an unfinished run, in a file that a later run finds again."""
 
     def __init__(self, job: Job, texts: Sequence[str]) -> None:
         settings = (
@@ -289,13 +303,13 @@ class _Unfinished:
         self._pause = SECONDS_BETWEEN_SAVES
 
     def load(self, todo: Sequence[Statistic]) -> int:
-        """Put the kept sums into ``todo``; gives how many groups are in them."""
+        """Put the stored sums into ``todo``. Return how many groups they include."""
         if not self._file.exists():
             return 0
         try:
             return self._load(todo)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return 0  # cut off while it was written, by a full disk say
+            return 0  # incomplete, for example because of a full disk
 
     def _load(self, todo: Sequence[Statistic]) -> int:
         import numpy as np
@@ -317,7 +331,7 @@ class _Unfinished:
             return int(kept["groups"])
 
     def save(self, todo: Sequence[Statistic], groups: int) -> None:
-        """Keep the sums, now and then: writing is to cost little beside computing."""
+        """Store the sums from time to time. Writing should cost little compared to computing."""
         import numpy as np
 
         started = time.monotonic()
@@ -336,7 +350,7 @@ class _Unfinished:
         self._pause = max(SECONDS_BETWEEN_SAVES, 20 * (self._saved - started))
 
     def discard(self) -> None:
-        """The run is finished."""
+        """Delete the file, because the run is finished."""
         self._file.unlink(missing_ok=True)
 
 

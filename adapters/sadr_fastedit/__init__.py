@@ -1,7 +1,7 @@
 """SADR for FastEdit's ROME (PyPI ``pyfastedit``).
 
-FastEdit pads on the left, calls its tokenizer argument ``tokenizer`` and the new object
-``target``, and puts the whole target behind the prompt.
+FastEdit pads on the left. Its argument for the tokenizer is ``tokenizer``, and the new object is
+``target``. It puts the whole target after the prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ __all__ = ["sadr_edit_points", "sadr_editor", "sadr_hparams_base", "sadr_read_hp
 
 
 def read(arguments: Mapping[str, Any]) -> Edit:
-    """``compute_v(model, tokenizer, request, hparams, layer, left_vector, context_templates)``."""
+    """Read the arguments of ``compute_v``.
+
+    They are model, tokenizer, request, hparams, layer, left_vector and context_templates.
+    """
     request, hparams = arguments["request"], arguments["hparams"]
     if hparams.fact_token == "last":
         raise PositionError(
@@ -45,7 +48,7 @@ def read(arguments: Mapping[str, Any]) -> Edit:
 
 @hookimpl
 def sadr_edit_points() -> list[EditPoint]:
-    """FastEdit's one editor."""
+    """Return FastEdit's one editor."""
     return [
         EditPoint(
             editor="ROME",
@@ -60,13 +63,13 @@ def sadr_edit_points() -> list[EditPoint]:
 
 @hookimpl
 def sadr_hparams_base() -> str:
-    """The base of FastEdit's hparams classes."""
+    """Return the base class of FastEdit's hparams classes."""
     return "fastedit.utils.hparams:HyperParams"
 
 
 @hookimpl
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
-    """What a file for FastEdit says, see `editing`; None for any other."""
+    """Return what a file for FastEdit says (see `editing`), or None for any other file."""
     from .editing import summary
 
     return summary(file)
@@ -74,7 +77,7 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
 
 @hookimpl
 def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
-    """FastEdit's editor and model; None for a file that is not FastEdit's."""
+    """Return FastEdit's editor and model, or None if the file is not FastEdit's."""
     from .editing import editor
 
     return editor(file, options)

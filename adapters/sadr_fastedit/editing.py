@@ -1,8 +1,12 @@
-"""FastEdit's ROME for an evaluation.
+"""FastEdit's ROME, as an evaluation uses it.
 
-FastEdit has no files of hparams, so one is defined here: ``alg_name: FastEdit-ROME``,
-``model_name``, ``config``, a name that FastEdit itself knows settings under, such as
-``llama-7b``; ``sadr``; and any of these settings that are to be others.
+FastEdit has no hparams files, so this module defines a format. A file has these keys:
+
+- ``alg_name``: always ``FastEdit-ROME``;
+- ``model_name``: the model;
+- ``config``: a name under which FastEdit itself has settings, such as ``llama-7b``;
+- ``sadr``: as for every editor;
+- any of these settings that should have another value.
 """
 
 from __future__ import annotations
@@ -27,11 +31,12 @@ OWN = ("alg_name", "model_name", "config", "sadr")
 
 
 def summary(file: Path) -> HparamsSummary | None:
-    """What a file says; None if it is not one of FastEdit's.
+    """Return what a file says, or None if it is not FastEdit's.
 
-    FastEdit is imported for one of its own: the settings under a name are in its code.
+    A file for FastEdit makes this function import FastEdit, because the settings are in its code.
 
-    Raises `ConfigError` if it lacks what it needs.
+    Raises:
+        ConfigError: FastEdit is not installed, or a key of the file is missing or unknown.
     """
     content = _content(file)
     if content is None:
@@ -49,12 +54,12 @@ def summary(file: Path) -> HparamsSummary | None:
 
 
 class FastEditEditor(Editor):
-    """FastEdit's ROME with a model; it makes the edits of a batch one after another.
+    """FastEdit's ROME with a model. It makes the edits of a batch one after another.
 
     Args:
         model: the model, edited in place.
-        tokenizer: its tokenizer; it pads on the left from now on, as FastEdit expects.
-        hparams: a `ROMEHyperParams`.
+        tokenizer: the model's tokenizer. It is set to pad on the left, as FastEdit expects.
+        hparams: FastEdit's `ROMEHyperParams`.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, hparams: Any) -> None:
@@ -87,11 +92,11 @@ class FastEditEditor(Editor):
 
 
 def editor(file: Path, options: EditorOptions) -> FastEditEditor | None:
-    """The editor and the model that a file names; None if it is not one of FastEdit's."""
+    """Return the editor with the model that a file names, or None if it is not FastEdit's."""
     content = _content(file)
     if content is None:
         return None
-    # FastEdit writes its edit in half precision, into no other model.
+    # FastEdit writes its edit in half precision and works with no other model.
     model, tokenizer = load_model(
         str(content["model_name"]), options, dtype="float16", attention=attention_for_edits()
     )
@@ -106,7 +111,7 @@ def _content(file: Path) -> dict[str, Any] | None:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return None  # another adapter's, or nobody's
+        return None  # the file of another adapter, or of none
     is_own = isinstance(content, dict) and content.get("alg_name") == ALG_NAME
     return content if is_own else None
 

@@ -1,9 +1,15 @@
-"""SADR for the research code of MEMIT's paper, and what descends from it.
+"""SADR for the research code of MEMIT's paper, and for code that is derived from it.
 
-ROME and MEMIT of kmeng01/memit; those, AlphaEdit and NSE of jianghoucheng/AlphaEdit; PMET of
-xpq-tech/PMET. It is run in its own folder, so its packages are top-level ones with common names
-(``rome``, ``memit``, ``nse``, ``pmet``): whatever does not have the parameters declared here is
-another's and left alone. EasyEdit's editors come from this code, and their arguments read alike.
+The editors are:
+
+- ROME and MEMIT of kmeng01/memit;
+- ROME, MEMIT, AlphaEdit and NSE of jianghoucheng/AlphaEdit;
+- PMET of xpq-tech/PMET.
+
+This code runs in its own folder, so its packages are top-level packages with common names
+(``rome``, ``memit``, ``nse``, ``pmet``). A function that does not have the parameters declared here
+belongs to another project and is left alone. EasyEdit's editors come from this code, and their
+arguments have the same form.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ WITH_KEY = ("model", "tok", "request", "hparams", "layer", "left_vector", "conte
 
 
 def read(arguments: Mapping[str, Any]) -> Edit:
-    """As EasyEdit's, but for the objects, which stand under ``str``, as CounterFact has them."""
+    """Read the arguments as for EasyEdit. The objects are under ``str``, as in CounterFact."""
     edit = read_as_easyedit(arguments)
     old = arguments["request"].get("target_true")
     return replace(edit, old_target=old.get("str") if isinstance(old, dict) else None)
@@ -57,7 +63,7 @@ EDIT_POINTS = [
         "rome.compute_v:compute_v",
         "rome.rome_hparams:ROMEHyperParams",
         ROME_GAMMA,
-        # MEMIT's repository alone caches these; AlphaEdit's has dropped the argument.
+        # Only MEMIT's repository caches these. AlphaEdit's has dropped the argument.
         cache="rome.rome_main:execute_rome",
         parameters=WITH_KEY,
     ),
@@ -99,5 +105,5 @@ EDIT_POINTS = [
 
 @hookimpl
 def sadr_edit_points() -> list[EditPoint]:
-    """Every editor of this code that SADR attaches to."""
+    """Return every editor of this code to which SADR attaches."""
     return EDIT_POINTS

@@ -1,4 +1,4 @@
-"""The research code's hparams files: JSON, which does not say whose it is."""
+"""The research code's hparams files. They are JSON files that do not name their editor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sadr_easyedit.hparams_files import last_layer
 from sadr_plugin import HparamsSummary, hookimpl
 
 NEEDED = {"layers", "layer_module_tmp", "rewrite_module_tmp", "v_num_grad_steps", "v_loss_layer"}
-"""What all of these files have."""
+"""The keys that all of these files have."""
 
 TOLD_BY = {
     "nullspace_threshold": ("AlphaEdit", "AlphaEdit.AlphaEdit_hparams:AlphaEditHyperParams"),
@@ -19,17 +19,18 @@ TOLD_BY = {
     "context_template_length_params": ("ROME", "rome.rome_hparams:ROMEHyperParams"),
     "mom2_update_weight": ("MEMIT", "memit.memit_hparams:MEMITHyperParams"),
 }
-"""The first of these keys that a file has tells its editor and its class."""
+"""The first of these keys that a file has determines its editor and its class."""
 
 
 @hookimpl
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
-    """What such a file says; None for any other.
+    """Return what such a file says, or None for any other file.
 
-    The model is the file's ``model_name`` or, without one, the file's own name. The research code
-    writes ``_`` for the ``/`` of a model's name in both.
+    The model is the file's ``model_name`` or, without one, the file's own name. In both, the
+    research code writes ``_`` for the ``/`` in a model's name.
 
-    Raises `ConfigError` if its ``layers`` are no list of indices.
+    Raises:
+        ConfigError: ``layers`` is not a list of indices.
     """
     content = _content(file)
     if content is None or "alg_name" in content or not content.keys() >= NEEDED:
@@ -51,7 +52,7 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
 
 
 def _content(file: Path) -> dict[str, Any] | None:
-    """The file's object; None where it is another adapter's, or nobody's."""
+    """Return the file's JSON object, or None if the file is another adapter's or nobody's."""
     if file.suffix != ".json":
         return None
     try:

@@ -1,4 +1,4 @@
-"""The arms of an evaluation, as the command line and the hparams file give them."""
+"""The arms of an evaluation, from the command line and the hparams file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..evaluation import Arm
 
 
 def arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
-    """The arms; SADR's settings are the hparams file's, γ the option's if there is one.
+    """Return the arms. SADR's settings come from the hparams file, γ from the option if given.
 
     Args:
-        names: ``--arms``; empty for plain, sadr and, with keep in the file, sadr+keep.
-        configured: what stands under ``sadr:`` in the hparams file.
-        gammas: ``--gamma``, each an arm of its own.
+        names: ``--arms``. If empty: plain, sadr and, if the file has keep, sadr+keep.
+        configured: the value under ``sadr:`` in the hparams file.
+        gammas: the values of ``--gamma``. Each makes an arm of its own.
 
     Raises:
-        ConfigError: an option does not make sense.
+        ConfigError: an option is not valid.
     """
     config = SadrConfig.parse(configured) or SadrConfig()
     settings = config.model_dump(exclude_unset=True)

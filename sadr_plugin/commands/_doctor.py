@@ -1,4 +1,4 @@
-"""``sadr doctor``: what is installed, what can be attached, and what not."""
+"""``sadr doctor``: what is installed, which editors can be attached, and which cannot."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydant
 
 
 def model_obstacle(summary: HparamsSummary) -> str | None:
-    """Why SADR cannot watch the model an hparams file names; None if it can.
+    """Return why SADR cannot read the attention of an hparams file's model, or None if it can.
 
-    The model is built without weights, from its configuration alone.
+    The model is built from its configuration alone, without weights.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -33,9 +33,10 @@ def model_obstacle(summary: HparamsSummary) -> str | None:
     from ..config import SadrConfig
 
     try:
-        config = AutoConfig.from_pretrained(summary.model_name)
+        # Without the answer, transformers would ask on the terminal whether to run a model's code.
+        config = AutoConfig.from_pretrained(summary.model_name, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
         return f"model_name: {summary.model_name!r} cannot be loaded: {str(error).splitlines()[0]}"
     try:
@@ -50,13 +51,13 @@ def model_obstacle(summary: HparamsSummary) -> str | None:
 def doctor(
     hparams: Annotated[
         Path | None,
-        typer.Argument(metavar="[HPARAMS.yaml]", help="An hparams file you mean to use."),
+        typer.Argument(metavar="[HPARAMS.yaml]", help="An hparams file that you want to use."),
     ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Say what is installed and attached, what not, and why.
+    """Show what is installed and attached, what is not, and why.
 
-    Ends with status 1 if the hparams file cannot have SADR.
+    The exit status is 1 if SADR cannot work with the hparams file.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -79,7 +80,7 @@ def doctor(
 
 
 def _found() -> dict[str, Any]:
-    """What is installed and what can be attached, as JSON can hold it."""
+    """Return what is installed and what can be attached, as data for JSON."""
     distributions = {name: adapter.dist for name, adapter in loaded_adapters().items()}
     return {
         "versions": {package: _version(package) for package in PACKAGES},
@@ -123,7 +124,7 @@ def _report(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _problems(hparams: Path) -> Iterator[str | None]:
-    """Why edits with this file cannot have SADR."""
+    """Yield the reasons why edits with this file cannot have SADR. None stands for no reason."""
     from ..config import SadrConfig
 
     if not hparams.is_file():

@@ -1,4 +1,4 @@
-"""``sadr drift``: where an edit moves attention, and what that does."""
+"""``sadr drift``: where an edit moves attention, and what effect that has."""
 
 from __future__ import annotations
 
@@ -49,51 +49,58 @@ if TYPE_CHECKING:
 
 def drift(
     hparams_file: HparamsFile,
-    subject: Annotated[str, typer.Option(help="What the edited fact is about.")] = "",
+    subject: Annotated[str, typer.Option(help="Subject of the edited fact.")] = "",
     prompt: Annotated[
-        str, typer.Option(help='The fact up to its object, {} for the subject: "{} is in".')
+        str,
+        typer.Option(
+            help='The fact up to its object, with {} in place of the subject, such as "{} is in".'
+        ),
     ] = "",
-    target: Annotated[str, typer.Option(help="The new object.")] = "",
-    right: Annotated[str, typer.Option(help="The true object.")] = "",
+    target: Annotated[str, typer.Option(help="New object of the fact.")] = "",
+    right: Annotated[str, typer.Option(help="True object of the fact.")] = "",
     relation: Annotated[
         list[str] | None,
-        typer.Option(help='Another fact about the subject, "PROMPT=ANSWER"; repeatable.'),
+        typer.Option(help='Another fact about the subject, as "PROMPT=ANSWER". Repeatable.'),
     ] = None,
     neighbour: Annotated[
         list[str] | None,
-        typer.Option(help='A fact about something else, "PROMPT=ANSWER"; repeatable.'),
+        typer.Option(help='A fact about another subject, as "PROMPT=ANSWER". Repeatable.'),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help='Instead of one edit: many, of "builtin" or a file, as for sadr eval.',
+            help='Records for many edits instead of one: "builtin" or a file, as for sadr eval.',
             show_default=False,
         ),
     ] = None,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Of the choice and the contexts.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed for the choice of records and the context prompts.")
+    ] = 0,
     arms: Annotated[
-        str, typer.Option(help="As for sadr eval. [default: plain,sadr]", show_default=False)
+        str,
+        typer.Option(help="Arms, as for sadr eval. [default: plain,sadr]", show_default=False),
     ] = "",
     edited: Annotated[
         str | None,
         typer.Option(
-            help="Instead of editing: a model edited before, a folder or a name; the hparams' is "
-            "the unedited one.",
+            help="A model that is already edited (a folder or a name), instead of an edit. The "
+            "hparams file names the unedited model.",
             show_default=False,
         ),
     ] = None,
     top: Annotated[
         list[int] | None,
         typer.Option(
-            help="Exchange attention in so many heads alone, the most drifted; repeatable.", min=1
+            help="Exchange attention only in this number of heads, the most drifted. Repeatable.",
+            min=1,
         ),
     ] = None,
     window: Annotated[
         list[str] | None,
-        typer.Option(help="Exchange it in these layers alone, such as 6-15; repeatable."),
+        typer.Option(help="Exchange attention only in these layers, such as 6-15. Repeatable."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="With --data: folder for the results.")] = Path(
+    out: Annotated[Path, typer.Option(help="With --data: the folder for the results.")] = Path(
         "sadr-drift"
     ),
     resume: Resume = False,
@@ -109,11 +116,11 @@ def drift(
     svg: SvgFolder = None,
     png: PngFolder = None,
 ) -> None:
-    """Show where an edit moves attention, and what that does.
+    """Show where an edit moves attention, and what effect that has.
 
-    Of one edit, or of many with --data. Which heads drift; whether answers are lost where attention
-    has drifted; and the causal test: the unedited model's attention put into the edited model, and
-    the other way round.
+    The command examines one edit, or many with --data. It shows which heads drift, and whether
+    answers are lost where attention has drifted. It also runs the causal test: it puts the unedited
+    model's attention into the edited model, and the other way round.
     """
     from rich.console import Console
 
@@ -150,7 +157,7 @@ def drift(
     if len(set(variants)) < len(variants):
         raise ConfigError("--top, --window: expected each once")
     summary = read_summary(hparams_file)
-    # γ = 0 restricts nothing: the plain edit, whose steps are seen.
+    # γ = 0 restricts nothing. It is the plain edit, but its steps are recorded.
     chosen = [
         Arm(arm.name, arm.sadr or {"gamma": 0.0})
         for arm in parse_arms(arms or "plain,sadr", summary.sadr, [])
@@ -203,7 +210,7 @@ def _make(
 
 
 def _of_one(make: Callable[[], CausalEvaluator], record: Record, console: Console) -> DriftOfEdit:
-    """Look at a single edit."""
+    """Examine a single edit."""
     from .. import reports
     from ..evaluation._single import RecordTask
     from ._drift_findings import DriftOfEdit
@@ -235,7 +242,7 @@ def _of_many(
     out: Path,
     console: Console,
 ) -> DriftOfRecords:
-    """Look at many edits."""
+    """Examine many edits."""
     from ..evaluation import EvaluationRun, LocalEngine
     from ._drift_findings import DriftOfRecords
 
@@ -253,7 +260,7 @@ def _of_many(
 def _bar(
     console: Console, text: str, total: int, done: int = 0
 ) -> Iterator[Callable[[object], None]]:
-    """A bar; yields what moves it on."""
+    """Show a progress bar. Yield the function that advances it."""
     from rich.markup import escape
 
     with progress(console, remaining=True) as bar:
@@ -262,7 +269,10 @@ def _bar(
 
 
 def _with_questions(record: Record, relations: Sequence[str], neighbours: Sequence[str]) -> Record:
-    """The record with questions: those given, or what the built-in records ask of its subject."""
+    """Return the record with the given questions.
+
+    If none are given, use those that the built-in records have for its subject.
+    """
     from ..evaluation import BUILTIN, load
 
     builtin = load(BUILTIN).records
@@ -279,7 +289,7 @@ def _with_questions(record: Record, relations: Sequence[str], neighbours: Sequen
         )
 
     def to_keep(questions: Sequence[Question]) -> tuple[Question, ...]:
-        """Weighed against this edit's new object; without the edited fact itself."""
+        """Return the questions without the edited fact, with the new object as wrong answer."""
         kept = [q for q in questions if q.prompt != record.prompt and q.right != record.target_new]
         return tuple(replace(q, wrong=record.target_new) for q in kept)
 

@@ -1,4 +1,4 @@
-"""What ``sadr drift`` found: on the terminal, as data, as a page."""
+"""The results of ``sadr drift``: on the terminal, as data and as a page."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ALL_HEADS = Variant()
 
 @dataclass(frozen=True)
 class DriftOfEdit:
-    """One edit.
+    """The results for one edit.
 
     Attributes:
-        record: the edit, and what was asked.
-        results: of all arms.
+        record: the edit and its questions.
+        results: the results of all arms.
         arms: the edited arms.
         maps: attention at each prompt.
-        reports: the edit's steps, by arm, where they were seen.
+        reports: the steps of the edit, by arm, if they were recorded.
     """
 
     record: Record
@@ -41,7 +41,7 @@ class DriftOfEdit:
     reports: Mapping[str, Report]
 
     def show(self, console: Console) -> None:
-        """On the terminal."""
+        """Show the results on the terminal."""
         _show_heads(console, {arm: _heads(self.results, arm) for arm in self.arms})
         for arm in self.arms:
             shown = [UNEDITED, arm, restored(arm, ALL_HEADS), transferred(arm, ALL_HEADS)]
@@ -49,7 +49,7 @@ class DriftOfEdit:
             _show_rows(console, title, [*self._rows(shown)], ("", "prompt", "right", *shown))
 
     def as_data(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the results as data for JSON."""
         return {
             "edit": {"prompt": self.record.prompt, "target": self.record.target_new},
             "questions": [
@@ -81,7 +81,7 @@ class DriftOfEdit:
         }
 
     def page(self) -> Page:
-        """As a page."""
+        """Return the results as a page."""
         record = self.record
         page = Page(
             f"{record.prompt} → {record.target_new}",
@@ -115,7 +115,10 @@ class DriftOfEdit:
         return page
 
     def _rows(self, arms: Sequence[str]) -> Iterator[list[str]]:
-        """The questions with what each arm says; of an edit's own kind right is the new object."""
+        """Yield the questions with each arm's probabilities.
+
+        For questions about the edit itself, the right answer is the new object.
+        """
         of_arm = {result.arm: result for result in self.results}
         for task, ask in TASKS.items():
             for number, question in enumerate(ask(self.record)):
@@ -127,7 +130,7 @@ class DriftOfEdit:
                 yield [SHORT[task], prompt, question.right, *cells]
 
     def _marks(self, arms: Sequence[str]) -> dict[tuple[int, int], str]:
-        """Which cells of `_rows` have the answer wrong."""
+        """Return the cells of `_rows` in which the answer is wrong."""
         of_arm = {result.arm: result for result in self.results}
         asked = [(task, n) for task, ask in TASKS.items() for n in range(len(ask(self.record)))]
         return {
@@ -140,11 +143,11 @@ class DriftOfEdit:
 
 @dataclass(frozen=True)
 class DriftOfRecords:
-    """Many edits.
+    """The results for many edits.
 
     Attributes:
-        results: of all arms.
-        arms: all arms but the unedited.
+        results: the results of all arms.
+        arms: all arms except the unedited one.
     """
 
     results: Sequence[Result]
@@ -152,11 +155,11 @@ class DriftOfRecords:
 
     @property
     def edited_arms(self) -> list[str]:
-        """The arms whose attention was looked at."""
+        """The arms whose attention was measured."""
         return list(dict.fromkeys(r.arm for r in self.results if r.heads))
 
     def show(self, console: Console) -> None:
-        """On the terminal."""
+        """Show the results on the terminal."""
         _show_heads(console, {arm: _heads(self.results, arm) for arm in self.edited_arms})
         console.print(table(summarise(self.results, self.arms), "attention exchanged"))
         try:
@@ -167,7 +170,7 @@ class DriftOfRecords:
         _show_rows(console, "drift against the fall of the right answer", rows, CORRELATED)
 
     def as_data(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the results as data for JSON."""
         return {
             "arms": [asdict(summary) for summary in summarise(self.results, self.arms)],
             "heads": {
@@ -177,7 +180,7 @@ class DriftOfRecords:
         }
 
     def page(self) -> Page:
-        """As a page."""
+        """Return the results as a page."""
         summaries = summarise(self.results, self.arms)
         page = Page("Attention drift", f"Over {summaries[0].records} records.")
         page.heading("Does attention do it?")
@@ -207,7 +210,7 @@ def _correlation_row(found: Correlation) -> list[str]:
 
 
 def _heads(results: Sequence[Result], arm: str) -> list[Head]:
-    """The heads over all results of an arm, the most drifted first."""
+    """Return the heads' means over all results of an arm, the most drifted heads first."""
     sums: dict[tuple[int, int], list[list[float]]] = {}
     for result in results:
         if result.arm == arm:

@@ -1,8 +1,8 @@
-"""``sadr editors``, and which declared editors can be attached here.
+"""``sadr editors``, and the check of which declared editors can be attached here.
 
-Toolkits are looked at as files and not imported: their import takes its time, or fails for
-reasons of its own. The loop, its arguments and its labels are judged by the functions that judge
-them for an edit; what only an hparams object shows (its number of steps) is left to the edit.
+Toolkits are read as files and not imported, because an import is slow and can fail for its own
+reasons. The loop, its arguments and its labels are checked by the same functions as for an edit.
+The number of steps is checked only for an edit, because only an hparams object has it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ._output import Output, write_json
 
 @dataclass(frozen=True)
 class Attachability:
-    """Whether one declared editor can be attached here; ``obstacle`` says why not."""
+    """Whether one declared editor can be attached here. ``obstacle`` says why it cannot."""
 
     point: EditPoint
     obstacle: str | None
@@ -37,7 +37,7 @@ class Attachability:
 
 
 def attachabilities() -> list[Attachability]:
-    """One for each declared editor, in the order of their declaration."""
+    """Check each declared editor, in the order of declaration."""
     return [Attachability(point, _obstacle(point)) for point in edit_points()]
 
 
@@ -55,7 +55,7 @@ def _obstacle(point: EditPoint) -> str | None:
         for target in point.caches:
             may_lack = len(point.caches) > 1 or point.parameters is not None
             if may_lack and not Name.parse(target).exists():
-                continue  # not every version has them all
+                continue  # not every version has all of them
             cache = Name.parse(target).definition(ast.FunctionDef)
             if not keeps_no_files(point, _arguments(cache)):
                 refuse_missing_arguments(target, cache_arguments(point), _arguments(cache))
@@ -79,7 +79,7 @@ def _arguments(function: ast.FunctionDef) -> set[str]:
 def editors(
     json: JsonFile = None,
 ) -> None:
-    """Show every editor the installed adapters declare."""
+    """Show every editor that the installed adapters declare."""
     from rich.console import Console
     from rich.table import Table
 
@@ -103,7 +103,7 @@ def editors(
 
 
 def _row(found: Attachability) -> dict[str, Any]:
-    """An editor as JSON can hold it."""
+    """Return an editor as data for JSON."""
     point = found.point
     steps = point.steps_attribute
     return {

@@ -1,8 +1,9 @@
-"""``sadr eval``: an editor measured as the paper does, without and with SADR."""
+"""``sadr eval``: measure an editor as the paper does, without SADR and with it."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -20,6 +21,7 @@ from ._options import (
     Engine,
     Engines,
     HparamsFile,
+    JsonFile,
     Limit,
     Matmul,
     PngFolder,
@@ -56,58 +58,69 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            help='"builtin", facts SmolLM2 knows; or a file of records: CounterFact, KnowEdit, '
-            "ZsRE or the official SADR format, told apart by their content."
+            help='"builtin" (facts that SmolLM2 knows), or a file of records in the format of '
+            "CounterFact, KnowEdit, ZsRE or the official SADR code. The format is recognised from "
+            "the content."
         ),
     ],
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Of the choice, the contexts and generated texts.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed for the choice of records, the context prompts and the generated texts."
+        ),
+    ] = 0,
     mode: Annotated[
         Modes,
         typer.Option(
-            help="single: each edit is taken back before the next. batch: all in one call of the "
-            "editor. sequence: one after another, none taken back."
+            help="single: each edit is undone before the next. batch: all edits are made in one "
+            "call of the editor. sequence: edits are made one after another, and none is undone."
         ),
     ] = Modes.single,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="With batch or sequence: how many edits make a call.", min=1),
+        typer.Option(
+            help="With --mode batch or sequence: the number of edits in one call of the editor.",
+            min=1,
+        ),
     ] = None,
     checkpoints: Annotated[
         str,
         typer.Option(
-            help="With batch or sequence: after how many edits everything edited so far is asked "
-            "about, with commas; always at the end. [default: 1,10,25,50,100,250,500,1000]",
+            help="With --mode batch or sequence: the numbers of edits after which all edits so far "
+            "are evaluated, separated by commas. They are always evaluated at the end. "
+            "[default: 1,10,25,50,100,250,500,1000]",
             show_default=False,
         ),
     ] = "",
     text: Annotated[
         str,
         typer.Option(
-            help="With batch or sequence: the text whose perplexity is measured, a file, or "
+            help="With --mode batch or sequence: the text whose perplexity is measured. A file, or "
             '"python" for Python\'s own manual.'
         ),
     ] = "python",
     arms: Annotated[
         str,
         typer.Option(
-            help="With commas: plain (SADR off), control (γ = 0: stop_at alone), sadr, keep "
-            "(γ = 0, and the file's keep or the default one), sadr+keep. The file's keep is in "
-            "the last two only. [default: plain,sadr; with keep in the file sadr+keep, too]",
+            help="Arms, separated by commas: plain (SADR off), control (γ = 0, stop_at alone), "
+            "sadr, keep (γ = 0, with the file's keep or the default one), sadr+keep. Only the last "
+            "two use the file's keep. [default: plain,sadr, and sadr+keep if the file has keep]",
             show_default=False,
         ),
     ] = "",
     gamma: Annotated[
         list[float] | None,
         typer.Option(
-            help="SADR's weight, else as the hparams file says; repeatable, an arm for each.",
+            help="SADR's weight γ, instead of the hparams file's. Repeatable: each value makes an "
+            "arm.",
             min=0,
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("sadr-eval"),
     resume: Resume = False,
     retry_failed: Annotated[
-        bool, typer.Option(help="With --resume: try once more what could not be edited.")
+        bool, typer.Option(help="With --resume: retry the edits that failed.")
     ] = False,
     skip_bad: SkipBad = False,
     fluency: Annotated[bool, typer.Option(help="Generate texts to measure fluency.")] = True,
@@ -117,13 +130,14 @@ def evaluate(
     dtype: DType = None,
     trust_remote_code: TrustRemoteCode = False,
     matmul: Matmul = Precision.highest,
+    json: JsonFile = None,
     report: ReportFile = None,
     svg: SvgFolder = None,
     png: PngFolder = None,
 ) -> None:
     """Measure edits as the paper does, without SADR and with it.
 
-    Efficacy, generalisation, specificity, fluency and drift, by the paper's metrics.
+    The metrics are the paper's: efficacy, generalisation, specificity, fluency and drift.
     """
     from rich.console import Console
 
@@ -132,7 +146,7 @@ def evaluate(
     from ._arms import arms as parse_arms
     from ._eval_plans import SequencePlan, Settings, SinglePlan
 
-    output = Output(report=report, svg=svg, png=png)
+    output = Output(json, report, svg, png)
     output.check()
     chosen = Chosen.by(data, limit, seed, skip_bad)
     summary = read_summary(hparams_file)
@@ -152,11 +166,11 @@ def evaluate(
         plan = SinglePlan(settings, retry_failed)
     else:
         if retry_failed:
-            raise ConfigError("--retry-failed: only single edits can be tried once more")
+            raise ConfigError("--retry-failed: works only with --mode single")
         size = batch_size or (len(chosen.records) if mode is Modes.batch else 1)
         plan = SequencePlan(settings, size, checkpoints, text)
     if retry_failed and not resume:
-        raise ConfigError("--retry-failed: there is nothing to try once more but with --resume")
+        raise ConfigError("--retry-failed: works only with --resume")
     about |= plan.about
     make = partial(make_evaluator, hparams_file, options, plan.evaluator)
     console = Console(file=sys.stdout)
@@ -171,6 +185,8 @@ def evaluate(
     where = {"engine": engine.value, "workers": workers}
     context = {**about, "skipped": chosen.found.skipped, **where, **_run_folder.machine()}
     plan.write(out, context, title, console)
+    if json is not None:
+        shutil.copyfile(out / "summary.json", json)
     if output.wants_page:
         output.write_page(plan.page(title, context), console)
     for result in plan.results:
@@ -186,7 +202,7 @@ def evaluate(
 
 @contextlib.contextmanager
 def _shown(console: Console, title: str, plan: Plan) -> Iterator[Callable[[Item], None]]:
-    """A bar, and above it the table so far, on the terminal; yields what moves them on."""
+    """Show a progress bar and the table so far. Yield the function that updates both."""
     from rich.console import Group
     from rich.live import Live
 

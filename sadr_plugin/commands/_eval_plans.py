@@ -1,4 +1,4 @@
-"""What ``sadr eval`` does in each of its modes: whom it asks, what it shows and writes."""
+"""What ``sadr eval`` does in each of its modes: what it runs, shows and writes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is edited, how, and what is asked."""
+    """The settings that all modes have: the arms, the records and what is measured."""
 
     arms: Sequence[Arm]
     records: Sequence[Record]
@@ -56,12 +56,12 @@ class Settings:
 
 
 class Plan(ABC):
-    """One mode's way through an evaluation.
+    """An evaluation in one mode.
 
     Attributes:
-        about: what the numbers depend on besides the settings of every mode.
-        evaluator: makes what asks, from an editor; on a worker, perhaps.
-        total: how many items the whole run has.
+        about: what the numbers depend on, besides the settings that all modes have.
+        evaluator: a function that makes the evaluator from an editor. It may run on a worker.
+        total: the number of items in the whole run.
     """
 
     about: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Plan(ABC):
 
     @abstractmethod
     def start(self, engine: Engine, out: Path) -> None:
-        """Find what is there of the run."""
+        """Load the part of the run that is already done."""
 
     @property
     @abstractmethod
@@ -80,15 +80,15 @@ class Plan(ABC):
     @property
     @abstractmethod
     def done(self) -> int:
-        """How many items there are so far."""
+        """The number of items so far."""
 
     @abstractmethod
     def run(self, on_item: Callable[[Item], None]) -> None:
-        """Do what is left."""
+        """Run the rest of the items."""
 
     @abstractmethod
     def table(self, title: str) -> RenderableType | None:
-        """What the run has come to so far, if there is something new to show."""
+        """Return the table of the results so far, or None if there is nothing new to show."""
 
     @abstractmethod
     def write(self, out: Path, about: Mapping[str, Any], title: str, console: Console) -> None:
@@ -96,14 +96,14 @@ class Plan(ABC):
 
     @abstractmethod
     def page(self, title: str, about: Mapping[str, Any]) -> Page:
-        """A page to look at."""
+        """Return the results as a page."""
 
 
 class SinglePlan(Plan):
-    """Each edit is taken back before the next.
+    """The mode in which each edit is undone before the next.
 
     Args:
-        settings: what every mode has.
+        settings: the settings that all modes have.
         retry_failed: see `EvaluationRun`.
     """
 
@@ -140,7 +140,7 @@ class SinglePlan(Plan):
         self._run.run(self._settings.records, on_item)
 
     def table(self, title: str) -> RenderableType | None:
-        """See `Plan.table`: one more record is finished."""
+        """See `Plan.table`. The table changes after each finished record."""
         if len(self.results) % (len(self._settings.arms) + 1):
             return None
         return table(summarise(self.results, self._arms), title)
@@ -164,16 +164,16 @@ class SinglePlan(Plan):
 
 
 class SequencePlan(Plan):
-    """Edits add up.
+    """The modes in which edits add up.
 
     Args:
-        settings: what every mode has.
-        batch_size: how many edits make a call of the editor.
+        settings: the settings that all modes have.
+        batch_size: the number of edits in one call of the editor.
         wanted: ``--checkpoints``.
         text: ``--text``.
 
     Raises:
-        ConfigError: an option does not make sense.
+        ConfigError: an option is not valid.
     """
 
     def __init__(self, settings: Settings, batch_size: int, wanted: str, text: str) -> None:
@@ -227,7 +227,7 @@ class SequencePlan(Plan):
         self._run.run(on_item)
 
     def table(self, title: str) -> RenderableType | None:
-        """See `Plan.table`: one more checkpoint is reached."""
+        """See `Plan.table`. The table changes after each checkpoint."""
         if len(self._run.checkpoints) == self._shown:
             return None
         self._shown = len(self._run.checkpoints)
@@ -254,12 +254,12 @@ class SequencePlan(Plan):
 
 
 def _new_page(title: str, about: Mapping[str, Any]) -> Page:
-    """A page about an evaluation."""
+    """Return a new page about an evaluation."""
     return Page(title, f"Mode {about['mode']}, seed {about['seed']}.")
 
 
 def _add_settings(page: Page, about: Mapping[str, Any]) -> None:
-    """The settings that the numbers depend on."""
+    """Add the settings that the numbers depend on to a page."""
     page.heading("Settings")
     page.table([["arm", "sadr"], *([a, json.dumps(s)] for a, s in about["arms"].items())])
     page.table(facts(about["hparams"]))
@@ -277,7 +277,7 @@ def _numbers(text: str) -> list[int] | None:
 
 @contextlib.contextmanager
 def _without_picture(console: Console) -> Iterator[None]:
-    """Say why there is no picture, if there is none."""
+    """Print the reason if the picture cannot be drawn."""
     try:
         yield
     except EvaluationError as error:

@@ -1,4 +1,4 @@
-"""The hparams file that a command is given."""
+"""The hparams file of a command."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from ..plugins import plugin_manager
 
 
 def summary_of(file: Path) -> HparamsSummary:
-    """What an adapter reads in the file.
+    """Return what an adapter reads from the file.
 
-    Raises `ConfigError` if no adapter knows it, or one finds it wrong.
+    Raises:
+        ConfigError: no adapter knows the file, or an adapter finds an error in it.
     """
     summary: HparamsSummary | None = plugin_manager().hook.sadr_read_hparams(file=file)
     if summary is None:

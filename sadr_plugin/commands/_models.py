@@ -1,4 +1,4 @@
-"""``sadr models``: the architectures SADR is known to read, tried on the transformers at hand."""
+"""``sadr models``: test the known architectures on the installed release of transformers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def models(
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown.")] = False,
     json: JsonFile = None,
 ) -> None:
-    """Try reading attention, and reuse, on every known architecture.
+    """Test attention reading and reuse on every known architecture.
 
-    Ends with status 1 if one differs.
+    The exit status is 1 if the result of one architecture differs.
     """
     import torch
     import transformers
@@ -36,7 +36,7 @@ def models(
     rows: list[tuple[Architecture, list[Trial]]] = []
     for architecture in track(ARCHITECTURES, console=Console(stderr=True), transient=True):
         with quiet_transformers(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of small random models, whose sizes are odd
+            warnings.simplefilter("ignore")  # about the unusual sizes of the small random models
             rows.append((architecture, [check(architecture, i) for i in implementations]))
     title = f"transformers {transformers.__version__}, torch {torch.__version__}"
     header = ["architecture", *implementations, "reuse", "left out", "remarks"]
@@ -61,7 +61,7 @@ def models(
 
 
 def _data(tried: Architecture, found: Mapping[str, Trial]) -> dict[str, Any]:
-    """An architecture as JSON can hold it."""
+    """Return an architecture as data for JSON."""
     return {
         "architecture": tried.name,
         "sound": all(is_sound(tried, trial) for trial in found.values()),

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -38,26 +38,33 @@ HparamsFile = Annotated[
     Path, typer.Argument(metavar="HPARAMS.yaml", help="The editor and its settings.")
 ]
 Limit = Annotated[
-    int | None, typer.Option(help="How many records, chosen by the seed; else all.", min=1)
+    int | None,
+    typer.Option(help="Number of records, chosen with the seed. [default: all]", min=1),
 ]
-Resume = Annotated[bool, typer.Option(help="Go on where an earlier run stopped.")]
+Resume = Annotated[bool, typer.Option(help="Continue where an earlier run stopped.")]
 SkipBad = Annotated[
     bool,
     typer.Option(
-        help="Skip and count bad records, and those on which the editor itself fails; else "
+        help="Skip and count bad records, and records on which the editor itself fails. Otherwise "
         "they end the run."
     ),
 ]
-Engine = Annotated[Engines, typer.Option(help="Here, or on the workers of a Ray cluster.")]
+Engine = Annotated[
+    Engines, typer.Option(help="Run in this process, or on the workers of a Ray cluster.")
+]
 Workers = Annotated[
-    int | None, typer.Option(help="With ray: how many; else one for each GPU, or one.", min=1)
+    int | None,
+    typer.Option(
+        help="With --engine ray: the number of workers. [default: one for each GPU, or one]", min=1
+    ),
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="Torch's threads, of each worker with ray.", min=1)
+    int | None,
+    typer.Option(help="Number of torch's threads. With --engine ray: in each worker.", min=1),
 ]
 DType = Annotated[
     Types | None,
-    typer.Option(help="Type of the model's weights; else as the hparams say (fp16)."),
+    typer.Option(help="Type of the model's weights. [default: as in the hparams file (fp16)]"),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
@@ -65,32 +72,33 @@ TrustRemoteCode = Annotated[
 Matmul = Annotated[
     Precision,
     typer.Option(
-        help="Precision of float32 matrix products; high and medium are faster where the "
-        "processor has TF32 or bfloat16."
+        help="Precision of float32 matrix products. high and medium are faster if the processor "
+        "has TF32 or bfloat16."
     ),
 ]
 ReportFile = Annotated[
     Path | None,
-    typer.Option("--report", help="Write a page to look at: one HTML file.", show_default=False),
+    typer.Option("--report", help="Write the results as an HTML page.", show_default=False),
 ]
 SvgFolder = Annotated[
     Path | None,
-    typer.Option("--svg", help="Write its charts into this folder, as SVG.", show_default=False),
+    typer.Option("--svg", help="Write the page's charts as SVG to a folder.", show_default=False),
 ]
 PngFolder = Annotated[
     Path | None,
-    typer.Option("--png", help="Write its charts into this folder, as PNG.", show_default=False),
+    typer.Option("--png", help="Write the page's charts as PNG to a folder.", show_default=False),
 ]
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", help="Write the same as data to this file.", show_default=False),
+    typer.Option("--json", help="Write the results as data to a file.", show_default=False),
 ]
 
 
 def split_fact(option: str, text: str) -> tuple[str, str]:
-    """The prompt and the answer of ``"PROMPT=ANSWER"``.
+    """Split ``"PROMPT=ANSWER"`` into the prompt and the answer.
 
-    Raises `ConfigError`, naming the option, for anything else.
+    Raises:
+        ConfigError: the text has another form. The message names the option.
     """
     prompt, _, answer = text.rpartition("=")
     if not prompt.strip() or not answer.strip():
@@ -99,9 +107,10 @@ def split_fact(option: str, text: str) -> tuple[str, str]:
 
 
 def layer_range(option: str, text: str) -> tuple[int, int]:
-    """The first and the last of ``"6-15"``, or of ``"6"``.
+    """Return the first and the last layer of a text such as ``"6-15"`` or ``"6"``.
 
-    Raises `ConfigError`, naming the option, for anything else.
+    Raises:
+        ConfigError: the text has another form. The message names the option.
     """
     first, dash, last = text.partition("-")
     try:

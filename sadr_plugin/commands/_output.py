@@ -1,4 +1,4 @@
-"""What a command writes besides what it shows: data, a page, pictures."""
+"""What a command writes to files: data, a page and pictures."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Findings(Protocol):
-    """What a command found."""
+    """The results of a command."""
 
     def as_data(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the results as data for JSON."""
 
     def page(self) -> Page:
-        """As a page to look at."""
+        """Return the results as a page."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where to, as the options of these names say; None for not at all."""
+    """The files and folders to write, as in the options of the same names. None means none."""
 
     json: Path | None = None
     report: Path | None = None
@@ -35,11 +35,11 @@ class Output:
     png: Path | None = None
 
     def check(self) -> None:
-        """See beforehand that all can be written.
+        """Check in advance that everything can be written.
 
         Raises:
-            ConfigError: there is no such folder, or what is there is not of the kind.
-            EvaluationError: what draws is not installed.
+            ConfigError: a folder does not exist, a file is a folder, or a folder is a file.
+            EvaluationError: the packages that draw charts are not installed.
         """
         for option, file in (("--json", self.json), ("--report", self.report)):
             if file is not None and not file.absolute().parent.is_dir():
@@ -55,7 +55,7 @@ class Output:
             expect_drawing()
 
     def write(self, findings: Findings, console: Console) -> None:
-        """Write what is wanted, and say where the page is."""
+        """Write what the options ask for, and print the path of the page."""
         if self.json is not None:
             write_json(self.json, findings.as_data())
         if self.wants_page:
@@ -63,11 +63,11 @@ class Output:
 
     @property
     def wants_page(self) -> bool:
-        """Whether a page, or the charts of one, are to be written."""
+        """Whether the options ask for a page or its charts."""
         return any((self.report, self.svg, self.png))
 
     def write_page(self, page: Page, console: Console) -> None:
-        """Write the page and its charts as far as they are wanted."""
+        """Write the page and its charts, as far as the options ask for them."""
         for folder, suffix in ((self.svg, ".svg"), (self.png, ".png")):
             if folder is not None:
                 page.write_charts(folder, suffix)
@@ -77,5 +77,5 @@ class Output:
 
 
 def write_json(file: Path, data: Any) -> None:
-    """Write data to a file that `Output.check` has looked at."""
+    """Write data to a file. `Output.check` has to be called before."""
     file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: whose it is, and whether a run may go on in it."""
+"""The folder of an evaluation: which run it belongs to, and whether the run may continue."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ PACKAGES = ("sadr-plugin", "easyeditor", "pyfastedit", "torch", "transformers", 
 
 
 def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
-    """Make the folder this run's, or see that it is.
+    """Claim the folder for this run, or check that it belongs to this run.
 
     Args:
         folder: ``--out``.
-        about: what the run's numbers depend on; it is kept in ``run.json``.
-        resume: whether the run may go on with what is there.
+        about: what the run's numbers depend on. It is stored in ``run.json``.
+        resume: whether the run may continue from the results in the folder.
 
     Raises:
-        ConfigError: the folder holds another run, or results of which nothing says whose they
-            are. A run that came to no result is none.
+        ConfigError: the folder has results of another run, or results without ``run.json``. A run
+            without any result does not count.
     """
     file, text = folder / "run.json", json.dumps(about, indent=2)
     results = folder / "results.jsonl"
     if results.exists() and results.stat().st_size:
         if not file.exists():
             raise ConfigError(
-                f"--out: {folder} holds results without the run.json that says whose they are; "
+                f"--out: {folder} holds results but no run.json, which would say what run they are of; "
                 "name another folder"
             )
         if not resume:
-            raise ConfigError(f"--out: {folder} holds a run; go on with --resume, or name another")
+            raise ConfigError(
+                f"--out: {folder} holds a run; continue it with --resume, or name another folder"
+            )
         _expect_same(file, json.loads(text))
         return
     from ..evaluation._files import replacing
@@ -60,12 +62,12 @@ def _expect_same(file: Path, about: dict[str, Any]) -> None:
 
 
 def packages() -> dict[str, str | None]:
-    """The versions that results depend on."""
+    """Return the versions of the packages that results depend on."""
     return versions(PACKAGES)
 
 
 def machine() -> dict[str, Any]:
-    """What times depend on."""
+    """Return the properties of the machine that times depend on."""
     import torch
 
     return {

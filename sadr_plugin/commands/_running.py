@@ -1,4 +1,4 @@
-"""How commands come to an editor with its model, here or on workers."""
+"""How commands load an editor with its model, in this process or on workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def read_summary(hparams_file: Path) -> HparamsSummary:
-    """What the hparams file says; raises `ConfigError` where there is none to read."""
+    """Return what the hparams file says.
+
+    Raises:
+        ConfigError: the file does not exist or cannot be used.
+    """
     if not hparams_file.is_file():
         raise ConfigError(f"there is no file {hparams_file}")
     return summary_of(hparams_file)
@@ -32,12 +36,12 @@ def read_summary(hparams_file: Path) -> HparamsSummary:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Records as ``--data``, ``--limit`` and ``--seed`` choose them.
+    """The records that ``--data``, ``--limit`` and ``--seed`` choose.
 
     Attributes:
-        file: where they are from.
-        found: all that it held.
-        records: those chosen.
+        file: the file of the records.
+        found: everything in the file.
+        records: the chosen records.
     """
 
     file: Path
@@ -46,7 +50,11 @@ class Chosen:
 
     @classmethod
     def by(cls, data: str, limit: int | None, seed: int, skip_bad: bool) -> Chosen:
-        """Choose as the options of these names say; raises `DataError` for a bad file."""
+        """Choose records by the options of the same names.
+
+        Raises:
+            DataError: the file cannot be used.
+        """
         from ..evaluation import BUILTIN, load, sample
 
         file = BUILTIN if data == "builtin" else Path(data)
@@ -57,7 +65,7 @@ class Chosen:
 def about_run(
     mode: str, summary: HparamsSummary, chosen: Chosen, options: EditorOptions, place: Place
 ) -> dict[str, Any]:
-    """What the numbers of any run depend on, for its ``run.json``."""
+    """Return what the numbers of any run depend on, for its ``run.json``."""
     return {
         "hparams": as_json(summary.settings),
         "data": chosen.file.name,
@@ -76,7 +84,7 @@ def make_evaluator(
     options: EditorOptions,
     evaluator: Callable[[Editor], Evaluator],
 ) -> Evaluator:
-    """An evaluator with the editor and the model that the hparams file names.
+    """Make an evaluator with the editor and the model that the hparams file names.
 
     SADR has to be enabled.
     """
@@ -84,7 +92,11 @@ def make_evaluator(
 
 
 def make_editor(hparams_file: Path, options: EditorOptions) -> Editor:
-    """The editor and the model that the hparams file names; raises `ConfigError` without one."""
+    """Load the editor and the model that the hparams file names.
+
+    Raises:
+        ConfigError: no adapter offers an editor for evaluations with this file.
+    """
     with silence():
         editor: Editor | None = plugin_manager().hook.sadr_editor(
             file=hparams_file, options=options
@@ -98,7 +110,7 @@ def make_editor(hparams_file: Path, options: EditorOptions) -> Editor:
 
 @dataclass(frozen=True)
 class Place:
-    """Where edits are evaluated, as the options of these names say."""
+    """Where edits are evaluated, as in the options of the same names."""
 
     engine: Engines = Engines.local
     workers: int | None = None
@@ -106,9 +118,10 @@ class Place:
     matmul: Precision = Precision.highest
 
     def cluster(self, make: Callable[[], Evaluator], arms: Sequence[str]) -> Engine | None:
-        """The engine with workers, if it is asked for.
+        """Return the engine with workers if the options ask for it, or None.
 
-        Raises `ConfigError` for workers of which there are none.
+        Raises:
+            ConfigError: ``--workers`` is given without ``--engine ray``.
         """
         if self.engine is Engines.ray:
             from ..evaluation import RayEngine
@@ -116,12 +129,12 @@ class Place:
             make = partial(_on_worker, make, self.matmul)
             return RayEngine(make, arms, self.workers, self.threads)
         if self.workers is not None:
-            raise ConfigError("--workers: there are none but with --engine ray")
+            raise ConfigError("--workers: works only with --engine ray")
         return None
 
     @contextlib.contextmanager
     def torch_settings(self) -> Iterator[None]:
-        """Torch's precision of matrix products and its threads, inside the block."""
+        """Set torch's precision of matrix products and its threads for a ``with`` block."""
         import torch
 
         before = torch.get_float32_matmul_precision(), torch.get_num_threads()
@@ -136,7 +149,7 @@ class Place:
 
 
 def _on_worker(make: Callable[[], Evaluator], matmul: Precision) -> Evaluator:
-    """The evaluator of a process that does nothing else."""
+    """Make the evaluator in a worker process, which does nothing else."""
     import torch
 
     from .. import enable
@@ -147,5 +160,5 @@ def _on_worker(make: Callable[[], Evaluator], matmul: Precision) -> Evaluator:
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON can hold them."""
+    """Return settings as data for JSON."""
     return {name: json.loads(json.dumps(value, default=str)) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""``sadr tune``: settings for this model and editor, found and proven."""
+"""``sadr tune``: find settings for a model and an editor, and test them on other records."""
 
 from __future__ import annotations
 
@@ -41,24 +41,30 @@ def tune(
     hparams_file: HparamsFile,
     data: Annotated[
         str,
-        typer.Option(help='Records to choose and to judge on: "builtin" or a file, as for eval.'),
+        typer.Option(
+            help='Records for the search and for the final test: "builtin" or a file, as for '
+            "sadr eval."
+        ),
     ],
     budget: Annotated[
-        str, typer.Option(help="How long to search, such as 30m or 2h; check-up and judging aside.")
+        str,
+        typer.Option(
+            help="Time for the search alone, such as 30m or 2h. The other steps take extra time."
+        ),
     ] = "30m",
     limit: Limit = None,
     records: Annotated[
-        int, typer.Option(help="On how many records each trial is run, at most.", min=4)
+        int, typer.Option(help="Maximum number of records for each trial of the search.", min=4)
     ] = 16,
     judged: Annotated[
-        int, typer.Option(help="On how many others the best is judged, at most.", min=4)
+        int, typer.Option(help="Maximum number of other records for the final test.", min=4)
     ] = 40,
-    keep: Annotated[bool, typer.Option(help="Search the settings of sadr.keep, too.")] = True,
+    keep: Annotated[bool, typer.Option(help="Also search the settings of sadr.keep.")] = True,
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Which layers to try, such as 3-9; with --corpus their statistics are computed. "
-            "[default: those whose statistics are there]",
+            help="Layers to try, such as 3-9. Missing statistics are computed from --corpus. "
+            "[default: the layers that have statistics]",
             show_default=False,
         ),
     ] = None,
@@ -66,15 +72,20 @@ def tune(
         list[str] | None,
         typer.Option(help="Text for layer statistics, as for sadr stats.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the search and the contexts.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed for the split of the records, the search and the context prompts."),
+    ] = 0,
     write: Annotated[
         Path | None,
-        typer.Option(help="Write the hparams file to use.", show_default=False),
+        typer.Option(help="Write the hparams file with the best settings.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for what was tried.")] = Path("sadr-tune"),
+    out: Annotated[Path, typer.Option(help="Folder for the results of all trials.")] = Path(
+        "sadr-tune"
+    ),
     resume: Resume = False,
     skip_bad: Annotated[
-        bool, typer.Option(help="Leave out bad records of the file; else they end the run.")
+        bool, typer.Option(help="Skip bad records of the file. Otherwise they end the run.")
     ] = False,
     engine: EngineOption = Engines.local,
     workers: Workers = None,
@@ -87,11 +98,11 @@ def tune(
     svg: SvgFolder = None,
     png: PngFolder = None,
 ) -> None:
-    """Find settings that hold on this model, and prove them.
+    """Find settings for this model, and test them on other records.
 
-    First a check-up of the editor as the file sets it. Then a search over the editor's own settings
-    and SADR's, on half of the records that the model knows. Then the best, the plain edit and the
-    stop alone are compared on the other half, which is looked at once.
+    A check-up tests the editor with the settings of the file. A search then tries the editor's own
+    settings and SADR's, on half of the records that the model knows. At the end, the best settings,
+    the plain edit and the stop alone are compared on the other half. That half is used only once.
     """
     from rich.console import Console
 
@@ -148,7 +159,7 @@ def tune(
 
 
 def _fixed(configured: Any) -> dict[str, Any]:
-    """What the file says under ``sadr:`` and the search leaves as it is."""
+    """Return the settings under ``sadr:`` in the file that the search does not change."""
     config = SadrConfig.parse(configured)
     if config is None:
         return {}
@@ -157,7 +168,11 @@ def _fixed(configured: Any) -> dict[str, Any]:
 
 
 def _seconds(text: str) -> float:
-    """Seconds of a time such as ``"30m"``, ``"1h30m"`` or ``"90s"``; raises `ConfigError`."""
+    """Return the seconds of a time such as ``"30m"``, ``"1h30m"`` or ``"90s"``.
+
+    Raises:
+        ConfigError: the text has another form.
+    """
     units = {"h": 3600.0, "m": 60.0, "s": 1.0}
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
     if not parts or "".join(map("".join, parts)) != text:

@@ -1,4 +1,4 @@
-"""What ``sadr tune`` found: on the terminal, as data, as a page, as an hparams file."""
+"""The results of ``sadr tune``: on the terminal, as data, as a page and as an hparams file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TuningFindings:
-    """A tuning, to be shown.
+    """The results of a tuning.
 
     Attributes:
-        name: the editor's.
-        tuning: what it came to.
-        editor: knows how its settings are written in its files.
+        name: the editor's name.
+        tuning: the results.
+        editor: the editor. It knows how its settings are written in its files.
     """
 
     name: str
@@ -34,7 +34,7 @@ class TuningFindings:
     editor: Editor
 
     def show(self, console: Console) -> None:
-        """On the terminal."""
+        """Show the results on the terminal."""
         for text in self._known():
             console.print(text, markup=False)
         for finding in self.tuning.findings:
@@ -52,7 +52,7 @@ class TuningFindings:
             console.print(self._settings(self.tuning.best), markup=False)
 
     def as_data(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the results as data for JSON."""
         tuning, verdict = self.tuning, self.tuning.verdict
         return {
             "known": {**asdict(tuning.known), "records": [r.key for r in tuning.known.records]},
@@ -81,7 +81,7 @@ class TuningFindings:
         }
 
     def page(self) -> Page:
-        """As a page."""
+        """Return the results as a page."""
         tuning = self.tuning
         page = Page(f"{self.name}, tuned", self._searched())
         if tuning.verdict is not None:
@@ -127,7 +127,7 @@ class TuningFindings:
         return page
 
     def write(self, source: Path, target: Path) -> None:
-        """The source hparams file with the settings found in it, its comments kept."""
+        """Write the source hparams file with the best settings in it. Comments are kept."""
         assert self.tuning.best is not None
         keys = self._hparams(self.tuning.best)
         if source.suffix == ".json":
@@ -143,7 +143,7 @@ class TuningFindings:
             yaml.dump(content, stream)
 
     def _hparams(self, tried: Tried) -> dict[str, Any]:
-        """What a trial changes in the file."""
+        """Return what a trial changes in the file."""
         return {
             **self.editor.as_hparams(tried.setup.settings),
             "sadr": dict(tried.setup.sadr or {}),
@@ -201,10 +201,10 @@ class TuningFindings:
 
 
 def expect_writable(target: Path, source: Path) -> None:
-    """See beforehand that a tuned hparams file can be written.
+    """Check in advance that a tuned hparams file can be written.
 
     Raises:
-        ConfigError: it is of another kind than the source, or there is no such folder.
+        ConfigError: its suffix differs from the source's, or its folder does not exist.
         EvaluationError: ruamel.yaml is not installed.
     """
     if target.suffix != source.suffix:
@@ -223,7 +223,7 @@ def _objectives(come: Any) -> str:
 
 
 def _yaml(name: str, value: Any, indent: str = "") -> list[str]:
-    """A setting as a line of YAML, or some."""
+    """Return a setting as one or more lines of YAML."""
     if isinstance(value, Mapping):
         inner = [line for key, of in value.items() for line in _yaml(key, of, indent + "  ")]
         return [f"{indent}{name}:", *inner]

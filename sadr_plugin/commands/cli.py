@@ -26,9 +26,9 @@ def _show_version(wanted: bool) -> None:
 
 
 def build() -> typer.Typer:
-    """The command line with every installed adapter's commands.
+    """Build the command line with the commands of every installed adapter.
 
-    An adapter whose commands cannot be added is named in a warning; the others' are there.
+    If the commands of an adapter cannot be added, a warning names it. All other commands work.
     """
     app = typer.Typer(
         help="Selective Attention Drift Restriction: knowledge edits that stay specific.",
@@ -43,7 +43,7 @@ def build() -> typer.Typer:
             bool,
             typer.Option(
                 "--version",
-                help="Say which version this is.",
+                help="Show the version.",
                 callback=_show_version,
                 is_eager=True,
             ),
@@ -68,7 +68,7 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; one of the plugin's own errors ends it with one line and status 1."""
+    """Run the command line. An error of the plugin itself ends it with one line and status 1."""
     try:
         build()()
     except SadrError as error:

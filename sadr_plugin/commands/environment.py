@@ -1,4 +1,4 @@
-"""The terminal a command writes to, and the packages it runs with."""
+"""The terminal of a command, and the versions of the packages that it uses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep what the toolkit prints, and bars of its own, off the terminal.
+    """Hide what the toolkit prints, and its progress bars.
 
-    Warnings come through, whoever gives them, and so does what is logged.
+    All warnings and all log messages still appear.
     """
     terminal, show = sys.stderr, warnings.showwarning
 
@@ -46,7 +46,7 @@ def silence() -> Iterator[None]:
 
 
 def progress(console: Console, remaining: bool = False) -> Progress:
-    """Bars that say how much of how much is done, and the time it took, or still takes."""
+    """Return progress bars with counts and the elapsed time, or the remaining time."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -62,7 +62,7 @@ def progress(console: Console, remaining: bool = False) -> Progress:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """The packages' installed versions; None for one that is not installed."""
+    """Return the packages' installed versions, with None for one that is not installed."""
     found: dict[str, str | None] = dict.fromkeys(packages)
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):

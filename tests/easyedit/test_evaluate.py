@@ -80,7 +80,7 @@ def test_both_arms_of_a_record(hparams, data, tmp_path):
     lines = (out / "results.jsonl").read_text()
     assert evaluate(hparams(), *options, "--resume").exit_code == 0
     assert (out / "results.jsonl").read_text() == lines, "nothing was done again"
-    with pytest.raises(ConfigError, match="go on with --resume"):
+    with pytest.raises(ConfigError, match="continue it with --resume"):
         evaluate(hparams(), *options)
     with pytest.raises(ConfigError, match="other settings"):
         evaluate(hparams(), *options, "--resume", "--seed", "1")

@@ -42,10 +42,9 @@ ARMS = ("before", "plain", "sadr")
 
 @dataclass(frozen=True)
 class Settings:
-    """One edit and how to make it.
+    """One edit and its settings.
 
-    With ``covariance``, ROME looks where the layer's statistics are, and leaves other facts'
-    keys alone.
+    With ``covariance``, ROME uses the layer statistics, and leaves the keys of other facts alone.
     """
 
     subject: str
@@ -60,7 +59,7 @@ class Settings:
 
 @dataclass
 class Row:
-    """A question of some kind and, for each arm, the probabilities of (right, edited in)."""
+    """A question with its kind and, for each arm, the probabilities (right, edited in)."""
 
     kind: str
     question: Question
@@ -69,9 +68,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one edit went.
+    """The result of one edit.
 
-    ``drift`` is the penalty at γ = 1, measured on the edited model with the loop's prompts.
+    ``drift`` is the penalty at γ = 1. It is measured on the edited model with the loop's prompts.
     """
 
     steps: int
@@ -81,14 +80,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """Both edits, to be shown.
+    """Both edits and what was measured.
 
     Attributes:
-        settings: how they were made.
-        rows: what was asked, and answered.
-        outcomes: how each went, by arm.
-        maps: attention at the prompts, before and in each arm.
-        reports: the edits' steps, by arm.
+        settings: the settings of the edits.
+        rows: the questions, with the probabilities of their answers.
+        outcomes: the result of each edit, by arm.
+        maps: attention at the prompts, before the edit and in each arm.
+        reports: the steps of each edit, by arm.
     """
 
     settings: Settings
@@ -98,7 +97,7 @@ class Demonstration:
     reports: dict[str, Report]
 
     def as_data(self) -> dict[str, Any]:
-        """The table as plain data, with the versions it was made with."""
+        """Return the table as plain data, with the versions of Python and the packages."""
         return {
             "settings": asdict(self.settings),
             "rows": [
@@ -122,7 +121,7 @@ class Demonstration:
         }
 
     def page(self) -> Page:
-        """As a page to look at."""
+        """Return the results as a page."""
         from sadr_plugin.pages import Page, steps
 
         settings = self.settings
@@ -164,7 +163,10 @@ class Demonstration:
 
 
 def rows_to_fill(settings: Settings, right: str, relations: list[tuple[str, str]]) -> list[Row]:
-    """What to ask before and after the edit; every answer but the edit's is to survive."""
+    """Return the questions for before and after the edit.
+
+    The edit should change the answers about the edited fact, and no others.
+    """
     from sadr_plugin.evaluation import Question
 
     fact = settings.prompt.format(settings.subject)
@@ -187,25 +189,25 @@ def rows_to_fill(settings: Settings, right: str, relations: list[tuple[str, str]
 
 
 def demo(
-    subject: Annotated[str, typer.Option(help="What the edited fact is about.")] = SUBJECT,
+    subject: Annotated[str, typer.Option(help="Subject of the edited fact.")] = SUBJECT,
     prompt: Annotated[
-        str, typer.Option(help="The fact up to its object, {} for the subject.")
+        str, typer.Option(help="The fact up to its object, with {} in place of the subject.")
     ] = "{} is located in the city of",
-    target: Annotated[str, typer.Option(help="The new object.")] = "Rome",
-    right: Annotated[str, typer.Option(help="The true object, to show what becomes of it.")] = (
-        "Paris"
-    ),
+    target: Annotated[str, typer.Option(help="New object of the fact.")] = "Rome",
+    right: Annotated[
+        str, typer.Option(help="True object of the fact. The table shows its probability.")
+    ] = "Paris",
     relation: Annotated[
         list[str] | None,
-        typer.Option(help='Another fact about the subject, as "PROMPT=ANSWER"; repeatable.'),
+        typer.Option(help='Another fact about the subject, as "PROMPT=ANSWER". Repeatable.'),
     ] = None,
-    layer: Annotated[int, typer.Option(help="The layer ROME rewrites.", min=0, max=28)] = 9,
+    layer: Annotated[int, typer.Option(help="Layer that ROME rewrites.", min=0, max=28)] = 9,
     gamma: Annotated[float, typer.Option(help="SADR's weight γ.", min=0)] = 0.04,
     steps: Annotated[
         int,
         typer.Option(
-            help="Optimisation steps of each edit; below 15 or so nothing much is edited, and "
-            "there is nothing to restrict.",
+            help="Optimisation steps of each edit. Below about 15 steps the edit has little "
+            "effect, and there is nothing to restrict.",
             min=2,
         ),
     ] = 40,
@@ -213,8 +215,8 @@ def demo(
     covariance: Annotated[
         bool,
         typer.Option(
-            help="Edit with layer statistics, computed on first use (some 100 s); without, ROME "
-            "leaks into plain neighbours, and SADR cannot mend that."
+            help="Edit with layer statistics. They are computed on first use (about 100 s). "
+            "Without them, ROME also changes plain neighbours, and SADR cannot prevent that."
         ),
     ] = True,
     json_file: JsonFile = None,
@@ -228,7 +230,7 @@ def demo(
     from sadr_plugin import Prompt
     from sadr_plugin.evaluation import Record
 
-    Prompt.from_template(prompt, subject)  # a wrong prompt is to be known before the model loads
+    Prompt.from_template(prompt, subject)  # report a wrong prompt before the model loads
     output = Output(json_file, report, svg, png)
     output.check()
     settings = Settings(subject, prompt, target.strip(), layer, gamma, steps, seed, covariance)
@@ -251,7 +253,7 @@ def demo(
 
 
 def run(settings: Settings, record: Record, rows: list[Row], console: Console) -> Demonstration:
-    """Fill the rows, with both edits from the same state of the model and a progress bar."""
+    """Make both edits from the same state of the model, fill the rows, and show progress."""
     from sadr_plugin import DriftProbe, enabled, reports
     from sadr_plugin.devices import cuda_or_cpu
     from sadr_plugin.drift import MapReader
@@ -279,7 +281,7 @@ def run(settings: Settings, record: Record, rows: list[Row], console: Console) -
             probe = DriftProbe(editor.seen(record))
             reader = MapReader(editor, record)
             _ask(rows, "before", model, tokenizer)
-            # γ = 0 restricts nothing, and leaves out of each forward what cannot change.
+            # γ = 0 restricts nothing, but each forward still skips what cannot change.
             for arm in (Arm("plain", {"gamma": 0}), Arm("sadr", {"gamma": settings.gamma})):
                 task = bars.add_task(f"ROME, {arm.name}", total=settings.steps)
                 watch = counted_steps(model, partial(_advance, bars, task))
@@ -301,12 +303,12 @@ def run(settings: Settings, record: Record, rows: list[Row], console: Console) -
 def show(
     console: Console, settings: Settings, rows: list[Row], outcomes: dict[str, Outcome]
 ) -> None:
-    """The table: probabilities before and after, and what each arm cost."""
+    """Show the table: probabilities before and after, and each arm's steps, drift and time."""
     from rich import box
     from rich.table import Table
 
     table = Table(
-        box=box.SIMPLE,  # all columns fit into 80, the prompt's folded
+        box=box.SIMPLE,  # all columns fit into 80 characters if the prompt is folded
         padding=(0, 0, 0, 1),
         title=f"{settings.prompt.format(settings.subject)} → {settings.target}, layer "
         f"{settings.layer}, γ = {settings.gamma:g}",

@@ -1,4 +1,4 @@
-"""``sadr stats``: the layer statistics an editor needs, computed from any text."""
+"""``sadr stats``: compute the layer statistics that an editor needs, from any text."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from sadr_plugin.commands._output import Output, write_json
 
 def stats(
     hparams_file: Annotated[
-        Path, typer.Argument(metavar="HPARAMS.yaml", help="The hparams of the edits to come.")
+        Path, typer.Argument(metavar="HPARAMS.yaml", help="The hparams file of the planned edits.")
     ],
     corpus: Annotated[
         list[str],
         typer.Option(
-            help='A UTF-8 text file, repeatable; "self": text drawn from the model; "python": '
-            "Python's own manual, some 120,000 tokens."
+            help='A UTF-8 text file (repeatable), or "self" for text sampled from the model, or '
+            '"python" for Python\'s own manual (about 120,000 tokens).'
         ),
     ],
     tokens: Annotated[
-        int | None, typer.Option(help="How many tokens to draw with --corpus self.", min=1)
+        int | None, typer.Option(help="Number of tokens to sample with --corpus self.", min=1)
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
-            help="These layers in place of the file's, such as 3-9; to try them with sadr tune.",
+            help="Layers to use instead of the file's, such as 3-9. sadr tune can then try them.",
             show_default=False,
         ),
     ] = None,
@@ -36,7 +36,7 @@ def stats(
 ) -> None:
     """Compute the layer statistics that an editor needs.
 
-    They are written where EasyEdit looks for them.
+    The files are written where EasyEdit looks for them.
     """
     import sys
 
@@ -60,7 +60,7 @@ def stats(
         first, last = layer_range("--layers", layers)
         hparams.layers = list(range(first, last + 1))
     if corpus not in (["python"], ["self"]):
-        read_texts([Path(file) for file in corpus])  # wrong ones are to be known at once
+        read_texts([Path(file) for file in corpus])  # report a bad file before the model loads
     job = Job(*load_model(hparams), hparams)
     console = Console(file=sys.stdout)
     with Progress(console=console) as progress:

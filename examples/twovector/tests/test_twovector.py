@@ -1,7 +1,10 @@
-"""The conformance kit on the tutorial's editor."""
+"""The conformance kit, run on the tutorial's editor."""
+
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import twovector
@@ -11,7 +14,7 @@ from twovector.sadr_adapter import POINT
 WORDS = ["<pad>", "<unk>", "so", "the", "tower", "is", "in", "a", "city", "rome", "paris"]
 
 
-def tokenizer():
+def tokenizer() -> Any:
     backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
@@ -26,7 +29,7 @@ def tokenizer():
 class TestTwoVector(EditorConformance):
     point = POINT
 
-    def new_model(self):
+    def new_model(self) -> nn.Module:
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=len(WORDS),
@@ -37,12 +40,13 @@ class TestTwoVector(EditorConformance):
             initializer_range=0.3,
             pad_token_id=0,
         )
-        return LlamaForCausalLM(config).eval()
+        model: nn.Module = LlamaForCausalLM(config)
+        return model.eval()
 
-    def hparams(self, **flag):
+    def hparams(self, **flag: Any) -> twovector.Hparams:
         return twovector.Hparams(lr=2.0, **flag)
 
-    def run(self, model, hparams):
+    def run(self, model: nn.Module, hparams: twovector.Hparams) -> Any:
         request = {
             "prompts": ["the {} is in", "so the {} is in the city"],
             "subject": "tower",

@@ -1,4 +1,4 @@
-"""A toolkit with one editor: it finds a vector for attention's output and one for the MLP's."""
+"""A toolkit with one editor. It finds a vector for a layer's attention and one for its MLP."""
 
 from .editor import Hparams, find_vectors
 

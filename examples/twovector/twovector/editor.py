@@ -1,8 +1,11 @@
-"""The editor. It knows nothing of SADR."""
+"""The editor. It does not use SADR."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 @dataclass
@@ -16,16 +19,25 @@ class Hparams:
     layer_template: str = "model.layers.{}"
 
 
-def find_vectors(model, tokenizer, request, hparams):
-    """Vectors that, added to a layer's attention and MLP output at the subject, change the answer.
+def find_vectors(
+    model: Any, tokenizer: Any, request: Mapping[str, Any], hparams: Hparams
+) -> list[Tensor]:
+    """Find two vectors that change the model's answer.
 
-    ``request`` has ``prompts`` with ``{}`` for the ``subject``, and the ``target``.
+    One is added to the output of a layer's attention, the other to the output of its MLP, both at
+    the subject's token.
+
+    Args:
+        model: a language model of transformers.
+        tokenizer: the model's tokenizer. It pads on the left.
+        request: ``prompts``, each with ``{}`` for the subject; the ``subject``; the ``target``.
+        hparams: the settings of the edit.
     """
     prompts = [prompt.format(request["subject"]) for prompt in request["prompts"]]
     batch = tokenizer(prompts, padding=True, return_tensors="pt")
     target = tokenizer(request["target"], add_special_tokens=False)["input_ids"][0]
     rows = torch.arange(len(prompts))
-    # Left padding: every prompt ends in the last column.
+    # The padding is on the left, so every prompt ends in the last column.
     subject = torch.tensor(
         [
             len(tokenizer(prompt.split("{}")[1])["input_ids"]) if prompt.split("{}")[1] else 0
@@ -38,8 +50,8 @@ def find_vectors(model, tokenizer, request, hparams):
     size = model.config.hidden_size
     vectors = [torch.zeros(size, requires_grad=True) for _ in range(2)]
 
-    def adding(vector):
-        def hook(module, args, output):
+    def adding(vector: Tensor) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
             hidden = (output[0] if isinstance(output, tuple) else output).clone()
             hidden[rows, subject] = hidden[rows, subject] + vector
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

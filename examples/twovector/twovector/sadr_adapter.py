@@ -1,9 +1,12 @@
-"""The adapter: which function holds the loop, and how its arguments read."""
+"""The adapter: which function contains the loop, and how to read the function's arguments."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
 
 
-def read(arguments):
+def read(arguments: Mapping[str, Any]) -> Edit:
     request, hparams = arguments["request"], arguments["hparams"]
     return Edit(
         model=arguments["model"],
@@ -25,5 +28,5 @@ POINT = EditPoint(
 
 
 @hookimpl
-def sadr_edit_points():
+def sadr_edit_points() -> list[EditPoint]:
     return [POINT]
