@@ -365,7 +365,8 @@ def test_the_page_of_an_evaluation(tmp_path, mode):
     plugin, manager = Stranger(), sadr_plugin.plugin_manager()
     manager.register(plugin)
     try:
-        shown = sadr_eval(tmp_path, "--mode", mode, "--report", tmp_path / "e.html")
+        files = ["--report", tmp_path / "e.html", "--json", tmp_path / "e.json"]
+        shown = sadr_eval(tmp_path, "--mode", mode, *files)
     finally:
         manager.unregister(plugin)
     assert shown.exit_code == 0, shown.output
@@ -373,3 +374,5 @@ def test_the_page_of_an_evaluation(tmp_path, mode):
     assert "Small, 2 records of data.json" in page
     assert 'aria-label="ES' in page
     assert page.count("<svg") == 1
+    (summary,) = tmp_path.rglob("summary.json")
+    assert json.loads((tmp_path / "e.json").read_text()) == json.loads(summary.read_text())

@@ -32,7 +32,7 @@ def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
     if results.exists() and results.stat().st_size:
         if not file.exists():
             raise ConfigError(
-                f"--out: {folder} holds results but no run.json, which would say what run they are of; "
+                f"--out: {folder} holds results but no run.json, which would say of which run; "
                 "name another folder"
             )
         if not resume:
