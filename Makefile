@@ -1,6 +1,6 @@
-# Every command sets up all it needs, in .venv and .venv-transformers5, from PyPI.
+# The targets install what they need from PyPI, into .venv and .venv-transformers5.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# EasyEdit's PyPI release needs transformers 4; the plugin itself also runs on a current one.
+# EasyEdit's PyPI release needs transformers 4. The plugin also runs with transformers 5.
 VENV := .venv
 VENV5 := .venv-transformers5
 BIN := $(VENV)/bin
@@ -20,15 +20,15 @@ test: $(READY) $(READY5)
 	$(BIN)/pytest
 	$(BIN5)/pytest
 
-# The documentation site, into site/.
+# Builds the documentation site in site/.
 docs: $(READY5)
 	NO_MKDOCS_2_WARNING=1 $(BIN5)/mkdocs build --strict
 
-# Which lines and branches the tests of the first environment reach.
+# Shows the lines and branches that the tests of the first environment reach.
 coverage: $(READY)
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered --cov-report=html
 
-# The wheel and the source archive, built twice: the same files, byte for byte.
+# Builds the wheel and the source archive twice, and checks that both builds have the same bytes.
 dist: $(READY)
 	rm -rf dist build/again
 	$(BIN)/python -m build --quiet --outdir dist
@@ -36,11 +36,11 @@ dist: $(READY)
 	for file in dist/*; do cmp $$file build/again/$$(basename $$file); done
 	rm -rf build/again
 
-# How long an edit takes without SADR, with it, and without reuse: the short form.
+# Times an edit without SADR, with it, with keep, and without reuse, in the short form.
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 
-# The tables of tested models, below the mark in docs/models.md, on both releases of transformers.
+# Writes the tables of tested models below the mark in docs/models.md, for transformers 4 and 5.
 models: $(READY) $(READY5)
 	sed '/generated below/q' docs/models.md > docs/models.part; echo >> docs/models.part
 	$(BIN)/sadr models --markdown >> docs/models.part

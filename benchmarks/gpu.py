@@ -1,14 +1,15 @@
-"""An edit of a model of Llama 3 8B's shape, in bfloat16, on a CUDA machine: time and memory.
+"""Time and memory of an edit on a CUDA GPU, for a model with the shape of Llama 3 8B.
 
     python benchmarks/gpu.py [--steps 20] [--rounds 5]
 
-First checks on a small model in float32 that CUDA and CPU find the same vector. Then times ROME's
-loop on the large one, which is random, without SADR, with it, and with it and ``reuse: false``, in
-turns in one process. Each finding is a line of JSON on standard output.
+The script first checks that CUDA and CPU find the same vector, with a small model in float32. It
+then times ROME's loop on the large model, which has random weights, in bfloat16. The arms take
+turns in one process: without SADR, with it, with it and ``keep``, and with ``reuse: false``. Each
+result is one line of JSON on standard output.
+
+This command runs the same on a machine without CUDA:
 
     python benchmarks/gpu.py --device cpu --model "random Llama, small" --dtype float32
-
-runs the same on a machine without CUDA.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LARGE = "random Llama, Llama 3 8B's shape"
 
 
 def agreement(device: str) -> dict[str, Any]:
-    """How far the vectors of CPU and device are apart, relative, float32."""
+    """Return the relative distance between the vectors of the CPU and the device, in float32."""
     case = Case(model=SMALL, layer=1, contexts=4)
     found = {}
     for place in ("cpu", device):
@@ -43,7 +44,7 @@ def agreement(device: str) -> dict[str, Any]:
 
 
 def compare(model_name: str, device: str, dtype: torch.dtype, steps: int, rounds: int) -> Any:
-    """Seconds and peak memory of each arm."""
+    """Return the seconds and the peak memory of each arm."""
     layers: int = LLAMAS[model_name]["num_hidden_layers"]
     model, tokenizer = load_model(model_name, device, dtype)
     loop = Loop(Case(model=model_name, layer=layers // 6), model, tokenizer, steps)

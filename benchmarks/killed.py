@@ -1,4 +1,6 @@
-"""Kills `sadr eval` (SIGKILL) three times in a real sequence, and compares with an undisturbed one.
+"""Kills `sadr eval` (SIGKILL) three times in a real sequence, and compares the results.
+
+The other results come from a run of the same sequence that is not killed.
 
 python benchmarks/killed.py HPARAMS.yaml FOLDER
 """
@@ -30,7 +32,7 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def numbers(out: Path) -> tuple[list[str], list[str]]:
-    """All that a run has come to, but for times."""
+    """Return all results and checkpoints of a run, without times."""
     results = [replace(result, seconds=0.0) for result in read_results(out / "results.jsonl")]
     checkpoints = read_checkpoints(out / "checkpoints.jsonl")
     return sorted(map(repr, results)), sorted(map(repr, checkpoints))

@@ -1,4 +1,4 @@
-"""What `speed.py` and `gpu.py` time: an editor's own loop on a model, and four ways to run it."""
+"""The loops that `speed.py` and `gpu.py` time: an editor's own loop, run in five ways."""
 
 from __future__ import annotations
 
@@ -38,8 +38,15 @@ FILLER = """the quick brown fox jumps over a lazy dog and runs away from it into
 wood""".split()  # noqa: SIM905
 
 ARMS = ("plain", "SADR", "SADR and keep", "SADR, reuse: false", "official way")
-"""The toolkit alone; the plugin as it is; with `keep: true`; without reuse; eager attention with
-every layer's weights kept, as the official code reads it."""
+"""The ways to run a loop.
+
+- plain: the toolkit alone.
+- SADR: the plugin with its defaults.
+- SADR and keep: with `keep: true`.
+- SADR, reuse: false: without reuse.
+- official way: eager attention that returns the weights of every layer, as the official code reads
+  them.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,10 @@ class Case:
 
     Attributes:
         editor: ROME, MEMIT or PMET.
-        model: ``"smollm2"``, or a name of `LLAMAS`.
+        model: ``"smollm2"``, or a name in `LLAMAS`.
         layer: the edited layer.
-        contexts: how many rewriting prompts.
-        tokens: how many tokens the longest of them has, its target included.
+        contexts: the number of rewriting prompts.
+        tokens: the number of tokens of the longest prompt, with its target.
     """
 
     editor: str = "ROME"
@@ -76,7 +83,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "tie_word_embeddings": True,
     },
-    # 579 million parameters.
+    # This model has 579 million parameters.
     "random Llama, 580 M": {
         "hidden_size": 1536,
         "intermediate_size": 4096,
@@ -98,7 +105,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
 
 
 def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """A model and SmolLM2's tokenizer."""
+    """Return a model and SmolLM2's tokenizer."""
     model, tokenizer = smollm2.load()
     if name != "smollm2":
         config = {"vocab_size": model.config.vocab_size, **LLAMAS[name]}
@@ -116,7 +123,8 @@ class Loop:
         sadr_plugin.enable()
         self.model, self.tokenizer, self.steps = model, tokenizer, steps
         self._case = case
-        point = next(p for p in EDIT_POINTS if p.editor == case.editor)  # PMET: both vectors
+        # PMET's first point is the one with both vectors.
+        point = next(p for p in EDIT_POINTS if p.editor == case.editor)
         module, _, name = point.function.partition(":")
         self._module, self._name = importlib.import_module(module), name
         self._point = point
@@ -125,17 +133,17 @@ class Loop:
         self._hparams.layers = [case.layer]
         self._hparams.v_loss_layer = layers - 1
         self._hparams.v_num_grad_steps = steps
-        self._hparams.v_lr = 0.02  # so that no arm is done before its last step
+        self._hparams.v_lr = 0.02  # so low that no arm stops before its last step
         self._hparams.device = model.device if model.device.type == "cuda" else "cpu"
         if not smollm2._takes_device_names():
             self._hparams.device = 0
         self._contexts = contexts(tokenizer, case.contexts, case.tokens)
 
     def run(self, arm: str) -> float:
-        """Run it once.
+        """Run the loop once.
 
         Returns:
-            Seconds.
+            The time in seconds.
         """
         ways: dict[str, Callable[[], float]] = {
             "plain": lambda: self._timed(self._dispatched, False),
@@ -189,10 +197,13 @@ class Loop:
 def in_turns(
     loop: Loop, arms: Sequence[str], rounds: int, after: Callable[[str], None] = lambda arm: None
 ) -> dict[str, list[float]]:
-    """Seconds of each arm in each round, every other round in reverse order.
+    """Return the seconds of each arm in each round. Every second round runs in reverse order.
 
     Args:
-        after: told the arm after each run.
+        loop: the loop.
+        arms: the arms to run.
+        rounds: the number of rounds.
+        after: called with the arm after each run.
     """
     taken: dict[str, list[float]] = {arm: [] for arm in arms}
     for number in track(range(rounds), "rounds", console=Console(stderr=True), transient=True):
@@ -203,12 +214,12 @@ def in_turns(
 
 
 def ratios(taken: dict[str, list[float]], arm: str) -> list[float]:
-    """Of an arm's seconds to the plain arm's, by round."""
+    """Return, for each round, the arm's seconds divided by the plain arm's seconds."""
     return [a / b for a, b in zip(taken[arm], taken["plain"], strict=True)]
 
 
 class KeptWeights:
-    """The drift penalty as the official code has it: every layer gives all its weights."""
+    """The drift penalty as the official code computes it: every layer returns all its weights."""
 
     def __init__(self, edit: Any) -> None:
         self._edit = edit
@@ -243,14 +254,15 @@ class KeptWeights:
         assert self._positions is not None
         layers = self._current[self._edit.layer + 1 :]
         if self._baseline is None:
-            self._kept = [layer.detach().clone() for layer in self._current]  # as it does
+            # The official code also stores all layers.
+            self._kept = [layer.detach().clone() for layer in self._current]
             self._baseline = self._rows(self._kept[self._edit.layer + 1 :])
             return loss
         rows = self._rows(layers)
         with torch.no_grad():
             selected = selected_heads(self._baseline, rows, self._positions.subject)
         penalty = drift_penalty(self._baseline, rows, selected)
-        penalty.item()  # printed at each step
+        penalty.item()  # the official code prints it at each step
         return loss + GAMMA * penalty
 
     def _rows(self, layers: Sequence[Tensor]) -> Tensor:
@@ -260,9 +272,12 @@ class KeptWeights:
 
 
 def contexts(tokenizer: Any, count: int, tokens: int) -> list[str]:
-    """Templates, the first bare, of the others half as long as the longest and half half of it."""
+    """Return templates for rewriting prompts. The first is bare.
+
+    Of the others, every second one is as long as the longest, and the rest are half as long.
+    """
     bare = len(tokenizer(REQUEST["prompt"].format(REQUEST["subject"]))["input_ids"])
-    room = max(tokens - bare - 1, 0)  # a full stop
+    room = max(tokens - bare - 1, 0)  # the 1 is for a full stop
     found = ["{}"] if count > 1 else []
     for number in range(count - len(found)):
         words = room if number % 2 == 0 else room // 2
@@ -274,7 +289,7 @@ def contexts(tokenizer: Any, count: int, tokens: int) -> list[str]:
 class Operations(TorchDispatchMode):
     """Counts the floating-point operations of a block, forward and backward, by torch's table.
 
-    Torch's own counter puts a hook on every module, before which the plugin reuses nothing.
+    Torch's own counter puts a hook on every module. With such hooks, the plugin reuses nothing.
     """
 
     def __init__(self) -> None:
@@ -290,7 +305,7 @@ class Operations(TorchDispatchMode):
 
 
 def operations(case: Case, model: nn.Module, tokenizer: Any, arm: str, steps: int) -> float:
-    """How many operations an edit of that many steps takes, from one of two and one of three."""
+    """Return the number of operations of an edit, extrapolated from edits of 2 and 3 steps."""
     found = []
     for few in (2, 3):
         with Operations() as counter:

@@ -1,9 +1,10 @@
-"""Edits with the upper ten layers offloaded to disk by accelerate, against the whole model.
+"""Compares edits of a whole model with edits of a model that accelerate offloads to disk.
 
     python benchmarks/offloaded.py HPARAMS.yaml
 
-Two built-in records, for a model of thirty layers as Llama names them: are all scores equal to
-the last bit, and what does it cost?
+The upper ten layers are offloaded. The model needs thirty layers with the names that Llama uses.
+The script edits two built-in records. It shows whether all scores are equal to the last bit, and
+how long the edits take.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draws what `speed.py --growth` found: plot.py growth.jsonl docs/performance.svg"""
+"""Draws the results of `speed.py --growth`: plot.py growth.jsonl docs/performance.svg"""
 
 from __future__ import annotations
 

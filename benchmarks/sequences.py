@@ -1,4 +1,4 @@
-"""Draws runs of `sadr eval --mode sequence` under each other: sequences.py OUT.svg FOLDER…"""
+"""Draws runs of `sadr eval --mode sequence` in one column: sequences.py OUT.svg FOLDER…"""
 
 from __future__ import annotations
 

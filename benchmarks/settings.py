@@ -2,7 +2,7 @@
 
     python benchmarks/settings.py HPARAMS.yaml OUT.jsonl '{"NAME": {"gamma": 1, "keep": …}, …}'
 
-Each name is an arm with what would stand under `sadr:`. It goes on where it was interrupted.
+Each name is an arm, with its settings under `sadr:`. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(hparams: str, out: str, arms: str) -> None:
     records = [record for record in everything if record.key not in reported]
     tried = [Arm(name, settings) for name, settings in json.loads(arms).items()]
     sadr_plugin.enable()
-    console = Console(file=sys.stdout)  # which silence() puts another in the place of
+    console = Console(file=sys.stdout)  # silence() replaces sys.stdout
     with Progress(console=console) as progress, silence():
         hook = sadr_plugin.plugin_manager().hook
         editor = hook.sadr_editor(file=Path(hparams), options=EditorOptions())

@@ -1,13 +1,13 @@
-"""How long an edit takes, and how much memory, without SADR, with it, and the official way.
+"""Time and memory of an edit without SADR, with the plugin, and as the official code does it.
 
-    python benchmarks/speed.py                      # the short form, some five minutes
+    python benchmarks/speed.py                      # the short form, about five minutes
     python benchmarks/speed.py --table --rounds 5   # the table of docs/performance.md
-    python benchmarks/speed.py --growth             # how it grows with tokens and contexts
+    python benchmarks/speed.py --growth             # how time grows with tokens and contexts
     python benchmarks/speed.py --memory             # peaks, each arm in a process of its own
 
-Times EasyEdit's own loops, the arms in turns in one process, so that whatever else the machine
-does falls on all of them. MEMIT and PMET need EasyEdit's main branch (EASYEDIT_HOME on PYTHONPATH).
-Each finding is a line of JSON on standard output as soon as it is there.
+The script times EasyEdit's own loops. The arms take turns in one process, so other work of the
+machine affects all of them. MEMIT and PMET need EasyEdit's main branch (EASYEDIT_HOME on
+PYTHONPATH). Each result is one line of JSON, printed at once on standard output.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def compare(case: Case, arms: Sequence[str], rounds: int, steps: int) -> dict[st
     loop = Loop(case, model, tokenizer, steps)
     short = Loop(case, model, tokenizer, 2)
     for arm in arms:
-        short.run(arm)  # imports and caches
+        short.run(arm)  # fills caches and runs imports
     taken = in_turns(loop, arms, rounds)
     found: dict[str, Any] = {}
     for arm in arms:
@@ -67,7 +67,10 @@ def compare(case: Case, arms: Sequence[str], rounds: int, steps: int) -> dict[st
 
 
 def extrapolated(case: Case, arms: Sequence[str], steps: int) -> dict[str, Any]:
-    """Seconds of an edit, by its first steps: all but the first two take the same time."""
+    """Return the seconds of an edit, extrapolated from its first steps.
+
+    All steps after the first two take the same time.
+    """
     model, tokenizer = load_model(case.model)
     few, more = (Loop(case, model, tokenizer, count) for count in (2, 5))
     found: dict[str, Any] = {}
@@ -82,7 +85,7 @@ def extrapolated(case: Case, arms: Sequence[str], steps: int) -> dict[str, Any]:
 
 
 def peak(case: Case, arm: str) -> float:
-    """The most memory an edit of three steps takes beyond the model's, in MiB."""
+    """Return the most memory of an edit of three steps, without the model's, in MiB."""
     model, tokenizer = load_model(case.model)
     Loop(Case(contexts=1, tokens=12), model, tokenizer, 2).run(arm)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -123,11 +126,12 @@ def main() -> None:
         if options.memory:
             found = peaks(case)
         elif options.growth:
-            # All weights of every layer at 512 tokens are more than a small machine has.
+            # At 512 tokens, the weights of all layers do not fit into the memory of a small
+            # machine.
             arms = ["plain", "SADR"] + ["official way"] * (case.tokens <= 256)
             found = extrapolated(case, arms, options.steps)
         else:
-            # One loop on each model shows what the official way costs.
+            # The official way is timed with one loop on each model.
             arms = ARMS if options.table and case in (TABLE[0], TABLE[-1]) else ARMS[:4]
             found = compare(case, arms, options.rounds, options.steps)
         print(json.dumps({"case": asdict(case), "threads": torch.get_num_threads(), **found}))

@@ -1,9 +1,9 @@
-"""What the plugin adds to the start-up of a Python process that does not use it.
+"""Time that the plugin adds to the start of a Python process that does not use it.
 
     python benchmarks/start_up.py [--runs 15]
 
-Needs the plugin installed in the environment it is run by. Prints the least and the median time of
-the import, in microseconds, as `python -X importtime` has it.
+The plugin has to be installed in the environment that runs the script. The script prints the least
+and the median time of the import in microseconds, as `python -X importtime` reports it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 
 
 def microseconds() -> int:
-    """The time that one process spends on importing `sadr_plugin.autoload` and what it needs."""
+    """Return the time of one process for importing `sadr_plugin.autoload` and what it imports."""
     run = [sys.executable, "-X", "importtime", "-c", "pass"]
     lines = subprocess.run(run, capture_output=True, text=True, check=True).stderr.splitlines()
     found = [line.split("|") for line in lines if line.endswith("sadr_plugin.autoload")]

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it with all extras in a clean environment, and runs the tests that need no
-# toolkit against it, away from the checkout:
+# Tests the wheel in a clean environment:
 #
 #     requirements/check.sh PYTHON [lowest]
 #
-# With "lowest", every direct requirement has the lowest version that is allowed.
+# The script builds the wheel and installs it with all extras. It then runs the tests that need no
+# toolkit, outside the checkout. With "lowest", every direct requirement has its lowest version that
+# is allowed.
 set -euo pipefail
 python=$1
 lowest=${2:-}
@@ -12,7 +13,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The tests run without the checkout beside them: what they import is what was installed.
+# Outside the checkout, the tests import the installed package.
 cp -r "$here/tests" "$here/pyproject.toml" "$work/"
 
 "$python" -m venv "$work/tools"

@@ -91,6 +91,14 @@ def test_yaml_blocks_are_accepted(block):
         SadrConfig.parse(data["sadr"])
 
 
+def test_settings_in_tables_are_accepted():
+    """Tables have settings to copy, each on one line."""
+    found = [line for page in PAGES for line in re.findall(r"`(sadr: [^`]+)`", page.read_text())]
+    assert len(found) > 50
+    for line in found:
+        SadrConfig.parse(yaml.safe_load(line)["sadr"])
+
+
 def commands(block: Block) -> list[list[str]]:
     """The commands of a shell block, as words; each part of a pipe or list by itself."""
     text = block.text.replace("\\\n", " ")

@@ -140,7 +140,7 @@ def test_pointer_and_keyboard_show_a_heads_row(browser, tmp_path):
     assert not tip.is_displayed()
     ActionChains(browser).move_to_element(marks[0]).perform()
     assert tip.is_displayed()
-    assert tip.text.startswith("layer 5, head 0: moved by 0.007 nats; to the subject 0.250")
+    assert tip.text.startswith("layer 5, head 0: moved by 0.007 nats; to the subject 0.250 before")
     caption, rows = rows_shown(browser)
     assert caption.startswith("Layer 5, head 0")
     assert rows == [["0.500", "0.450"], ["0.250", "0.300"], ["0.250", "0.250"]]

@@ -430,8 +430,8 @@ def test_a_check_up_names_what_helps():
     found = check_up(Described(), run)
     assert found[0].text == "too little text"
     assert not found[1].good
-    assert "ends at a probability of 0.10" in found[1].text
-    assert found[1].text.endswith("What helps: clamp_norm_factor 8 instead of 4 (0.95)")
+    assert "the target has a probability of 0.10" in found[1].text
+    assert found[1].text.endswith("These changes help: clamp_norm_factor 8 instead of 4 (0.95)")
     assert found[1].change == {"clamp_norm_factor": 8}
     assert found[1].change == {"clamp_norm_factor": 8}
     steps = [setup.sadr["num_grad_steps"] for setup in run.asked if "num_grad_steps" in setup.sadr]
@@ -439,24 +439,24 @@ def test_a_check_up_names_what_helps():
 
     run = runner(**{'"mom2_update_weight": 200': outcome(), "otherwise": outcome(made=False)})
     texts = [finding.text for finding in check_up(Described(), run)]
-    assert any("after it is written 0% of the edits hold" in text for text in texts)
+    assert any("only 0% of the edits succeed after it is written" in text for text in texts)
     assert any("mom2_update_weight 200 instead of 1000 (100%)" in text for text in texts)
 
     run = runner(**{'"layer": 3': outcome(), "otherwise": outcome(spared=False)})
     last = check_up(Described(), run)[-1]
     assert "layer 3 instead of 5 (100%)" in last.text
-    assert "That is not drift, and SADR cannot mend it" in last.text
+    assert "Attention drift is not the cause, and SADR cannot repair them" in last.text
     assert last.change == {"layer": 3}
 
     run = runner(**{"stop_at": outcome(made=False), "otherwise": outcome()})
     texts = [finding.text for finding in check_up(Tunable(), run)]
-    assert "stopped at a probability of 0.75, 0% of the edits hold: stop later" in texts
+    assert "with stop_at 0.75, only 0% of the edits succeed: use a higher stop_at" in texts
 
     failed = [Result("0", "x", {}, None, None, None, error="CUDA out of memory")]
     run = runner(**{'"clamp_norm_factor": 1.6': failed, "otherwise": outcome(spared=False)})
-    assert "None of the settings helps" in check_up(Described(), run)[-1].text
+    assert "No change of a setting helps" in check_up(Described(), run)[-1].text
     run = runner(**{"stop_at": failed, "otherwise": outcome()})
-    assert "0% of the edits hold: stop later" in check_up(Tunable(), run)[-2].text
+    assert "0% of the edits succeed: use a higher stop_at" in check_up(Tunable(), run)[-2].text
     (finding,) = check_up(Tunable(), runner(otherwise=failed))
     assert finding.text == "the editor fails: CUDA out of memory"
 
@@ -488,7 +488,7 @@ def test_a_verdict():
     assert good.regained["relation"] == 1
     assert good.lost == 0
     assert good.helps
-    assert good.sentence().startswith("These settings hold")
+    assert good.sentence() == "These settings help, and they reach all targets."
     some = judge(judged(8, paraphrase=False))
     assert some.helps
     assert some.regained["relation"] == pytest.approx(8 / 12)
@@ -502,7 +502,7 @@ def test_a_verdict():
     assert not few.helps, "what may be chance among so many tests is no help"
     little = judge(judged(3, plain_right=2))
     assert not little.helps
-    assert "10% of the lost RS comes back, not half" in little.shortcomings
+    assert "10% of the lost RS is regained, not half" in little.shortcomings
     assert little.sentence().startswith("No settings were found that help")
     nothing_lost = judge(judged(12, plain_right=12))
     assert nothing_lost.regained["relation"] is None

@@ -1,4 +1,4 @@
-"""What MkDocs is told beyond its configuration: generated pages, and links out of docs/."""
+"""Hooks of the MkDocs build: they add generated pages and replace links to files outside docs/."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sadr_plugin.commands.cli import build
 
 ROOT = Path(__file__).parents[2]
 
-# A link from a page to a file of the repository that is not under docs/, as GitHub follows it.
+# A link from a page to a file of the repository outside docs/. It works on GitHub only.
 OUTSIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./)+([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
 def command_line() -> str:
-    """The page about every command and option, from the commands' own help."""
+    """Return the page about all commands and options, made from the commands' own help."""
     command = typer.main.get_command(build())
     context = typer.Context(command, info_name="sadr")
     text = get_docs_for_click(obj=command, ctx=context, name="sadr", title="Command line")
@@ -27,7 +27,7 @@ def command_line() -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that are not files of docs/."""
+    """Add the pages that are not files in docs/."""
     pages = {
         "reference/command-line.md": command_line(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
@@ -38,7 +38,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Show a link out of docs/ as its text: the site has only docs/."""
+    """Replace links to files outside docs/ with their text. The site contains only docs/."""
     return OUTSIDE.sub(_inside, markdown)
 
 

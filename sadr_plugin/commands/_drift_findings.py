@@ -85,7 +85,7 @@ class DriftOfEdit:
         record = self.record
         page = Page(
             f"{record.prompt} → {record.target_new}",
-            "Where this edit moves attention, and what that does.",
+            "Where this edit moves attention, and how that changes the answers.",
         )
         page.heading("The edit")
         arms = [UNEDITED, *self.arms]
@@ -96,17 +96,17 @@ class DriftOfEdit:
         )
         page.heading("Attention, head by head")
         page.text(
-            "Each square is a head; its colour, how far its row of attention at the prompt's last "
-            "token has moved, KL(before ‖ after). The row of one head is shown below: point at a "
-            "square, or walk with the arrow keys."
+            "Each square is a head. Its colour shows how far the head's attention row at the "
+            "prompt's last token has moved: KL(before ‖ after), in nats. The row of one head is "
+            "shown below. To choose another head, point at its square or use the arrow keys."
         )
         page.attention(self.maps, self.arms)
-        page.heading("Does attention do it?")
+        page.heading("Does attention change the answers?")
         exchanged = [name(arm, ALL_HEADS) for arm in self.arms for name in (restored, transferred)]
         page.table(
             [["", "prompt", "right", *exchanged], *self._rows(exchanged)],
-            "The same questions, with the unedited model's attention put into the edited model, "
-            "and the other way round.",
+            "The same questions, asked with the unedited model's attention in the edited model, "
+            "and with the edited model's attention in the unedited model.",
             self._marks(exchanged),
         )
         if self.reports:
@@ -167,7 +167,9 @@ class DriftOfRecords:
         except EvaluationError as error:
             console.print(f"no correlations: {error}", markup=False)
             return
-        _show_rows(console, "drift against the fall of the right answer", rows, CORRELATED)
+        _show_rows(
+            console, "correlation of drift and the loss of the right answer", rows, CORRELATED
+        )
 
     def as_data(self) -> dict[str, Any]:
         """Return the results as data for JSON."""
@@ -183,7 +185,7 @@ class DriftOfRecords:
         """Return the results as a page."""
         summaries = summarise(self.results, self.arms)
         page = Page("Attention drift", f"Over {summaries[0].records} records.")
-        page.heading("Does attention do it?")
+        page.heading("Does attention change the answers?")
         page.chart("metrics", metrics(summaries, "Attention exchanged"))
         page.heading("Which heads drift")
         found = {arm: _heads(self.results, arm) for arm in self.edited_arms}
@@ -227,7 +229,7 @@ def _show_heads(console: Console, found: Mapping[str, Sequence[Head]]) -> None:
             [str(h.layer), str(h.head), f"{h.divergence:.3f}", f"{h.before:.3f}", f"{h.now:.3f}"]
             for h in of_arm[:SHOWN_HEADS]
         ]
-        header = ("layer", "head", "moved by, nats", "to the subject before", "now")
+        header = ("layer", "head", "moved by, nats", "to the subject before", "after")
         _show_rows(console, f"{arm}: the heads that drifted most", rows, header)
 
 

@@ -42,12 +42,12 @@ class TuningFindings:
             console.print(f"{mark}: {finding.text}", markup=False)
         console.print(self._searched(), markup=False)
         if self.tuning.verdict is not None:
-            title = f"{self.name}, records that the settings were not chosen on"
+            title = f"{self.name}, unseen records"
             console.print(table(self.tuning.verdict.summaries, title))
             for text in self._verdict():
                 console.print(text, markup=False)
         if self.tuning.causal is not None:
-            console.print(table(self.tuning.causal, "is it attention that does the damage?"))
+            console.print(table(self.tuning.causal, "causal test: the damage that attention does"))
         if self.tuning.best is not None:
             console.print(self._settings(self.tuning.best), markup=False)
 
@@ -85,7 +85,7 @@ class TuningFindings:
         tuning = self.tuning
         page = Page(f"{self.name}, tuned", self._searched())
         if tuning.verdict is not None:
-            page.heading("What the settings are worth")
+            page.heading("Results on unseen records")
             for text in self._verdict():
                 page.text(text)
             page.chart("judged", metrics(tuning.verdict.summaries, "Unseen records"))
@@ -94,9 +94,7 @@ class TuningFindings:
             page.heading("The settings")
             page.code(self._settings(tuning.best))
         page.heading("The check-up")
-        page.table(
-            [["", "what was found"], *(["✓" if f.good else "!", f.text] for f in tuning.findings)]
-        )
+        page.table([["", "finding"], *(["✓" if f.good else "!", f.text] for f in tuning.findings)])
         for text in self._known():
             page.text(text)
         page.heading("What was tried")
@@ -113,15 +111,15 @@ class TuningFindings:
         page.chart(
             "front",
             front(rows, "generality", "specificity", "What was tried"),
-            "Each point is a setting, on the records that were to be chosen on; the line joins "
-            "those that no other is better than in both.",
+            "Each point is one trial, on the records of the search. The line joins the trials that "
+            "no other trial beats in both objectives.",
         )
         if tuning.causal is not None:
-            page.heading("Is it attention that does the damage?")
+            page.heading("How much of the damage does attention do?")
             page.text(
-                "The same questions, with the unedited model's attention put into the edited "
-                "model: what comes back, attention had taken, and SADR could keep. What does not "
-                "come back, no restriction of attention can."
+                "These are the same questions, asked with the unedited model's attention in the "
+                "edited model. Attention broke the answers that become right again, so SADR could "
+                "keep them. A restriction of attention cannot keep the other answers."
             )
             page.table(summary_rows(tuning.causal))
         return page
@@ -158,21 +156,22 @@ class TuningFindings:
     def _known(self) -> Iterator[str]:
         known = self.tuning.known
         yield (
-            f"The model knows {len(known.records)} of the records and something to keep of each; "
-            f"{known.unknown} it does not know, of {known.nothing_to_keep} it knows nothing to "
-            f"keep. {known.dropped} questions that it gets wrong unedited were left out."
+            f"The model knows {len(known.records)} of the records, each with at least one answer "
+            f"to keep. {known.unknown} records were left out because the model does not know their "
+            f"fact, and {known.nothing_to_keep} because it knows no answer to keep. "
+            f"{known.dropped} questions that the unedited model answers wrong were left out."
         )
 
     def _searched(self) -> str:
         tuning = self.tuning
         given_up = sum(tried.given_up for tried in tuning.tried)
-        text = f"{len(tuning.tried)} settings were tried, {given_up} of them given up early. "
+        text = f"{len(tuning.tried)} settings were tried, {given_up} of them ended early. "
         if not tuning.tried:
             return "No setting was tried to the end in this time; give a longer --budget."
         if tuning.best is None:
-            return text + "With none of them did the edits take."
+            return text + "The edits did not succeed often enough with any of them."
         come = _objectives(tuning.best.objectives())
-        return text + f"Plain: {_objectives(tuning.plain)}; the best: {come}."
+        return text + f"Plain edit: {_objectives(tuning.plain)}. Best settings: {come}."
 
     def _verdict(self) -> Iterator[str]:
         verdict = self.tuning.verdict
@@ -185,9 +184,9 @@ class TuningFindings:
                 p = tuned.corrected.get(PLAIN, {}).get(task)
                 parts.append(f"{SHORT[task]} {share:+.0%}" + ("" if p is None else f" (p {p:.2g})"))
         if parts:
-            yield f"Of what the plain edit lost comes back: {', '.join(parts)}."
+            yield f"The settings regain, of what the plain edit lost: {', '.join(parts)}."
         if verdict.lost is not None:
-            yield f"It costs {verdict.lost:.1f} points of PS."
+            yield f"PS changes by {0 - verdict.lost:+.1f} points compared with the plain edit."
 
     def _row(self, tried: Tried) -> Mapping[str, Any]:
         come = tried.objectives()
@@ -208,7 +207,7 @@ def expect_writable(target: Path, source: Path) -> None:
         EvaluationError: ruamel.yaml is not installed.
     """
     if target.suffix != source.suffix:
-        raise ConfigError(f"--write: {target} has to end in {source.suffix}, as the other does")
+        raise ConfigError(f"--write: {target} has to end in {source.suffix}, like the source file")
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"--write: there is no folder {target.absolute().parent}")
     if source.suffix != ".json" and importlib.util.find_spec("ruamel.yaml") is None:
@@ -218,7 +217,7 @@ def expect_writable(target: Path, source: Path) -> None:
 def _objectives(come: Any) -> str:
     return (
         f"specificity {come.specificity:.3f}, generality {come.generality:.3f} "
-        f"({come.reworded:.0%} of the paraphrases), efficacy {come.efficacy:.2f}"
+        f"({come.reworded:.0%} of the paraphrases right), efficacy {come.efficacy:.2f}"
     )
 
 

@@ -1,8 +1,8 @@
-"""Pictures, and pages to look at: one HTML file each, which needs nothing but a browser.
+"""Pictures, and pages for a browser. Each page is one HTML file that needs nothing else.
 
-Charts are Altair's, drawn as SVG when the page is written. So a page holds no charting script
-(Vega's is 0.9 MB, plotly.js 4.8 MB), loads at once, is sharp in print, and every mark has a
-label for screen readers. What moves on a page, a hundred lines of `page.js` do.
+Altair makes the charts. They are drawn as SVG when the page is written, so a page contains no
+charting script (Vega's takes 0.9 MB, plotly.js takes 4.8 MB). It loads at once and prints sharply.
+Each mark has a label for screen readers. The only script is `page.js`, of about a hundred lines.
 """
 
 from ._charts import (

@@ -1,6 +1,6 @@
-"""Charts of what was measured, made with Altair.
+"""Charts of measured values, made with Altair.
 
-Every mark has a sentence as its description, which becomes its label in an SVG.
+Every mark has a sentence as its description. In an SVG, it becomes the mark's label.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from ..events import Report
 
 Chart = Any
-"""An ``altair.Chart`` or a combination of some."""
+"""An ``altair.Chart`` or a combination of several."""
 
 Charts = Mapping[str, Chart]
-"""Charts by name, which serves as the name of a file."""
+"""Charts by name. The name is also the name of a chart's file."""
 
 GREY = "#888888"
 COLOURS = {
@@ -36,20 +36,24 @@ COLOURS = {
     "keep": "#cc79a7",
     "sadr+keep": "#009e73",
 }
-"""Colours that colour-blind readers can tell apart (Okabe and Ito), the same in every chart."""
+"""The colours of the arms (Okabe and Ito), the same in every chart.
+
+Colour-blind readers can tell them apart.
+"""
 
 SPARE = ("#56b4e9", "#8c6bb1", "#a6761d", "#66a61e", "#000000")
 
 WIDTH = 640
 
 POINTS = 600
-"""How many points a cloud has at most."""
+"""The largest number of points in a scatter plot."""
 
 
 def save(chart: Chart, file: Path) -> None:
-    """Write a chart, in the format its suffix names: ``.svg``, ``.png`` or ``.json`` (Vega-Lite).
+    """Write a chart in the format of the file's suffix.
 
-    The same chart gives the same file.
+    The suffix is ``.svg``, ``.png`` or ``.json`` (Vega-Lite). The same chart always gives the same
+    file.
     """
     _altair()
     if file.suffix == ".svg":
@@ -60,16 +64,16 @@ def save(chart: Chart, file: Path) -> None:
 
 
 def svg(chart: Chart, prefix: str = "") -> str:
-    """A chart as SVG; the same chart gives the same text.
+    """Return a chart as SVG. The same chart always gives the same text.
 
     Args:
-        chart: what is drawn.
-        prefix: begins every name in it; names are those of the whole page that it stands in.
+        chart: the chart.
+        prefix: the start of every name in the SVG. Names have to be unique in the whole page.
     """
     import vl_convert
 
     text: str = vl_convert.vegalite_to_svg(chart.to_dict())
-    # They are numbered by how many there were before in the process.
+    # The renderer numbers names over the whole process, so they are replaced by stable ones.
     for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', text))):
         own = f"{prefix}name-{number}"
         text = text.replace(f'id="{name}"', f'id="{own}"').replace(f"#{name})", f"#{own})")
@@ -78,12 +82,12 @@ def svg(chart: Chart, prefix: str = "") -> str:
 
 
 def heads(found: Sequence[Head], title: str, largest: float | None = None) -> Chart:
-    """How far each head has moved, layer by head.
+    """Make a chart of how far each head's attention has moved, layer by head.
 
     Args:
         found: the heads, in any order.
-        title: what stands above.
-        largest: the divergence, in nats, that the darkest colour stands for; so that charts can be
+        title: the title of the chart.
+        largest: the divergence, in nats, of the darkest colour. Charts with the same value can be
             compared.
     """
     alt = _altair()
@@ -93,7 +97,7 @@ def heads(found: Sequence[Head], title: str, largest: float | None = None) -> Ch
             "head": head.head,
             "divergence": head.divergence,
             "label": f"layer {head.layer}, head {head.head}: moved by {head.divergence:.3f} nats; "
-            f"to the subject {head.before:.3f}, then {head.now:.3f}",
+            f"to the subject {head.before:.3f} before, {head.now:.3f} after",
         }
         for head in sorted(found, key=lambda head: (head.layer, head.head))
     ]
@@ -120,7 +124,10 @@ def heads(found: Sequence[Head], title: str, largest: float | None = None) -> Ch
 
 
 def steps(reports: Mapping[str, Report]) -> Chart:
-    """Loss, terms and the target's probability over an edit's steps, a line for each arm."""
+    """Make charts of the loss, the terms and the target's probability over the steps of an edit.
+
+    Each arm has its own line.
+    """
     alt = _altair()
     rows: list[dict[str, Any]] = [
         {
@@ -159,7 +166,7 @@ def _of_step(step: Any) -> Iterator[tuple[str, float]]:
 
 
 def metrics(summaries: Sequence[ArmSummary], title: str) -> Chart:
-    """The arms' accuracies with 95 % intervals, metric by metric.
+    """Make a chart of the arms' accuracies, metric by metric, with 95 % intervals.
 
     Raises:
         EvaluationError: no record was scored in every arm.
@@ -193,13 +200,15 @@ def metrics(summaries: Sequence[ArmSummary], title: str) -> Chart:
 def sequence(
     summary: SequenceSummary, title: str, shown: Sequence[str] | None = None, columns: int = 3
 ) -> Chart:
-    """Every metric over the number of edits, a line for each arm, with 95 % intervals.
+    """Make charts of every metric over the number of edits, with 95 % intervals.
+
+    Each arm has its own line.
 
     Args:
-        summary: what is drawn.
-        title: what stands above.
-        shown: the titles of the curves to draw; None for all.
-        columns: how many stand beside each other.
+        summary: the summary of the sequence.
+        title: the title of the charts.
+        shown: the titles of the curves to draw. None for all.
+        columns: the number of charts in a row.
 
     Raises:
         EvaluationError: no checkpoint was reached in every arm.
@@ -227,7 +236,7 @@ def sequence(
 
 
 def under_each_other(charts: Sequence[Chart]) -> Chart:
-    """Several charts as one."""
+    """Place several charts in one column."""
     return _altair().vconcat(*charts)
 
 
@@ -253,7 +262,10 @@ def _curve(alt: Any, rows: list[dict[str, Any]], name: str, arms: Sequence[str])
 
 
 def losses(found: Correlation) -> Chart:
-    """Drift against what the right answer lost, a point for each question; of very many, some."""
+    """Make a scatter plot of the questions' drift and the loss of their right answers.
+
+    Each point is a question. If there are more than `POINTS` questions, only some are drawn.
+    """
     alt = _altair()
     apart = -(-len(found.points) // POINTS)
     rows = [
@@ -274,14 +286,14 @@ def losses(found: Correlation) -> Chart:
 
 
 def front(rows: Sequence[Mapping[str, Any]], x: str, y: str, title: str) -> Chart:
-    """What was tried, by two objectives, with the best of it joined by a line.
+    """Make a chart of trials by two objectives. A line joins the Pareto front.
 
     Args:
-        rows: what was tried; each with the objectives, ``label``, ``kind`` (what its colour tells)
-            and ``best``, whether nothing else is better in both.
-        x: the name of the one objective, which stands at its axis.
-        y: of the other.
-        title: what stands above.
+        rows: the trials. Each has the objectives, a ``label``, a ``kind`` for its colour, and
+            ``best``: whether it is on the Pareto front.
+        x: the name of the first objective, which is also the title of its axis.
+        y: the same for the second objective.
+        title: the title of the chart.
     """
     alt = _altair()
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
@@ -310,7 +322,7 @@ def front(rows: Sequence[Mapping[str, Any]], x: str, y: str, title: str) -> Char
 
 
 def _interval(found: Estimate | float, label: str) -> dict[str, Any]:
-    """A value as a row has it, with its interval and a sentence."""
+    """Return a value as a row of data, with its interval and a sentence."""
     if isinstance(found, float | int):
         return {"mean": found, "label": f"{label}: {found:.3g}"}
     if found.low is None or found.high is None:
@@ -349,17 +361,21 @@ def _title(alt: Any, text: str) -> Any:
 
 
 def _grid(alt: Any, charts: Sequence[Chart], columns: int) -> Chart:
-    """The charts, some in a row."""
+    """Place the charts in rows."""
     return alt.concat(*charts, columns=columns)
 
 
 def expect_drawing() -> None:
-    """Raise `EvaluationError` where charts cannot be drawn."""
+    """Check in advance that charts can be drawn.
+
+    Raises:
+        EvaluationError: a package for drawing is not installed.
+    """
     _altair()
 
 
 def _altair() -> Any:
-    """Altair; raises as `expect_drawing` does."""
+    """Return Altair. It raises the error of `expect_drawing`."""
     try:
         import altair
         import vl_convert  # noqa: F401

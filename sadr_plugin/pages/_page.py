@@ -1,4 +1,4 @@
-"""One HTML file with tables, charts and maps of attention, that needs nothing but a browser."""
+"""A page: one HTML file with tables, charts and attention maps, for any browser."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from ..drift import AttentionMap
 
 PER_MILLE = 1000
-"""Attention is written into a page in thousandths."""
+"""The scale of attention weights in a page: they are written in thousandths."""
 
 WORDS = 24
-"""Cells with more characters are kept wide."""
+"""The number of characters above which a cell gets a minimum width."""
 
 MARKS = 5000
-"""How many squares the maps of a page may have together; each takes some 250 bytes."""
+"""The largest number of squares in all maps of a page. Each square takes about 250 bytes."""
 
 LARGEST = 2_000_000
-"""Bytes that a page should not exceed."""
+"""The largest size of a page, in bytes."""
 
 
 @dataclass
 class Page:
-    """A page under way.
+    """A page that is being made.
 
     Args:
-        title: what it is about.
+        title: the title.
         subtitle: a sentence that says what was done.
     """
 
@@ -46,11 +46,11 @@ class Page:
 
     @property
     def charts(self) -> Charts:
-        """The charts on the page, by name."""
+        """The charts of the page, by name."""
         return dict(self._charts)
 
     def heading(self, text: str) -> None:
-        """Begin a section."""
+        """Start a section."""
         self._parts.append(f"<h2>{html.escape(text)}</h2>")
 
     def text(self, text: str) -> None:
@@ -58,7 +58,7 @@ class Page:
         self._parts.append(f"<p>{html.escape(text)}</p>")
 
     def code(self, text: str) -> None:
-        """Add text as it is, to be copied."""
+        """Add text that readers can copy, without changes."""
         self._parts.append(f"<pre>{html.escape(text)}</pre>")
 
     def table(
@@ -70,10 +70,10 @@ class Page:
         """Add a table.
 
         Args:
-            rows: cells as text, the header first.
-            caption: what stands below.
-            marks: classes of single cells, by (row, column) without the header: ``"good"``,
-                ``"bad"``.
+            rows: the cells as text. The first row is the header.
+            caption: the text below the table.
+            marks: the classes of single cells, ``"good"`` or ``"bad"``, by (row, column). The
+                header is not counted as a row.
         """
         header, *body = rows
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
@@ -96,19 +96,20 @@ class Page:
         """Add a chart.
 
         Args:
-            name: the name of its file, where charts are written as files.
-            chart: see `sadr_plugin.pages`.
-            caption: what stands below.
+            name: the name of the chart's file, if charts are also written as files.
+            chart: a chart of `sadr_plugin.pages`.
+            caption: the text below the chart.
         """
         self._parts.append(_figure(self._svg(name, chart), caption))
 
     def attention(self, maps: Sequence[AttentionMap], arms: Sequence[str]) -> None:
-        """Add maps of attention: for each prompt the heads of every arm, and the row of one.
+        """Add attention maps: for each prompt, the heads of every arm, and the row of one head.
 
-        As many as there is room for: first the edit's own, then one of each kind, and so on.
+        If there is no room for all maps, the first question of each kind is shown, then the second,
+        and so on. The edit's own prompt comes first.
 
         Args:
-            maps: the maps; those of all arms have the unedited rows besides.
+            maps: the maps. Each has the rows of all arms and the unedited rows.
             arms: the edited arms.
         """
         squares = len(arms) * maps[0].rows[arms[0]].shape[:2].numel()
@@ -117,10 +118,10 @@ class Page:
             self._parts.append(self._map(number, found, arms))
 
     def write(self, file: Path) -> None:
-        """Write the page.
+        """Write the page to a file.
 
         Raises:
-            ConfigError: there is no folder for it, or it would be too large.
+            ConfigError: the file's folder does not exist, or the page is too large.
         """
         from .._version import plugin_version
 
@@ -140,7 +141,7 @@ class Page:
         file.write_text(page, encoding="utf-8")
 
     def write_charts(self, folder: Path, suffix: str) -> None:
-        """Write every chart as a file of its own, ``.svg`` or ``.png``."""
+        """Write each chart to its own file, ``.svg`` or ``.png``."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, chart in self._charts.items():
             save(chart, folder / f"{name}{suffix}")
@@ -149,7 +150,7 @@ class Page:
         if name in self._charts:
             raise ValueError(f"two charts are called {name!r}")
         self._charts[name] = chart
-        # The page's own colour is to lie behind it.
+        # The page's own background colour has to be visible.
         return svg(chart, f"c{len(self._charts)}-").replace('fill="white"', 'fill="none"', 1)
 
     def _map(self, number: int, found: AttentionMap, arms: Sequence[str]) -> str:
@@ -203,7 +204,7 @@ def _is_number(cell: str) -> bool:
 
 
 def facts(values: Mapping[str, Any]) -> list[list[str]]:
-    """Settings as the rows of a table."""
+    """Return settings as the rows of a table."""
     return [["setting", "value"], *([name, _short(value)] for name, value in values.items())]
 
 

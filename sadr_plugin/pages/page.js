@@ -1,6 +1,6 @@
 "use strict";
-// Every mark of a chart has a sentence as its label. It is shown where the pointer or the
-// keyboard is: Tab enters a chart, the arrow keys walk over its marks.
+// Every mark of a chart has a sentence as its label. The label is shown for the mark under the
+// pointer or with the keyboard focus. Tab enters a chart. The arrow keys move between its marks.
 const tip = document.getElementById("tip");
 
 function show(mark) {
@@ -17,7 +17,7 @@ function hide() {
   tip.hidden = true;
 }
 
-// The mark that lies next in a direction, by the marks' middles.
+// Returns the next mark in a direction, measured between the centres of the marks.
 function beside(marks, mark, dx, dy) {
   const middle = (element) => {
     const box = element.getBoundingClientRect();
@@ -61,15 +61,16 @@ for (const svg of document.querySelectorAll("svg")) {
   });
 }
 
-// Maps of attention: the marks lie layer by layer, head by head; the one under the pointer or the
-// keyboard shows its head's row over the tokens, in every arm.
+// Attention maps: the marks are ordered by layer, then by head. The mark under the pointer or with
+// the keyboard focus shows its head's row over the tokens, in every arm.
 function fill(box, data, layer, head) {
   const table = document.createElement("table");
   table.className = "bars";
   const arms = Object.keys(data.rows);
   const caption = table.createCaption();
   caption.textContent = "Layer " + data.layers[layer] + ", head " + head +
-    ": attention from the last token to each, before and after; the subject in bold";
+    ": attention from the last token to each token, before and after the edit. " +
+    "The subject is in bold.";
   const top = table.createTHead().insertRow();
   for (const name of ["token", ...arms.flatMap((arm) => [arm, ""])]) {
     const cell = document.createElement("th");

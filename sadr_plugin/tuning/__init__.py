@@ -1,4 +1,4 @@
-"""Settings for a model and an editor: found on some records it knows, judged on others.
+"""Finds settings for a model and an editor on some records, and tests them on other records.
 
 All names that a program needs are here::
 

@@ -1,7 +1,7 @@
-"""A check-up of the editor as it is set, before anything is searched: what is to blame where not.
+"""The check-up: tests of the editor with the settings of its file, before the search.
 
-Nothing is guessed: where something is wrong, each setting that could be to blame is changed by
-itself, and the change that helps is named.
+The check-up does not guess. If a test fails, it changes each setting that could be the cause, one
+at a time. It then names the changes that help.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from ._space import nearest_layer
 from ._trials import Setup
 
 STOP = 0.75
+"""The ``stop_at`` of the test with an early stop."""
 
 REACHES = 0.5
-"""The probability of the target that a loop has to end at."""
+"""The probability that the target needs at the end of a loop, as the mean over the edits."""
 
 TAKES = 0.9
-"""The share of edits, or the probability of its answers being right, that counts as well."""
+"""The share of right answers that a test needs, for the edit itself and for neighbours."""
 
 HELPS = 0.1
-"""By how much a change has to raise what is wrong."""
+"""The smallest improvement of a share or a probability that counts as help."""
 
 Run = Callable[[str, Setup], Sequence[Result]]
-"""Edits a few records in a way that has a name; gives their results."""
+"""Edits a few records with a named setup, and returns the results."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one test.
 
     Attributes:
-        text: what was found, and what to change.
-        good: whether it is as it should be.
-        change: settings of the editor with which it was best; the search begins with them.
+        text: the result, and what to change.
+        good: whether the test passed.
+        change: the settings of the editor that gave the best result. The search begins with them.
     """
 
     text: str
@@ -46,11 +47,16 @@ class Finding:
 
 
 def check_up(editor: Editor, run: Run) -> list[Finding]:
-    """Does the edit take, does it hold after an early stop, is a plain neighbour spared?
+    """Test whether edits succeed, alone and with an early stop, and whether neighbours stay right.
+
+    If a plain edit fails with an error, the tests end there.
 
     Args:
-        editor: as the file sets it.
-        run: edits a few records, always the same.
+        editor: the editor with the settings of the file.
+        run: edits a few records, always the same ones.
+
+    Returns:
+        The editor's own remarks, then the result of each test.
     """
     found = [Finding(remark, False) for remark in editor.remarks()]
     plain = run("plain", Setup(sadr={"gamma": 0.0}))
@@ -62,16 +68,16 @@ def check_up(editor: Editor, run: Run) -> list[Finding]:
     stopped = run("stopped", Setup(sadr=_stop(steps)))
     made = _right(stopped, "efficacy")
     if made < TAKES <= _right(plain, "efficacy"):
-        text = f"stopped at a probability of {STOP}, {made:.0%} of the edits hold: stop later"
+        text = f"with stop_at {STOP}, only {made:.0%} of the edits succeed: use a higher stop_at"
         found.append(Finding(text, False))
     elif made >= TAKES:
-        found.append(Finding(f"the edit holds after a stop at a probability of {STOP}", True))
+        found.append(Finding(f"with stop_at {STOP}, {made:.0%} of the edits succeed", True))
     found += _spares(plain, stopped, changes)
     return found
 
 
 class _Help(NamedTuple):
-    """A change that was tried: its words, what came of it, and the editor's settings with it."""
+    """A change that was tried: a description, the result with it, and the changed settings."""
 
     words: str
     value: float
@@ -79,17 +85,18 @@ class _Help(NamedTuple):
 
 
 class _Changes:
-    """Settings of the editor changed one at a time."""
+    """Changes settings of the editor, one at a time."""
 
     def __init__(self, editor: Editor, run: Run) -> None:
         self._space, self._values = editor.search_space(), editor.settings()
         self._run = run
 
     def of(self, *wanted: tuple[str, float]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """The changes that the editor allows, each with its words.
+        """Yield the changes that the editor allows, each with a description.
 
         Args:
-            *wanted: a setting and a factor; for ``layer``, by how many layers.
+            *wanted: the name of a setting and a factor. For ``layer``, the number of layers to
+                move.
         """
         for name, change in wanted:
             if name not in self._space:
@@ -103,17 +110,19 @@ class _Changes:
                 yield f"{name} {new:g} instead of {value:g}", {name: new}
 
     def results(self, settings: Mapping[str, Any], sadr: Mapping[str, Any]) -> Sequence[Result]:
+        """Edit with changed settings."""
         setup = Setup(settings, sadr)
         return self._run(f"check {setup.key}", setup)
 
 
 def _takes(plain: Sequence[Result], changes: _Changes, steps: int) -> Iterator[Finding]:
+    """Test whether the loop finds a vector, and whether the edits succeed."""
     reached = [result.reached for result in plain if result.reached is not None]
     made = _right(plain, "efficacy")
     if reached and fmean(reached) < REACHES:
         helping = [one for one in _tried(changes, steps) if one.value > fmean(reached) + HELPS]
         text = (
-            f"the loop does not find a vector: the target ends at a probability of "
+            "the loop does not find a vector: at its last step the target has a probability of "
             f"{fmean(reached):.2f}. "
         )
         yield _finding(text, helping, "{:.2f}")
@@ -123,14 +132,17 @@ def _takes(plain: Sequence[Result], changes: _Changes, steps: int) -> Iterator[F
             now = _right(changes.results(settings, {"gamma": 0.0}), "efficacy")
             if now > made + HELPS:
                 helping.append(_Help(words, now, settings))
-        text = f"the loop finds a vector, but after it is written {made:.0%} of the edits hold. "
+        text = (
+            f"the loop finds a vector, but only {made:.0%} of the edits succeed after it is "
+            "written into the weights. "
+        )
         yield _finding(text, helping)
     else:
-        yield Finding(f"the edit takes: {made:.0%} of the edits hold", True)
+        yield Finding(f"{made:.0%} of the plain edits succeed", True)
 
 
 def _tried(changes: _Changes, steps: int) -> Iterator[_Help]:
-    """The probability that the loop ends at with each change."""
+    """Yield each change with the probability that the target then has at the end of the loop."""
     wanted: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
         (words, settings, {"gamma": 0.0})
         for words, settings in changes.of(
@@ -147,12 +159,15 @@ def _tried(changes: _Changes, steps: int) -> Iterator[_Help]:
 def _spares(
     plain: Sequence[Result], stopped: Sequence[Result], changes: _Changes
 ) -> Iterator[Finding]:
-    """Plain neighbours, which no drift of attention concerns."""
+    """Test answers about neighbours, asked without the edited statement.
+
+    Attention drift is not the cause if they break.
+    """
     spared = _right(plain, "neighbourhood")
     if not any(result.scores.get("neighbourhood") for result in plain):
         return
     if spared >= TAKES:
-        yield Finding(f"plain neighbours are spared: {spared:.0%} are still right", True)
+        yield Finding(f"answers about neighbours: {spared:.0%} stay right", True)
         return
     helping = []
     early = _right(stopped, "neighbourhood")
@@ -171,32 +186,40 @@ def _spares(
         if share > spared + HELPS and made >= TAKES:
             helping.append(_Help(words, share, settings))
     text = (
-        f"plain neighbours break: {spared:.0%} are still right. That is not drift, and SADR cannot "
-        "mend it. "
+        f"answers about neighbours: only {spared:.0%} stay right. Attention drift is not the "
+        "cause, and SADR cannot repair them. "
     )
     yield _finding(text, helping)
 
 
 def _finding(text: str, helping: Sequence[_Help], form: str = "{:.0%}") -> Finding:
-    """What is wrong, with all that helps; the search is to begin with what helps most."""
+    """Describe a failed test, with all changes that help. The best of them starts the search."""
     if not helping:
-        return Finding(text + "None of the settings helps", False)
+        return Finding(text + "No change of a setting helps", False)
     named = "; ".join(f"{one.words} ({form.format(one.value)})" for one in helping)
     best = max(helping, key=lambda one: one.value)
-    return Finding(f"{text}What helps: {named}", False, best.settings)
+    return Finding(f"{text}These changes help: {named}", False, best.settings)
 
 
 def _stop(steps: int) -> dict[str, Any]:
+    """Return SADR's settings for the test with an early stop."""
     return {"gamma": 0.0, "stop_at": STOP, "num_grad_steps": 2 * steps}
 
 
 def steps_of(plain: Sequence[Result]) -> int:
-    """How many steps the editor takes as it is set, by its plain edits."""
+    """Return the number of steps that the editor takes with its own settings.
+
+    Args:
+        plain: the results of plain edits. The largest number of steps counts.
+    """
     return max(1, round(max(result.steps for result in plain)))
 
 
 def _right(results: Sequence[Result], kind: str) -> float:
-    """The share of right answers of a kind; an edit that failed has all wrong."""
+    """Return the share of right answers of a kind, or 1 without answers.
+
+    A failed edit counts as one wrong answer.
+    """
     values = [float(right > wrong) for r in results for right, wrong in r.scores.get(kind, ())]
     values += [0.0 for result in results if result.error is not None]
     return fmean(values) if values else 1.0

@@ -1,4 +1,7 @@
-"""What a model knows: only that can an edit change, and only that can it break."""
+"""Selects the records that a model knows.
+
+An edit can only change a fact that the model knows. It can only break an answer that was right.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,23 @@ from ..errors import DataError
 from ..evaluation import Question, Record, Scorer
 
 TO_KEEP = ("neighbours", "relations")
-"""The attributes of a record whose questions an edit is to leave alone."""
+"""The attributes of a record with the questions whose answers an edit should not change."""
 
 LEAST = 8
-"""Records without which nothing can be chosen and judged."""
+"""The smallest number of known records with which settings can be chosen and tested."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What of some records a model knows.
+    """The records that a model knows.
 
     Attributes:
-        records: those whose edited fact it knows and of which it knows something to keep, with
-            the questions to keep that it answers right.
-        unknown: how many records it does not know the fact of.
-        nothing_to_keep: how many have no question to keep that it answers right.
-        dropped: how many questions to keep were left out of ``records``.
+        records: the records whose fact the model knows, with at least one question to keep.
+            Questions to keep that the model answers wrong are left out of them.
+        unknown: the number of records whose fact the model does not know.
+        nothing_to_keep: the number of other records without a question to keep that the model
+            answers right.
+        dropped: the number of questions to keep that were left out of ``records``.
     """
 
     records: list[Record]
@@ -40,12 +44,14 @@ def known(
     scorer: Scorer,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> Known:
-    """What the unedited model knows: where the right answer is likelier than the wrong one.
+    """Ask the unedited model, and return the records that it knows.
+
+    The model knows an answer if the right answer is more probable than the wrong one.
 
     Args:
-        records: what to ask about.
-        scorer: of the unedited model.
-        on_record: told each record once it has been asked about.
+        records: the records to ask about.
+        scorer: the scorer of the unedited model.
+        on_record: called with each record after its questions.
     """
     found: list[Record] = []
     unknown = nothing = dropped = 0
@@ -70,22 +76,31 @@ def known(
 
 
 def _right(scorer: Scorer, asked: Sequence[Question]) -> list[bool]:
+    """Return, for each question, whether the right answer is more probable than the wrong one."""
     pairs = [(q.prompt, answer) for q in asked for answer in (q.right, q.wrong)]
     likely = [answer.mean_log_probability for answer in scorer.answers(pairs)]
     return [likely[place] > likely[place + 1] for place in range(0, len(likely), 2)]
 
 
 def split(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
-    """Two halves: to choose settings on, and to judge them on. Records of one subject stay
-    together, so that nothing of what is judged has been seen.
+    """Split records into two halves: one for choosing settings, and one for testing them.
+
+    All records of one subject go into the same half. So the test asks about new subjects only.
+
+    Args:
+        records: the records that the model knows.
+        seed: the random seed of the split.
+
+    Returns:
+        The records for choosing, then the records for testing.
 
     Raises:
-        DataError: there are too few records.
+        DataError: there are too few records, or they are about too few subjects.
     """
     if len(records) < LEAST:
         raise DataError(
-            f"the model knows {len(records)} of the records, and something to keep of each; "
-            f"{LEAST} at least are needed to choose settings and to judge them"
+            f"the model knows {len(records)} of the records, each with an answer to keep; at "
+            f"least {LEAST} are needed to choose settings and to test them"
         )
     of_subject: dict[str, list[Record]] = {}
     for record in records:
@@ -99,6 +114,6 @@ def split(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Reco
     if min(len(chosen), len(judged)) < LEAST // 2:
         raise DataError(
             f"the records that the model knows are about too few subjects: {len(of_subject)}; "
-            "settings are judged on others than they were chosen on"
+            "settings are tested on other subjects than they were chosen on"
         )
     return chosen, judged

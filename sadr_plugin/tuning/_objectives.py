@@ -1,4 +1,4 @@
-"""What settings are chosen by: specificity against generalisation, at an edit that takes."""
+"""The objectives of the search: specificity and generality, for edits that succeed."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from ..evaluation import Result
 from ..evaluation._metrics import DISTRACTED
 
 SPECIFIC = ("neighbourhood", "relation", DISTRACTED + "neighbourhood", DISTRACTED + "relation")
-"""The metrics that specificity is the mean of, of those that the records have."""
+"""The metrics of specificity. Metrics without questions are left out."""
 
 GENERAL = ("paraphrase", "alias")
+"""The metrics of generality. Metrics without questions are left out."""
 
 TAKES = 0.95
-"""The efficacy an edit has to have."""
+"""The efficacy that settings need."""
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """What a setup came to on some records, each from 0 to 1.
+    """The objectives of a setup on some records.
 
-    A question counts σ(log p(right) − log p(wrong)), which moves where right or wrong does not:
-    so few records tell more.
+    All values except ``records`` are from 0 to 1. A question counts as σ(log p(right) − log
+    p(wrong)). This number also moves when an answer does not change between right and wrong. So it
+    gives more information from few records.
 
     Attributes:
-        specificity: over the questions that are to be kept, kind by kind.
-        generality: over the paraphrases; the edit itself, where the records have none.
-        reworded: the share of the same questions that are answered right: what PS counts.
-        efficacy: the share of edits that are made.
-        records: of how many records.
+        specificity: the mean over the metrics of `SPECIFIC`.
+        generality: the mean over the metrics of `GENERAL`. It is the mean over the edited facts
+            themselves if no record has such questions.
+        reworded: the share of right answers to the questions of ``generality``, which PS counts.
+        efficacy: the share of edits that succeed.
+        records: the number of records.
     """
 
     specificity: float
@@ -42,7 +45,10 @@ class Objectives:
 
 
 def objectives(results: Sequence[Result]) -> Objectives:
-    """Of the results of one setup; an edit that failed counts as one that broke everything."""
+    """Return the objectives of one setup from its results.
+
+    A failed edit counts as an edit that breaks every answer.
+    """
     kinds = {task for result in results for task in result.scores}
     specific = [kind for kind in SPECIFIC if kind in kinds]
     general = [kind for kind in GENERAL if kind in kinds] or ["efficacy"]
@@ -59,7 +65,7 @@ def objectives(results: Sequence[Result]) -> Objectives:
 def _means(
     results: Sequence[Result], kinds: Sequence[str], count: Callable[[float], float]
 ) -> list[float]:
-    """The mean over the questions of each kind that has some; 0 where none has."""
+    """Return the mean over the questions of each metric, or ``[0.0]`` without questions."""
     found = [mean_answer(results, kind, count) for kind in kinds]
     return [mean for mean in found if mean is not None] or [0.0]
 
@@ -67,12 +73,12 @@ def _means(
 def mean_answer(
     results: Sequence[Result], kind: str, count: Callable[[float], float]
 ) -> float | None:
-    """The mean over the questions of a kind; None where there are none.
+    """Return the mean over the questions of a metric, or None without questions.
 
     Args:
-        results: an edit that failed has one wrong answer.
-        kind: of the questions.
-        count: what an answer counts, given log p(right) − log p(wrong).
+        results: the results of one setup. A failed edit counts as one wrong answer.
+        kind: the metric.
+        count: turns log p(right) − log p(wrong) into the value of an answer.
     """
     values: list[float] = []
     for result in results:
@@ -83,15 +89,16 @@ def mean_answer(
 
 
 def _right(result: Result, kind: str) -> bool:
+    """Whether all questions of a metric are answered right."""
     return all(right > wrong for right, wrong in result.scores[kind])
 
 
 def is_right(value: float) -> float:
-    """1 for a right answer, 0 for a wrong one; see `mean_answer`."""
+    """Return 1 for a right answer and 0 for a wrong one; see `mean_answer`."""
     return float(value > 0)
 
 
 def _sigmoid(value: float) -> float:
-    if math.isnan(value):  # of a model that an edit has ruined
+    if math.isnan(value):  # the edit has ruined the model
         return 0.0
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, value))))

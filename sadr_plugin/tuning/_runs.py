@@ -1,4 +1,4 @@
-"""Setups run on records, with what was run before."""
+"""Runs setups on records, and reuses the results of earlier runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ._trials import Setup, TrialTask
 
 
 class Runs:
-    """Runs setups that have a name, and keeps a line for each record in a file.
+    """Runs named setups, and writes one line into a file for each result.
 
     Args:
         engine: does the tasks.
-        file: where results go; those that are there already are not made again. A name stands for
-            one setup.
-        on_result: told each new result.
+        file: the file of the results. Results in it are not computed again, so a name always has to
+            mean the same setup.
+        on_result: called with each new result.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Runs:
         self._found = {(r.arm, r.record): r for r in read_results(file)}
 
     def missing(self, setups: Mapping[str, Setup], records: Sequence[Record]) -> list[TrialTask]:
-        """What has no result yet."""
+        """Return the tasks that have no result yet."""
         return [
             TrialTask(name, setup, record)
             for record in records
@@ -43,11 +43,14 @@ class Runs:
         ]
 
     def results(self, setups: Mapping[str, Setup], records: Sequence[Record]) -> list[Result]:
-        """The results of every setup on every record, made where they are not there.
+        """Return the results of every setup on every record. Missing results are computed.
 
         Args:
-            setups: by name.
-            records: each is edited in all setups before the next.
+            setups: the setups, by name.
+            records: the records. Each is edited with all setups before the next record.
+
+        Raises:
+            ChangedModelError: an edit could not be undone. The file gets another name.
         """
         with put_aside(self._file):
             for result in self._engine.items(deque(self.missing(setups, records))):

@@ -1,4 +1,4 @@
-"""The search: Optuna asks, records answer, and what cannot win any more is left."""
+"""The search: Optuna proposes settings, records test them, and hopeless trials end early."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     import optuna
 
 FIRST = 4
-"""Records after which a trial may be given up."""
+"""The number of records after which a trial may end because another trial is better."""
 
 MARGIN = 0.02
-"""By how much another trial has to be better on the same records, in both objectives."""
+"""How much better the other trial has to be on the same records, in both objectives."""
 
 
 @dataclass
 class Tried:
-    """A trial.
+    """A trial of the search.
 
     Attributes:
-        number: Optuna's.
-        parameters: what was drawn.
-        setup: how it edits.
-        results: of the records so far, in their order.
-        given_up: whether it was ended before its last record.
+        number: Optuna's number of the trial.
+        parameters: the parameters that Optuna proposed.
+        setup: the setup with these parameters.
+        results: the results so far, in the order of the records.
+        given_up: whether the trial ended before its last record.
     """
 
     number: int
@@ -47,23 +47,26 @@ class Tried:
 
     @property
     def name(self) -> str:
-        """What its results have as their arm."""
+        """The arm of the trial's results."""
         return f"trial {self.number}"
 
     def objectives(self, count: int | None = None) -> Objectives:
-        """What it came to on its records, or on the first of them."""
+        """Return the objectives on the trial's records, or on the first ``count`` of them."""
         return objectives(self.results[:count])
 
 
 class Search:
-    """A search under way, or one that is taken up again.
+    """A new search, or the continuation of an earlier one.
 
     Args:
-        space: what is searched.
-        records: what each trial edits, in their order.
-        file: Optuna's journal; what is there already counts.
+        space: the settings to search.
+        records: the records that each trial edits, in this order.
+        file: Optuna's journal. The trials in it count.
         first: parameters to try first.
-        seed: of the sampler.
+        seed: the random seed of the sampler.
+
+    Attributes:
+        tried: the trials that have ended, with those of earlier runs.
 
     Raises:
         EvaluationError: Optuna is not installed.
@@ -96,13 +99,13 @@ class Search:
         parallel: int = 1,
         on_result: Callable[[Result], None] = lambda result: None,
     ) -> None:
-        """Try as long as it goes on; trials under way then are dropped.
+        """Run trials until ``goes_on`` returns False. Unfinished trials are then dropped.
 
         Args:
             engine: does the tasks.
-            goes_on: whether there is time for more, asked after each result.
-            parallel: how many trials are under way at once.
-            on_result: told each result.
+            goes_on: whether there is time for more. It is called after each result.
+            parallel: the number of trials at once.
+            on_result: called with each result.
         """
         queue: deque[TrialTask] = deque()
         for _ in range(parallel):
@@ -118,7 +121,7 @@ class Search:
             self._forget_unfinished()
 
     def _after(self, result: Result, goes_on: Callable[[], bool]) -> list[TrialTask]:
-        """What is to be done after a result, if there is time."""
+        """Return the tasks that follow a result, or none if the time is over."""
         trial, tried = self._running[result.arm]
         tried.results.append(result)
         finished = len(tried.results) == len(self._records)
@@ -134,15 +137,18 @@ class Search:
         return [tried for tried in self.tried if not tried.given_up]
 
     def front(self) -> list[Tried]:
-        """Of the finished trials whose edits take, those that no other is better than in both."""
+        """Return the Pareto front of the finished trials whose edits succeed.
+
+        No other such trial is at least as good in both objectives and better in one.
+        """
         taking = self._taking()
         return [one for one in taking if not any(_is_better(other, one) for other in taking)]
 
     def ranked(self, plain: Sequence[Result]) -> list[Tried]:
-        """The finished trials whose edits take, the one nearest to the targets first.
+        """Return the finished trials whose edits succeed, the closest to the targets first.
 
         Args:
-            plain: the plain edit of the same records.
+            plain: the results of the plain edit on the same records.
         """
 
         def key(tried: Tried) -> tuple[float, float]:
@@ -151,7 +157,7 @@ class Search:
         return sorted(self._taking(), key=key, reverse=True)
 
     def _taking(self) -> list[Tried]:
-        """The finished trials whose edits take."""
+        """Return the finished trials whose edits succeed."""
         return [t for t in self.finished if t.objectives().efficacy >= TAKES]
 
     def _start(self) -> TrialTask:
@@ -174,18 +180,18 @@ class Search:
         self.tried.append(tried)
 
     def _forget_unfinished(self) -> None:
-        """Have the sampler reckon no more with trials that were broken off, or are yet to begin."""
+        """Mark running and waiting trials as failed, so that the sampler ignores them."""
         from optuna.trial import TrialState
 
         open_ones = (TrialState.RUNNING, TrialState.WAITING)
         if self._file.exists():
             for trial in self._study.get_trials(deepcopy=False, states=open_ones):
                 if trial.state == TrialState.WAITING:
-                    self._study.ask()  # it is the next
+                    self._study.ask()  # this starts it, because it is the next one
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _is_hopeless(self, tried: Tried) -> bool:
-        """Whether too many edits have failed, or another trial was better on the same records."""
+        """Whether too many edits failed, or another trial was better on the same records."""
         count = len(tried.results)
         found = tried.objectives()
         failures = round((1 - found.efficacy) * count)
@@ -201,7 +207,7 @@ class Search:
         )
 
     def _again(self, trial: optuna.trial.FrozenTrial) -> Tried:
-        """A trial of an earlier run."""
+        """Restore a trial of an earlier run."""
         results = [Result.from_data(dict(data)) for data in trial.user_attrs["results"]]
         setup = self._space.setup(trial.params)
         given_up = trial.user_attrs["given_up"]
@@ -209,6 +215,7 @@ class Search:
 
 
 def _is_better(one: Tried, other: Tried) -> bool:
+    """Whether a trial is at least as good as another in both objectives, and better in one."""
     a, b = one.objectives(), other.objectives()
     pairs = ((a.specificity, b.specificity), (a.generality, b.generality))
     return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)

@@ -1,4 +1,4 @@
-"""What is searched: the editor's own settings, and those under ``sadr:``."""
+"""The space of the search: the editor's own settings, and the settings under ``sadr:``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DISTRACTED = Dimension(0.5, 8.0, log=True)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What has done well elsewhere.
+    """Settings that gave good results elsewhere.
 
     Attributes:
-        sadr: the parameters of what stands under ``sadr:``.
-        clamp: what the editor's clamp is multiplied by.
-        layer: by how many layers the edit moves.
+        sadr: the parameters for the settings under ``sadr:``.
+        clamp: the factor for the editor's clamp.
+        layer: the number of layers by which the edit moves.
     """
 
     sadr: Mapping[str, Any]
@@ -42,19 +42,19 @@ RECIPES: Sequence[Recipe] = (
     Recipe({"gamma": 3.0, "stop_at": 0.8, "keep": False}, clamp=0.7),
     Recipe({"gamma": 3.0, "stop_at": 0.6, "keep": True, "weight": 0.7, "distracted": 2.0}),
 )
-"""Tried first."""
+"""The settings that the search tries first."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """All that is searched.
+    """The space of the search.
 
     Attributes:
-        own: the editor's own settings.
-        keep: whether the terms of ``sadr.keep`` are tried.
-        steps: how many steps an edit may take; ``stop_at`` decides how many it does.
-        fixed: what stands under ``sadr:`` whatever is tried.
-        kept: what stands under ``sadr.keep`` wherever it is tried.
+        own: the editor's own settings to search.
+        keep: whether the settings of ``sadr.keep`` are searched.
+        steps: the largest number of steps of an edit. ``stop_at`` decides how many an edit takes.
+        fixed: settings under ``sadr:`` that every trial has.
+        kept: settings under ``sadr.keep`` that every trial with ``keep`` has.
     """
 
     own: Mapping[str, Dimension]
@@ -64,7 +64,7 @@ class Space:
     kept: Mapping[str, Any] = field(default_factory=dict)
 
     def suggest(self, trial: optuna.Trial) -> None:
-        """Have a trial draw its parameters."""
+        """Draw the parameters of a trial."""
         for name, dimension in self.own.items():
             _draw(trial, name, dimension)
         _draw(trial, "gamma", GAMMA)
@@ -74,7 +74,7 @@ class Space:
             _draw(trial, "distracted", DISTRACTED)
 
     def setup(self, parameters: Mapping[str, Any]) -> Setup:
-        """The setup that a trial's parameters stand for."""
+        """Return the setup for the parameters of a trial."""
         own = {name: _rounded(parameters[name]) for name in self.own if name in parameters}
         sadr: dict[str, Any] = {**self.fixed, "num_grad_steps": self.steps}
         sadr |= {name: _rounded(parameters[name]) for name in ("gamma", "stop_at")}
@@ -85,10 +85,11 @@ class Space:
         return Setup(own, sadr)
 
     def first(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Parameters to try first: the recipes, each with the same settings of the editor.
+        """Return the parameters to try first: the recipes, applied to settings of the editor.
 
         Args:
-            values: the editor's own settings: the file's, or better ones that are known already.
+            values: the editor's own settings: those of the file, or better ones that are already
+                known.
         """
         own = {
             name: values[name]
@@ -105,7 +106,7 @@ class Space:
         ]
 
     def _changed(self, own: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-        """The editor's own settings as a recipe has them, as far as they are searched."""
+        """Apply a recipe to the editor's own settings, as far as they are searched."""
         changed = dict(own)
         if CLAMP in own:
             changed[CLAMP] = own[CLAMP] * recipe.clamp
@@ -116,12 +117,15 @@ class Space:
 
 
 def nearest_layer(dimension: Dimension, layer: int, change: int) -> int | None:
-    """The layer of the choices that lies so far away, or the nearest to that on its side.
+    """Return the choice closest to ``layer + change`` that lies on that side of ``layer``.
 
     Args:
-        dimension: whose choices are layers.
-        layer: where from.
-        change: how many layers up, or down where it is negative.
+        dimension: the dimension whose choices are layers.
+        layer: the present layer.
+        change: the number of layers to move. A negative number moves down.
+
+    Returns:
+        None if there is no choice on that side.
     """
     side = [c for c in dimension.choices or () if (c - layer) * change > 0]
     return min(side, key=lambda c: abs(c - layer - change), default=None)
@@ -135,5 +139,5 @@ def _draw(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """A number with as many digits as matter."""
+    """Round a number to three significant digits. Other values stay as they are."""
     return float(f"{value:.3g}") if isinstance(value, float) else value

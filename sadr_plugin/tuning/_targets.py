@@ -1,4 +1,4 @@
-"""What settings are to reach, and how far a setup is from it."""
+"""The targets of a tuning, and the distance of a setup from them."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from ..evaluation._metrics import DISTRACTED
 from ._objectives import is_right, mean_answer
 
 LOST = 5.0
-"""Points of PS that may be lost."""
+"""The largest allowed loss of PS, in points."""
 
 HELD = 95.0
-"""The ES that an edit has to have, percent."""
+"""The ES that an edit needs, in percent."""
 
 REGAINED = 0.5
-"""The share of what the plain edit lost that is to be regained."""
+"""The share of the plain edit's loss that the settings have to regain."""
 
 WON_BACK = ("relation", DISTRACTED + "neighbourhood")
-"""The metrics that are to come back at least half-way from the plain edit to the unedited model."""
+"""The metrics in which the settings have to regain that share."""
 
 
 def margin(tried: Sequence[Result], plain: Sequence[Result]) -> float:
-    """How far a setup is beyond the targets, judged by the target that it meets worst.
+    """Return how far a setup is beyond the targets. The target with the worst result decides.
 
-    The unedited model answers every question right, since others are left out.
+    The unedited model answers every question right, because other questions were left out.
 
     Args:
         tried: the results of the setup.
-        plain: those of the plain edit on the same records.
+        plain: the results of the plain edit on the same records.
 
     Returns:
-        1 where nothing is lost at all, 0 where the worst target is just met, less than 0 where it
-        is missed.
+        1 if nothing is lost. 0 if the worst target is just met. Less than 0 if it is missed.
     """
     made = _percent(tried, "efficacy")
     assert made is not None
@@ -52,7 +51,7 @@ def margin(tried: Sequence[Result], plain: Sequence[Result]) -> float:
 
 
 def _still_there(before: float, now: float) -> float:
-    """Of what the plain edit has: 1 where nothing is lost, 0 where as much as may be."""
+    """Compare with the plain edit: 1 if nothing is lost, and 0 if the loss is `LOST` points."""
     return min(1.0, 1 - (before - now) / LOST)
 
 

@@ -1,4 +1,4 @@
-"""A way of editing with settings of its own, tried on single records."""
+"""Setups: combinations of settings that are tried on single records."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..evaluation._single import edited_result
 
 @dataclass(frozen=True)
 class Setup:
-    """How to edit.
+    """The settings of an edit.
 
     Attributes:
-        settings: the editor's own that differ from the file's, as `Editor.search_space` has them.
-        sadr: what would stand under ``sadr:``; None for nothing.
+        settings: the editor's own settings that differ from the file, as in `Editor.search_space`.
+        sadr: the settings under ``sadr:``, or None for no SADR.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -28,13 +28,13 @@ class Setup:
 
     @cached_property
     def key(self) -> str:
-        """The same for the same setup."""
+        """A text that is equal for equal setups."""
         return json.dumps([dict(self.settings), self.sadr and dict(self.sadr)], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """A record to be edited in a way that has a name."""
+    """A record to edit with a named setup."""
 
     name: str
     setup: Setup
@@ -42,11 +42,11 @@ class TrialTask:
 
 
 class TrialEvaluator:
-    """Tries setups on records with one model; an `Evaluator` of `TrialTask`.
+    """Tries setups on records with one model. It is an `Evaluator` for `TrialTask`.
 
     Args:
-        editor: with the settings of the file.
-        seed: what the toolkit's own draws start from, for each record anew.
+        editor: the editor with the settings of the file.
+        seed: the random seed for the toolkit's own draws, set again for each record.
     """
 
     arms: Sequence[str] = ()
@@ -58,9 +58,9 @@ class TrialEvaluator:
         self._unedited: dict[tuple[str, ...], UneditedWeights] = {}
 
     def items(self, task: TrialTask) -> Iterator[Result]:
-        """See `Evaluator.items`: one result, whose arm is the task's name.
+        """Yield one result, with the task's name as its arm; see `Evaluator.items`.
 
-        The arm `UNEDITED` is that without an edit.
+        The arm `UNEDITED` runs without an edit.
         """
         editor, record = self._configured(task.setup), task.record
         measure = Measure(editor, self._seed, fluency=False)
@@ -78,7 +78,7 @@ class TrialEvaluator:
         yield result
 
     def finish(self) -> None:
-        """See `Evaluator.finish`."""
+        """Check that the model has its unedited weights; see `Evaluator.finish`."""
         for unedited in self._unedited.values():
             unedited.check()
 

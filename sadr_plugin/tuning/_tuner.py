@@ -1,4 +1,4 @@
-"""From an hparams file to settings that hold: the way of a tuning, step by step."""
+"""The whole tuning, step by step: from an hparams file to tested settings."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 CHECKED = 4
-"""How many records the check-up edits."""
+"""The number of records that the check-up edits."""
 
 FINALISTS = 3
-"""How many of the settings tried are tried on as many records again, where there are more."""
+"""The number of best trials that are also tried on more records, if there are any."""
 
 EXPLAINED = 12
-"""On how many of the unseen records the causal test is made, where settings fall short."""
+"""The number of unseen records for the causal test, which runs if the settings miss a target."""
 
 PLAIN_SETUP = Setup(sadr={"gamma": 0.0})
-"""The plain edit: γ = 0 restricts nothing, and reuse makes it faster."""
+"""The plain edit. γ = 0 restricts nothing, and reuse makes the edit faster."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to tune.
+    """The options of a tuning.
 
     Attributes:
-        seconds: for how long to search.
-        records: on how many records each trial is run, at most.
-        judged: on how many others the best is judged, at most.
-        keep: whether the settings of ``sadr.keep`` are searched, too.
-        layers: the first and the last layer that are tried; None for all that can be.
-        fixed: what stands under ``sadr:`` whatever is tried.
-        parallel: how many trials are under way at once.
-        seed: of the split and the search.
+        seconds: the time for the search, in seconds.
+        records: the largest number of records for each trial.
+        judged: the largest number of other records for the final test.
+        keep: whether the settings of ``sadr.keep`` are also searched.
+        layers: the first and the last layer to try. None for all that are possible.
+        fixed: settings under ``sadr:`` that every trial has.
+        parallel: the number of trials at once.
+        seed: the random seed of the split and of the search.
     """
 
     seconds: float
@@ -78,18 +78,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a tuning came to.
+    """The results of a tuning.
 
     Attributes:
-        known: what of the records the model knows.
-        findings: of the check-up.
-        plain: the plain edit on the records that settings were chosen on.
+        known: the records that the model knows.
+        findings: the findings of the check-up.
+        plain: the objectives of the plain edit on the records of the search.
         tried: all trials.
-        front: of these, those that no other is better than.
-        best: the settings to use; None where no edit took.
-        verdict: how they did on the unseen records; None without them.
-        causal: where they fell short, the causal test of plain and tuned edits; None where not.
-        judged: the results that the verdict is of.
+        front: the trials of the Pareto front; see `Search.front`.
+        best: the trial with the best settings. None if edits did not succeed in any trial.
+        verdict: the results of the best settings on the unseen records. None without ``best``.
+        causal: the causal test of the plain and the tuned edits. None if no target was missed, or
+            without ``best``.
+        judged: the results that the verdict is based on.
     """
 
     known: Known
@@ -107,11 +108,11 @@ class Tuner:
     """Tunes one editor and model.
 
     Args:
-        editor: with the settings of the file.
-        engine: does the trials; its evaluators are `TrialEvaluator`.
-        folder: where what was tried is kept; what is there already counts.
-        options: how.
-        progress: shows how far it is.
+        editor: the editor with the settings of the file.
+        engine: does the trials. Its evaluators are `TrialEvaluator`.
+        folder: the folder of the results. Results in it are not computed again.
+        options: the options.
+        progress: shows the progress.
     """
 
     def __init__(
@@ -125,10 +126,12 @@ class Tuner:
         self._bar: TaskID | None = None
 
     def run(self, records: Sequence[Record]) -> Tuning:
-        """Tune on some of the records, and judge on others.
+        """Tune on one half of the records, and test on the other half.
 
         Raises:
-            DataError: the model knows too few of them.
+            DataError: the model knows too few of the records.
+            ConfigError: no layer of the options can be tried, or the folder holds a run with other
+                records or layers.
         """
         options = self._options
         found = self._known(records)
@@ -155,7 +158,13 @@ class Tuner:
         return Tuning(found, findings, baseline, tried, front, best, verdict, causal, judged)
 
     def _expect_same(self, chosen: Sequence[Record], unseen: Sequence[Record]) -> None:
-        """See that the halves, and what is searched, are those of the run that is gone on with."""
+        """Check that the records and the layers are those of the run that is resumed.
+
+        A new run writes them into the folder.
+
+        Raises:
+            ConfigError: they differ.
+        """
         file = self._folder / "halves.json"
         layer = self._own().get("layer")
         about = {
@@ -167,21 +176,21 @@ class Tuner:
             file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         elif json.loads(file.read_text(encoding="utf-8")) != about:
             raise ConfigError(
-                "--resume: what the model knows, or the layers that can be tried, are not what "
-                f"they were ({file}); name another folder with --out"
+                "--resume: the records that the model knows, or the layers that can be tried, "
+                f"differ from the earlier run ({file}); name another folder with --out"
             )
 
     def _known(self, records: Sequence[Record]) -> Known:
-        self._begin("what the model knows", len(records))
+        self._begin("testing what the model knows", len(records))
         scorer = Scorer(self._editor.model, self._editor.tokenizer)
         return known(records, scorer, self._advance)
 
     def _check_up(self, chosen: Sequence[Record]) -> tuple[list[Finding], list[Result]]:
-        """The findings, and the plain edits of all records."""
+        """Return the findings, and the results of the plain edit on all records."""
         self._begin("check-up", None)
         few, file = chosen[:CHECKED], self._folder / "results.jsonl"
         here = self._engine
-        if not isinstance(here, LocalEngine):  # a few edits at a time: no worker is worth a start
+        if not isinstance(here, LocalEngine):  # a few edits at a time do not need workers
             here = LocalEngine(TrialEvaluator(self._editor, self._options.seed))
         checks = Runs(here, file, self._advance)
         findings = check_up(self._editor, lambda name, setup: checks.results({name: setup}, few))
@@ -190,7 +199,7 @@ class Tuner:
         return findings, runs.results({PLAIN: PLAIN_SETUP}, chosen)
 
     def _own(self) -> dict[str, Dimension]:
-        """The editor's own settings that are searched."""
+        """Return the editor's own settings to search."""
         own = dict(self._editor.search_space())
         wanted, layers = self._options.layers, own.get("layer")
         if wanted is not None and layers is not None:
@@ -224,8 +233,8 @@ class Tuner:
             text = f"search, {len(search.tried)} trials"
             for best in search.ranked(plain)[:1]:
                 come = best.objectives()
-                text += f", {best.name}: specific {come.specificity:.3f}"
-                text += f", general {come.generality:.3f}"
+                text += f", best {best.name}: specificity {come.specificity:.3f}"
+                text += f", generality {come.generality:.3f}"
             self._describe(text)
 
         end = time.monotonic() + options.seconds
@@ -235,15 +244,15 @@ class Tuner:
     def _best(
         self, finalists: Sequence[Tried], plain: Sequence[Result], more: Sequence[Record]
     ) -> Tried | None:
-        """The finalist that is nearest to the targets on the records so far and on some more.
+        """Return the finalist that is closest to the targets on its records and on some more.
 
-        Few records tell the best from the lucky only so far.
+        With few records, luck can decide which trial looks best.
         """
         if len(finalists) < 2 or not more:
             return next(iter(finalists), None)
         setups = {PLAIN: PLAIN_SETUP, **{tried.name: tried.setup for tried in finalists}}
         runs = Runs(self._engine, self._folder / "finals.jsonl", self._advance)
-        self._begin("the best on more records", len(runs.missing(setups, more)))
+        self._begin("the best trials on more records", len(runs.missing(setups, more)))
         found = runs.results(setups, more)
         of = {name: [result for result in found if result.arm == name] for name in setups}
 
@@ -253,6 +262,7 @@ class Tuner:
         return max(finalists, key=key)
 
     def _judged(self, best: Tried, unseen: Sequence[Record]) -> list[Result]:
+        """Return the results on the unseen records: unedited, plain, the stop alone, and tuned."""
         sadr = best.setup.sadr or {}
         alone = {name: sadr[name] for name in ("num_grad_steps", "stop_at") if name in sadr}
         setups = {
@@ -262,11 +272,11 @@ class Tuner:
             TUNED: best.setup,
         }
         runs = Runs(self._engine, self._folder / f"judged-{best.number}.jsonl", self._advance)
-        self._begin("judging on unseen records", len(runs.missing(setups, unseen)))
+        self._begin("the final test on unseen records", len(runs.missing(setups, unseen)))
         return runs.results(setups, unseen)
 
     def _causal(self, best: Tried, unseen: Sequence[Record]) -> list[ArmSummary]:
-        """The plain and the tuned edits, with the attention of before put back."""
+        """Run the causal test of the plain and the tuned edits on some unseen records."""
         from ..drift import CausalEvaluator
 
         self._begin("the causal test", None)

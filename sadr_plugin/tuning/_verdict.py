@@ -1,4 +1,4 @@
-"""What the settings found are worth, on records that they were not chosen on."""
+"""The verdict: the results of the best settings on records that they were not chosen on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ PLAIN, CONTROL, TUNED = "plain", "stop alone", "tuned"
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the settings found did on the unseen records.
+    """The results of the best settings on the unseen records.
 
     Attributes:
-        summaries: the unedited model, the plain edit, the stop alone, and the settings found.
-        regained: by metric, how much of what the plain edit lost came back, 1 for all; None where
-            it lost nothing.
-        lost: points of PS less than the plain edit; None without paraphrases.
-        shortcomings: what was to be reached and was not, in words.
+        summaries: the unedited model, the plain edit, the stop alone, and the tuned settings.
+        regained: by metric, the share of the plain edit's loss that the settings regain, 1 for all
+            of it. None if the plain edit lost nothing.
+        lost: the PS of the plain edit minus the PS of the settings, in points. None without
+            paraphrases.
+        shortcomings: the targets that were missed, in words.
     """
 
     summaries: list[ArmSummary]
@@ -32,7 +33,7 @@ class Verdict:
 
     @property
     def helps(self) -> bool:
-        """Whether more of some kind of specificity is kept, and more than chance would."""
+        """Whether the settings regain part of a metric, with a corrected p below 0.05."""
         tested = self._arm(TUNED).corrected.get(PLAIN, {})
         return any(
             share is not None and share > 0 and p is not None and p < 0.05
@@ -44,22 +45,27 @@ class Verdict:
         return next(summary for summary in self.summaries if summary.arm == name)
 
     def sentence(self) -> str:
-        """The verdict in words."""
+        """Return the verdict in words."""
         short = "; ".join(self.shortcomings)
         if self.helps:
             return (
-                f"These settings help, but {short}." if short else "These settings hold: they help."
+                f"These settings help, but {short}."
+                if short
+                else "These settings help, and they reach all targets."
             )
         if short:
-            return f"No settings were found that help here by more than chance: {short}."
+            return f"No settings were found that help by more than chance: {short}."
         return (
-            "These settings reach what was sought on records that they were not chosen on, but on "
-            "so few, or from a plain edit that breaks so little, that it may be chance."
+            "These settings reach all targets on the unseen records, but this may be chance: there "
+            "are too few records, or the plain edit breaks too little."
         )
 
 
 def judge(results: Sequence[Result]) -> Verdict:
-    """Judge by the results of the unseen records, in the arms of `Verdict.summaries`.
+    """Return the verdict from the results on the unseen records.
+
+    Args:
+        results: the results, with the arms of `Verdict.summaries`.
 
     Raises:
         DataError: no record could be edited in all of these arms.
@@ -87,6 +93,7 @@ def judge(results: Sequence[Result]) -> Verdict:
 
 
 def _share(unedited: float, plain: float, tuned: float) -> float | None:
+    """Return the share of the plain edit's loss that is regained, or None if it lost nothing."""
     return (tuned - plain) / (unedited - plain) if unedited > plain else None
 
 
@@ -96,6 +103,7 @@ def _shortcomings(
     regained: Mapping[str, float | None],
     lost: float | None,
 ) -> list[str]:
+    """Return the targets that were missed, in words."""
     found = []
     if tuned["efficacy"] < HELD:
         found.append(f"ES is {tuned['efficacy']:.1f}, below {HELD:g}")
@@ -103,7 +111,7 @@ def _shortcomings(
         if share is None and tuned[task] < plain[task]:
             found.append(f"{SHORT[task]} falls from {plain[task]:.1f} to {tuned[task]:.1f}")
         elif share is not None and share < REGAINED and task in WON_BACK:
-            found.append(f"{max(share, 0):.0%} of the lost {SHORT[task]} comes back, not half")
+            found.append(f"{max(share, 0):.0%} of the lost {SHORT[task]} is regained, not half")
     if lost is not None and lost > LOST:
         found.append(f"PS is {lost:.1f} points lower")
     return found
