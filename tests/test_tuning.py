@@ -1,9 +1,11 @@
 """Tuning: what a model knows, what is searched and given up, and what a verdict says."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -532,11 +534,19 @@ def test_runs_are_kept(tmp_path):
     assert len(editor.made) == count + 1
 
 
-def test_the_whole_way(tmp_path):
+def time_by_results(monkeypatch):
+    """Let a second of the budget be one result, however fast the machine is."""
+    monkeypatch.setattr(
+        "sadr_plugin.tuning._tuner.time", SimpleNamespace(monotonic=itertools.count().__next__)
+    )
+
+
+def test_the_whole_way(tmp_path, monkeypatch):
+    time_by_results(monkeypatch)
     editor = Tunable()
     engine = LocalEngine(TrialEvaluator(editor))
     with Progress(disable=True) as progress:
-        options = Options(seconds=2.0, records=4, judged=4)
+        options = Options(seconds=40, records=4, judged=4)
         found = Tuner(editor, engine, tmp_path, options, progress).run(records(10))
     assert found.known.unknown == 0
     assert found.best is None or found.verdict is not None
@@ -550,10 +560,12 @@ def test_the_search_begins_with_what_the_check_up_found(tmp_path, monkeypatch):
     editor = Tunable()
     found = [Finding("fine", True), Finding("loose", False, {"size": 0.5})]
     monkeypatch.setattr("sadr_plugin.tuning._tuner.check_up", lambda *_: found)
+    time_by_results(monkeypatch)
     with Progress(disable=True) as progress:
-        options = Options(seconds=0.5, records=4, judged=4)
+        options = Options(seconds=10, records=4, judged=4)
         engine = LocalEngine(TrialEvaluator(editor))
         tried = Tuner(editor, engine, tmp_path, options, progress).run(records(10)).tried
+    assert tried
     assert {one.setup.settings["size"] for one in tried if one.number < 4} == {0.5}
 
 

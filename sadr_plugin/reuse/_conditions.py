@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+CACHE_KEYS = ("past_key_values", "cache")
+"""A model's argument and output for keys of earlier tokens: until transformers 5.23, and since."""
+
 CAPTURING = "transformers.utils.output_capturing"
 """The module of hooks that transformers 5 leaves on a model after a request for attention weights.
 
@@ -102,7 +105,7 @@ class Conditions:
             return "its parameters require gradients"
         if any(parameter._version != version for parameter, version in self._parameters):
             return "its weights change from step to step"
-        if inputs.get("past_key_values") is not None:
+        if any(inputs.get(name) is not None for name in CACHE_KEYS):
             return "it is given keys and values of earlier tokens"
         for name in ("output_attentions", "output_hidden_states", "output_router_logits"):
             if inputs.get(name) or getattr(self._config, name, False):

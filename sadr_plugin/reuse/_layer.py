@@ -23,13 +23,13 @@ from ._arguments import (
 from ._conditions import is_hooked
 from ._window import Window
 
-CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past")
+CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past", "cache")
 """The argument with which transformers passes a cache to a layer.
 
-In this order: from release 5 on, in earlier releases, and in models of the GPT family.
+In this order: in releases 5.0 to 5.23, in earlier ones, in GPT models, and since 5.24.
 """
 
-_UPDATE = re.compile(rf"({'|'.join(CACHE_ARGUMENTS)})\.update\(")
+_UPDATE = re.compile(rf"\b({'|'.join(CACHE_ARGUMENTS)})\.update\(")
 
 CUTTABLE = (None, "sdpa", "eager")
 """The attention implementations whose mask has a row for each query."""

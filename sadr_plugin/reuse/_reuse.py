@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..attention._layers import Watch, layer_modules
 from ._arguments import hidden_in, hidden_of
-from ._conditions import Conditions, Inputs, random_state
+from ._conditions import CACHE_KEYS, Conditions, Inputs, random_state
 from ._forwards import LayerForwards
 from ._layer import WindowedLayer
 from ._window import Window
@@ -188,11 +188,11 @@ class Reuse:
         """
         output = self._forwards.run(forward)
         runs_anew = self._forwards.way == self._anew
-        if not runs_anew or getattr(output, "past_key_values", None) is None:
+        if not runs_anew or all(getattr(output, name, None) is None for name in CACHE_KEYS):
             return output
         if not isinstance(output, dict):
             return output
-        return type(output)(**{k: v for k, v in output.items() if k != "past_key_values"})
+        return type(output)(**{k: v for k, v in output.items() if k not in CACHE_KEYS})
 
     def _look_for_objections(self, inputs: Mapping[str, Any]) -> None:
         if self._conditions is None:
