@@ -9,12 +9,13 @@
 set -euo pipefail
 python=$1
 lowest=${2:-}
+tests_need="pytest hypothesis accelerate numpy selenium"
 here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # Outside the checkout, the tests import the installed package.
-cp -r "$here/tests" "$here/pyproject.toml" "$work/"
+cp -r "$here/tests" "$here/docs" "$here/pyproject.toml" "$work/"
 
 "$python" -m venv "$work/tools"
 "$work/tools/bin/pip" install --quiet build uv
@@ -26,9 +27,9 @@ if [ "$lowest" = lowest ]; then
     "$work/tools/bin/uv" pip compile --quiet --resolution lowest-direct --no-annotate \
         --python "$work/venv/bin/python" --constraint "$here/requirements/lowest.txt" \
         --extra all --output-file "$work/lowest.txt" "$here/pyproject.toml"
-    "$work/venv/bin/pip" install --quiet -r "$work/lowest.txt" "$wheel" pytest hypothesis accelerate numpy
+    "$work/venv/bin/pip" install --quiet -r "$work/lowest.txt" "$wheel" $tests_need
 else
-    "$work/venv/bin/pip" install --quiet "$wheel[all]" pytest hypothesis accelerate numpy
+    "$work/venv/bin/pip" install --quiet "$wheel[all]" $tests_need
 fi
 "$work/venv/bin/python" -c "import sadr_plugin, sys; print(sys.version); print(sadr_plugin.__file__)"
 
@@ -38,6 +39,6 @@ cd "$work"
 "$work/venv/bin/pytest" -q tests/test_attachment.py tests/test_attention.py \
     tests/test_config.py tests/test_conformance.py tests/test_drift.py tests/test_events.py \
     tests/test_keep.py tests/test_loop.py tests/test_loss.py tests/test_nnsight.py \
-    tests/test_pages.py tests/test_plugins.py tests/test_positions.py tests/test_replay.py \
+    tests/test_pages.py tests/test_plugins.py tests/test_replay.py \
     tests/test_reuse.py tests/test_terms.py tests/test_tracing.py tests/test_tuning.py \
     tests/test_weights.py

@@ -136,7 +136,8 @@ class Tuner:
         options = self._options
         found = self._known(records)
         chosen, unseen = split(found.records, options.seed)
-        chosen, more = chosen[: options.records], chosen[options.records : 2 * options.records]
+        last = options.records + options.records // 2
+        chosen, more = chosen[: options.records], chosen[options.records : last]
         unseen = unseen[: options.judged]
         self._expect_same(chosen, unseen)
         findings, plain = self._check_up(chosen)
