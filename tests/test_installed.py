@@ -250,6 +250,6 @@ def test_the_tutorials_package_beside_the_wheel(environment):
     assert "twovector (from twovector 0.1.0)" in shown
     assert "TwoVector (twovector.editor:find_vectors): can be attached" in shown
     kit = run(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(example / "tests"))
-    assert "11 passed" in kit.stdout
+    assert "12 passed" in kit.stdout
     run(environment, "-m", "pip", "uninstall", "--quiet", "--yes", "twovector")
     assert "TwoVector" not in run(environment, *sadr, "doctor").stdout

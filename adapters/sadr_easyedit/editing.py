@@ -13,6 +13,7 @@ from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import Dimension, Editor, generators_kept
 
 from .declarations import EDIT_POINTS
+from .hparams_files import vector_layer
 from .projection import prepare_projection
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class EasyEditEditor(Editor):
     def settings(self) -> dict[str, Any]:
         """See `Editor.settings`."""
         return {
-            name: self.layer if name == "layer" else getattr(self._hparams, name)
+            name: self._hparams.layers[-1] if name == "layer" else getattr(self._hparams, name)
             for name in self.search_space()
         }
 
@@ -218,7 +219,7 @@ class EasyEditEditor(Editor):
 
     def _read_layers(self) -> None:
         hparams = self._hparams
-        self.layer = hparams.layers[-1]
+        self.layer = vector_layer(hparams.alg_name, hparams.layers)
         self.layer_template = hparams.layer_module_tmp
         self.weights = [f"{module}.weight" for module in rewritten_modules(hparams)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from sadr_plugin import HparamsSummary, hookimpl
 from sadr_plugin.errors import ConfigError
 
 from .declarations import EDIT_POINTS
+
+VECTOR_AT_FIRST = ("MEMIT-FE",)
+"""The editors that find their vector at the first of the edited layers, not at the last."""
 
 
 def read_yaml(file: Path) -> Any:
@@ -60,6 +64,8 @@ def _expect_suffix(file: Path) -> None:
 @hookimpl
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     """Return what EasyEdit's YAML says, or None if ``alg_name`` names no attached editor."""
+    if file.suffix not in (".yaml", ".yml"):
+        return None
     content = read_yaml(file)
     if not isinstance(content, dict):
         return None
@@ -72,7 +78,7 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     return HparamsSummary(
         editor=content["alg_name"],
         model_name=str(content["model_name"]),
-        layer=last_layer(file, content["layers"]),
+        layer=vector_layer(content["alg_name"], edited_layers(file, content["layers"])),
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),
         hparams=next(p.hparams for p in EDIT_POINTS if p.editor == content["alg_name"]),
@@ -80,13 +86,22 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     )
 
 
-def last_layer(file: Path, layers: object) -> int:
-    """Return the last of the edited layers. Attention after it can drift.
+def edited_layers(file: Path, layers: object) -> list[int]:
+    """Return the edited layers of an hparams file.
 
     Raises:
         ConfigError: ``layers`` is not a list of indices. The message names the file.
     """
     if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
         raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
-    last: int = layers[-1]
-    return last
+    return layers
+
+
+def vector_layer(editor: str, layers: Sequence[int]) -> int:
+    """Return the layer at which an editor finds its vector. Attention after it can drift.
+
+    Args:
+        editor: the editor's name.
+        layers: the edited layers.
+    """
+    return layers[0] if editor in VECTOR_AT_FIRST else layers[-1]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sadr_easyedit.hparams_files import last_layer
+from sadr_easyedit.hparams_files import edited_layers
 from sadr_plugin import HparamsSummary, hookimpl
 
 NEEDED = {"layers", "layer_module_tmp", "rewrite_module_tmp", "v_num_grad_steps", "v_loss_layer"}
@@ -43,7 +43,7 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     return HparamsSummary(
         editor=editor,
         model_name=name if "/" in name else name.replace("_", "/", 1),
-        layer=last_layer(file, content["layers"]),
+        layer=edited_layers(file, content["layers"])[-1],
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),
         hparams=hparams,

@@ -14,6 +14,7 @@ def read(arguments: Mapping[str, Any]) -> Edit:
         prompts=[Prompt.from_template(text, request["subject"]) for text in request["prompts"]],
         layer=hparams.layer,
         layer_template=hparams.layer_template,
+        target=" " + request["target"],
     )
 
 
