@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from ._editors import attachabilities
 from ._hparams import summary_of
 from ._options import JsonFile
 from ._output import Output, write_json
+from .environment import versions
 
 PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic", "wrapt")
 
@@ -83,7 +83,7 @@ def _found() -> dict[str, Any]:
     """Return what is installed and what can be attached, as data for JSON."""
     distributions = {name: adapter.dist for name, adapter in loaded_adapters().items()}
     return {
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": versions(PACKAGES),
         "adapters": {
             name: None if where is None else f"{where.name} {where.version}"
             for name, where in distributions.items()
@@ -98,13 +98,6 @@ def _found() -> dict[str, Any]:
             for found in attachabilities()
         ],
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _report(found: dict[str, Any]) -> Iterator[str]:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sadr_plugin.commands._options import JsonFile
+from sadr_plugin import EditorOptions
+from sadr_plugin.commands._options import DType, JsonFile, TrustRemoteCode
 from sadr_plugin.commands._output import Output, write_json
 
 
@@ -32,6 +33,8 @@ def stats(
             show_default=False,
         ),
     ] = None,
+    dtype: DType = None,
+    trust_remote_code: TrustRemoteCode = False,
     json: JsonFile = None,
 ) -> None:
     """Compute the layer statistics that an editor needs.
@@ -61,7 +64,8 @@ def stats(
         hparams.layers = list(range(first, last + 1))
     if corpus not in (["python"], ["self"]):
         read_texts([Path(file) for file in corpus])  # report a bad file before the model loads
-    job = Job(*load_model(hparams), hparams)
+    options = EditorOptions(dtype=dtype and dtype.value, trust_remote_code=trust_remote_code)
+    job = Job(*load_model(hparams, options=options), hparams)
     console = Console(file=sys.stdout)
     with Progress(console=console) as progress:
         texts = texts_of(corpus, job, progress, tokens) if missing(job) else []
