@@ -8,7 +8,7 @@ BIN5 := $(VENV5)/bin
 READY := $(VENV)/.ready
 READY5 := $(VENV5)/.ready
 
-.PHONY: demo test docs coverage models bench dist clean
+.PHONY: demo test test4 test5 docs coverage models bench dist clean
 
 demo: $(READY)
 	$(BIN)/sadr demo --report sadr-demo.html
@@ -17,8 +17,14 @@ test: $(READY) $(READY5)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
-	$(BIN5)/pytest
+	$(MAKE) --jobs=2 --output-sync=target --no-print-directory test4 test5
+
+# The tests on the two releases of transformers, which `test` runs side by side. Each has one core.
+test4: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+test5: $(READY5)
+	OMP_NUM_THREADS=1 $(BIN5)/pytest
 
 # Builds the documentation site in site/.
 docs: $(READY5)
