@@ -1,4 +1,4 @@
-"""Tries settings on the built-in records that docs/results.md does not report.
+"""Tries settings on the built-in records that docs/results-tables.md does not report.
 
     python benchmarks/settings.py HPARAMS.yaml OUT.jsonl '{"NAME": {"gamma": 1, "keep": …}, …}'
 
