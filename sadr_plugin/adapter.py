@@ -48,7 +48,9 @@ class Prompt:
                 f'written as "{{}}"; it does {len(parts) - 1} times'
             )
         if not subject.strip():
-            raise PositionError(f"the subject of the prompt {template!r} is empty")
+            raise PositionError(
+                f"the subject of the prompt {template!r} is empty; give the edit a subject"
+            )
         return cls(parts[0], subject, parts[1])
 
     @property

@@ -96,7 +96,9 @@ def _openings(value: Any) -> Any:
         raise ValueError('expected a list of texts with "{}" in each')
     for text in value:
         if not isinstance(text, str) or text.count("{}") != 1:
-            raise ValueError(f'expected "{{}}" once in each text, {text!r} has it otherwise')
+            raise ValueError(
+                f'expected "{{}}" exactly once in each text; this text is wrong: {text!r}'
+            )
     return tuple(value)
 
 

@@ -155,7 +155,7 @@ def test_hparams_with_slots_are_as_they_were_and_take_no_flag(monkeypatch, decla
     hparams = Slotted(2)
     assert repr(dataclasses.replace(hparams)) == "Slotted(steps=2)"
     assert dataclasses.asdict(hparams) == {"steps": 2}
-    with pytest.raises(ConfigError, match="Slotted has slots and no place for the flag"):
+    with pytest.raises(ConfigError, match="Slotted has __slots__ and no place for the flag"):
         Slotted(sadr=True)
 
 

@@ -73,7 +73,7 @@ def test_layers_that_can_drift():
         drifting_layers(2, 6, (6,), "M")
     with pytest.raises(ConfigError, match=r"no layer after the edited one \(5\)"):
         drifting_layers(5, 6, None, "M")
-    with pytest.raises(ConfigError, match="edited layer 6 is outside M"):
+    with pytest.raises(ConfigError, match="layers: the edited layer 6 is outside M, whose"):
         drifting_layers(6, 6, None, "M")
 
 

@@ -68,7 +68,7 @@ def test_doctor_and_editors_as_data(tmp_path):
     assert sadr("doctor", str(file), "--json", str(tmp_path / "doctor.json")).exit_code == 1
     found = json.loads((tmp_path / "doctor.json").read_text())
     assert found["versions"]["sadr-plugin"] == plugin_version()
-    assert found["hparams"] == {"file": str(file), "problems": [f"{file}: there is no such file"]}
+    assert found["hparams"] == {"file": str(file), "problems": [f"there is no file {file}"]}
     assert sadr("editors", "--json", str(tmp_path / "editors.json")).exit_code == 0
     editors = json.loads((tmp_path / "editors.json").read_text())
     assert [e["function"] for e in editors] == [e["function"] for e in found["editors"]]

@@ -385,7 +385,7 @@ class Stuck(SmallEditor):
 
 def test_an_edit_that_cannot_be_taken_back_ends_the_run(tmp_path):
     for error in (None, RuntimeError("singular")):
-        with pytest.raises(EvaluationError, match="could not be taken back: RuntimeError: device"):
+        with pytest.raises(EvaluationError, match="could not be undone: RuntimeError: device"):
             evaluate(tmp_path, Stuck(error=error), skip_bad=True)
     assert [r.arm for r in read_results(tmp_path / "results.jsonl")] == [UNEDITED]
 

@@ -211,7 +211,7 @@ def test_the_setting(value, expected):
         ({"wait": 1}, "sadr.keep.wait: unknown key; known are weight, openings"),
         ({"weight": -1}, "sadr.keep.weight: expected a number of at least 0, got -1"),
         ({"openings": "{} is"}, 'sadr.keep.openings: expected a list of texts with "{}" in each'),
-        ({"openings": ["is"]}, "sadr.keep.openings: expected \"{}\" once in each text, 'is'"),
+        ({"openings": ["is"]}, 'sadr.keep.openings: expected "{}" exactly once in each text'),
         ({"texts": -1}, "sadr.keep.texts: Input should be greater than or equal to 0, got -1"),
         ({"length": 0}, "sadr.keep.length: Input should be greater than or equal to 1"),
         ({"parts": 0}, "sadr.keep.parts: Input should be"),
@@ -352,7 +352,7 @@ def test_a_draw_follows_the_probabilities():
 def test_texts_of_which_none_is_left(small, request_, monkeypatch):
     monkeypatch.setattr(_texts, "_states", lambda *_: True)
     settings = {**SETTINGS, "openings": [], "distracted": 0}
-    with pytest.warns(UserWarning, match="keep has no text to keep: each states"):
+    with pytest.warns(UserWarning, match="keep has no text to keep, .* change openings and texts"):
         _, report = run(small, request_, keep=settings)
     assert [step.terms["keep"] for step in report.steps] == [0] * len(report.steps)
 

@@ -226,7 +226,7 @@ def test_what_cannot_be_written(tmp_path):
         page().write(tmp_path / "none" / "page.html")
     made = page()
     made.text("x" * 2_000_000)
-    with pytest.raises(ConfigError, match=r"the page would have 2\.\d MB"):
+    with pytest.raises(ConfigError, match=r"the page would have 2\.\d+ MB, and the limit is 2 MB"):
         made.write(tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
@@ -308,15 +308,15 @@ def test_the_drift_of_many_edits(tmp_path):
     ("options", "message"),
     [
         ((), "either --subject, --prompt and --target, or --data"),
-        ((*EDIT, "--data", "builtin"), "--subject: only without --data"),
-        (("--data", "builtin", "--right", "x"), "--right: only without --data"),
-        ((*EDIT, "--limit", "3"), "--limit: only with --data"),
-        ((*EDIT, "--skip-bad"), "--skip-bad: only with --data"),
-        ((*EDIT, "--edited", "none", "--arms", "plain"), "--arms: with --edited there is but one"),
+        ((*EDIT, "--data", "builtin"), "--subject: works only without --data"),
+        (("--data", "builtin", "--right", "x"), "--right: works only without --data"),
+        ((*EDIT, "--limit", "3"), "--limit: works only with --data; add"),
+        ((*EDIT, "--skip-bad"), "--skip-bad: works only with --data; add"),
+        ((*EDIT, "--edited", "none", "--arms", "plain"), "--arms: cannot be used with --edited"),
         ((*EDIT, "--edited", "none"), "model_name: 'none' cannot be loaded"),
-        ((*EDIT, "--workers", "3"), "--workers: only with --data"),
+        ((*EDIT, "--workers", "3"), "--workers: works only with --data; add"),
         ((*EDIT, "--window", "50-60"), "--window: no layer of 50-60 is among those"),
-        (EDIT[:6], "--right: say what the true object is"),
+        (EDIT[:6], "--right: give the true object"),
         ((*EDIT, "--relation", "no answer"), '--relation: expected "PROMPT=ANSWER"'),
         ((*EDIT, "--window", "3-2"), "--window: '3-2' ends before it begins"),
         ((*EDIT, "--top", "3", "--top", "3"), "--top, --window: expected each once"),

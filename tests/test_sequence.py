@@ -264,13 +264,13 @@ def test_workers_without_a_place_are_done_without(tmp_path, monkeypatch):
         ray.get(holding.ready.remote())
         engine = RayEngine(partial(make, None), [arm.name for arm in ARMS], 2)
         (tmp_path / "one").mkdir()
-        with pytest.warns(UserWarning, match="1 workers have found no place .* the other 1 go on"):
+        with pytest.warns(UserWarning, match="no room for 1 of 2 workers .* with the other 1"):
             SequenceRun(engine, tmp_path / "one", (6,)).run()
         assert len(read_checkpoints(tmp_path / "one" / "checkpoints.jsonl")) == 3
         more = ray.remote(Holder).options(num_gpus=1).remote()
         ray.get(more.ready.remote())
         (tmp_path / "none").mkdir()
-        with pytest.raises(EvaluationError, match=r"found no place.*give another --workers"):
+        with pytest.raises(EvaluationError, match=r"no room for .*free some GPUs"):
             SequenceRun(engine, tmp_path / "none", (6,)).run()
     finally:
         ray.shutdown()
@@ -328,7 +328,7 @@ def test_checkpoints(wanted, count, size, expected):
 
 @pytest.mark.parametrize("wanted", [[3], [0], [12], [2, 5]])
 def test_checkpoints_that_cannot_be(wanted):
-    with pytest.raises(ConfigError, match=f"after {wanted[-1]} edits no batch of 2 ends"):
+    with pytest.raises(ConfigError, match=f"{wanted[-1]} is not possible .* in batches of 2"):
         checkpoints(wanted, 10, 2)
 
 

@@ -162,7 +162,10 @@ class EasyEditEditor(Editor):
         other._hparams = copy.deepcopy(self._hparams)
         for name, value in self.as_hparams(settings).items():
             if not hasattr(other._hparams, name):
-                raise ConfigError(f"{self._hparams.alg_name} has no setting {name}")
+                known = ", ".join(self.search_space())
+                raise ConfigError(
+                    f"{self._hparams.alg_name} has no setting {name}; known are {known}"
+                )
             setattr(other._hparams, name, value)
         other._read_layers()
         return other

@@ -49,8 +49,8 @@ def attention_modules(watch: Watch, hooks: HookRelay) -> dict[int, nn.Module]:
         if module is not None and owners[module] > 1:
             raise UnsupportedModelError(
                 f"{model_name} is not supported: its layer {index} shares its "
-                f"{type(module).__name__} with another, and SADR cannot tell the one's attention "
-                "from the other's"
+                f"{type(module).__name__} with another layer, so SADR cannot tell their attention "
+                "apart; leave these layers out with sadr.layers"
             )
         if module is not None:
             modules[index] = module
@@ -102,7 +102,10 @@ def drifting_layers(
         ConfigError: a layer is outside the model, or no layer is left.
     """
     if not 0 <= edited < total:
-        raise ConfigError(f"the edited layer {edited} is outside {model_name} (0-{total - 1})")
+        raise ConfigError(
+            f"layers: the edited layer {edited} is outside {model_name}, whose layers are "
+            f"0-{total - 1}"
+        )
     outside = [layer for layer in wanted or () if layer >= total]
     if outside:
         raise ConfigError(

@@ -96,7 +96,9 @@ def prompt_tokens(edit: Edit) -> list[PromptTokens]:
     """
     prompts = edit.rewriting_prompts()
     if not prompts:
-        raise PositionError("the edit has no rewriting prompts")
+        raise PositionError(
+            "the edit has no rewriting prompts; its adapter has to give at least one (Edit.prompts)"
+        )
     return [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
 
 

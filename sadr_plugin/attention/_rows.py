@@ -61,8 +61,9 @@ class AttentionWeights:
             self.weights.shape[-1] != self.weights.shape[-2] and start is None
         ):
             raise UnsupportedModelError(
-                f"attention weights of shape {tuple(self.weights.shape)} cannot be read; "
-                "[batch, heads, tokens, tokens] is expected"
+                f"attention weights of shape {tuple(self.weights.shape)} cannot be read, "
+                "[batch, heads, tokens, tokens] is expected; load the model with another "
+                'attn_implementation ("eager" or "sdpa")'
             )
         prompt = torch.arange(len(position), device=self.weights.device)
         query = _among_queries(position, start, *self.weights.shape[-2:]).to(prompt.device)

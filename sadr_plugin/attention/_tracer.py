@@ -260,8 +260,8 @@ class AttentionTracer:
             classes = {type(module).__name__ for module in self._attention.values()}
             raise UnsupportedModelError(
                 f"{', '.join(sorted(classes))}: one of the layers {self.layers[0]}-"
-                f"{self.layers[-1]} did not attend as its source says; under this configuration "
-                "it attends by another way, which SADR cannot see"
+                f"{self.layers[-1]} did not make the attention call that SADR found in its "
+                'source; load the model with another attn_implementation ("eager" or "sdpa")'
             ) from error
 
     def run_with_rows(
@@ -336,8 +336,9 @@ class AttentionTracer:
         module_class = type(self._attention[layer])
         if not ways[layer]:
             raise UnsupportedModelError(
-                f"{module_class.__name__} (layer {layer}) makes no call that nnsight can see and "
-                f"attention can be read at ({', '.join(FUNCTIONS.values())})"
+                f"{module_class.__name__} (layer {layer}) makes no call at which SADR can read "
+                f"attention ({', '.join(FUNCTIONS.values())}); leave the layer out with "
+                "sadr.layers, or point at another module with a sadr_attention_module hook"
             )
         if len(ways[layer]) > 1 and self._trial is not None and module_class not in self._chosen:
             self._chosen[module_class] = self._try(ways[layer], self._trial)

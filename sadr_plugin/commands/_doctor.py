@@ -121,7 +121,7 @@ def _problems(hparams: Path) -> Iterator[str | None]:
     from ..config import SadrConfig
 
     if not hparams.is_file():
-        yield f"{hparams}: there is no such file"
+        yield f"there is no file {hparams}"
         return
     try:
         summary = summary_of(hparams)

@@ -148,8 +148,9 @@ def drift(
         raise ConfigError("give either --subject, --prompt and --target, or --data")
     for option, value in (many if data is None else single).items():
         if value:
-            mode = "with --data" if data is None else "without --data"
-            raise ConfigError(f"{option}: only {mode}")
+            if data is None:
+                raise ConfigError(f"{option}: works only with --data; add --data, or remove it")
+            raise ConfigError(f"{option}: works only without --data; remove one of the two")
     output = Output(json_file, report, svg, png)
     output.check()
     variants = [Variant(), *(Variant(top=count) for count in top or [])]
@@ -164,7 +165,10 @@ def drift(
     ]
     if edited is not None:
         if arms:
-            raise ConfigError("--arms: with --edited there is but one, the model edited before")
+            raise ConfigError(
+                "--arms: cannot be used with --edited, whose only arm is the edited model; "
+                "remove --arms"
+            )
         chosen = [Arm("edited", None)]
     options = EditorOptions(seed, dtype and dtype.value, trust_remote_code)
     place = Place(engine, workers, threads, matmul)
@@ -285,7 +289,7 @@ def _with_questions(record: Record, relations: Sequence[str], neighbours: Sequen
     true = record.target_true or (edited[0].target_true if edited else "")
     if not true:
         raise ConfigError(
-            "--right: say what the true object is, against which the new one is weighed"
+            "--right: give the true object, because the new object is compared with it"
         )
 
     def to_keep(questions: Sequence[Question]) -> tuple[Question, ...]:

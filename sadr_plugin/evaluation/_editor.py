@@ -101,7 +101,10 @@ class Editor(ABC):
             ConfigError: the editor has no such settings.
         """
         if settings:
-            raise ConfigError(f"{type(self).__name__} has no settings {', '.join(settings)}")
+            raise ConfigError(
+                f"{type(self).__name__} has no settings {', '.join(settings)}; to have settings, "
+                "an editor needs its own method configured"
+            )
         return self
 
     # Only editors that remember earlier edits, such as AlphaEdit, need the following methods.
@@ -180,4 +183,4 @@ def take_back(editor: Editor, unedited: UneditedWeights) -> None:
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        raise EvaluationError(f"an edit could not be taken back: {why}") from error
+        raise EvaluationError(f"an edit could not be undone: {why}") from error

@@ -313,8 +313,8 @@ def _refuse_without_object(item: dict[str, Any]) -> None:
         raise ValueError("concept: a text of WikiBio has no object to edit")
     if {"subject", "prompt", "target_new"} <= item.keys() and "ground_truth" not in item:
         raise ValueError(
-            "ground_truth: is missing, as in WikiData_recent; without what was true before there "
-            "is nothing to weigh the new object against"
+            "ground_truth: is missing, as in WikiData_recent; every score compares the new object "
+            "with the true one. Add it, or use ZsRE or WikiData_counterfact"
         )
 
 

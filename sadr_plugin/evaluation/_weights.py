@@ -100,8 +100,9 @@ class UneditedWeights:
         if changed:
             first, more = min(changed), len(changed) - 1
             raise kind(
-                f"after an edit was taken back, {first}{f' and {more} more' if more else ''} of "
-                "the model is not what it was; its editor has to name all weights that it changes"
+                "after an edit was undone, these parts of the model differ from before: "
+                f"{first}{f', and {more} more' if more else ''}; the editor has to name all "
+                "weights that it changes"
             )
 
     def _hash(self, name: str, tensor: Tensor) -> bytes:

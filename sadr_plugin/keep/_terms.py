@@ -85,8 +85,10 @@ class KeepTerm:
             with self._running.unedited():
                 self._kept = self._texts()
             if not any(kept.counts for kept in self._kept):
+                keys = "openings and texts" if self.name == KEEP else "others"
                 warnings.warn(
-                    f"SADR: {self.name} has no text to keep: each states the new object or the old",
+                    f"SADR: {self.name} has no text to keep, because every text states the new "
+                    f"object or the old one; change {keys} under sadr.keep",
                     stacklevel=2,
                 )
         if self._running.vector_is_zero or not self._kept:

@@ -124,7 +124,7 @@ class LoopBatch:
         if positions.subject.tolist() != counted:
             warnings.warn(
                 f"{self._point.editor} counts positions from the left, but its batch is padded on "
-                "the left: the token it edits is not the one it means. SADR watches the true "
-                'positions; set tokenizer.padding_side = "right" to have both agree',
+                "the left: it edits a wrong token. SADR watches the token that was meant; set "
+                'tokenizer.padding_side = "right" so that both agree',
                 stacklevel=2,
             )

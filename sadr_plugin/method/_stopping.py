@@ -112,7 +112,10 @@ def labels_behind(
             )
         target = whole[len(prompt.ids) :]
         if not target:
-            raise ConfigError(f"sadr.stop_at: the target {edit.target!r} has no tokens")
+            raise ConfigError(
+                f"sadr.stop_at: the target {edit.target!r} has no tokens; give a target that is "
+                "not empty"
+            )
         given = tokens[start + 1 : start + len(target)]
         if given != target[:-1]:
             raise PositionError(

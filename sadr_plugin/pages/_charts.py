@@ -183,7 +183,9 @@ def metrics(summaries: Sequence[ArmSummary], title: str) -> Chart:
         if (found := s.accuracy[task]) is not None
     ]
     if not rows:
-        raise EvaluationError("no record was scored in every arm")
+        raise EvaluationError(
+            "no record was scored in every arm; results.jsonl has the errors of the failed edits"
+        )
     arms = [summary.arm for summary in summaries]
     base = _chart(alt, rows, title).encode(
         x=alt.X("metric:N", title=None, sort=None, axis=alt.Axis(labelAngle=0)),
@@ -218,7 +220,10 @@ def sequence(
 
     alt = _altair()
     if not summary.points:
-        raise EvaluationError("no checkpoint was reached in every arm")
+        raise EvaluationError(
+            "no checkpoint was reached in every arm; results.jsonl has the errors of the failed "
+            "edits, and --resume continues the run"
+        )
     arms = [UNEDITED, *(arm for arm in summary.points[-1].models if arm != UNEDITED)]
     charts = []
     for name, curve in curves().items():

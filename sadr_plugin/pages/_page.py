@@ -134,8 +134,12 @@ class Page:
             "version": plugin_version(),
         }
         page = re.sub(r"@(\w+)@", lambda name: values[name[1]], _resource("page.html"))
-        if len(page.encode()) > LARGEST:
-            raise ConfigError(f"--report: the page would have {len(page) / 1e6:.1f} MB")
+        size = len(page.encode())
+        if size > LARGEST:
+            raise ConfigError(
+                f"--report: the page would have {size / 1e6:.2f} MB, and the limit is "
+                f"{LARGEST / 1e6:g} MB; take fewer records (--limit), or only charts (--svg)"
+            )
         if not file.absolute().parent.is_dir():
             raise ConfigError(f"--report: there is no folder {file.absolute().parent}")
         file.write_text(page, encoding="utf-8")
@@ -148,7 +152,7 @@ class Page:
 
     def _svg(self, name: str, chart: Chart) -> str:
         if name in self._charts:
-            raise ValueError(f"two charts are called {name!r}")
+            raise ValueError(f"two charts are called {name!r}; give one of them another name")
         self._charts[name] = chart
         # The page's own background colour has to be visible.
         return svg(chart, f"c{len(self._charts)}-").replace('fill="white"', 'fill="none"', 1)

@@ -50,7 +50,8 @@ class Flag:
         self.check(type(instance), value)
         if not hasattr(instance, "__dict__"):
             raise ConfigError(
-                f"sadr: {type(instance).__name__} has slots and no place for the flag"
+                f"sadr: {type(instance).__name__} has __slots__ and no place for the flag; add "
+                "the slot __dict__"
             )
         if self._refusal is None and not is_patched(type(instance)):
             self._on_subclass(type(instance))

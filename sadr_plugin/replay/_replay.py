@@ -44,7 +44,9 @@ class Replay:
         read_from: Sequence[int] | None = None,
     ) -> None:
         if not prompts:
-            raise PositionError("other prompts were asked for, and there are none")
+            raise PositionError(
+                "running.replay got an empty list of prompts; give it at least one prompt"
+            )
         tokens = [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
         first = [each.edited for each in tokens]
         if read_from is not None:

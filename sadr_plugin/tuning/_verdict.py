@@ -74,7 +74,10 @@ def judge(results: Sequence[Result]) -> Verdict:
     of_arm = {summary.arm: summary for summary in summaries}
     if not of_arm[TUNED].records:
         why = next((r.error for r in results if r.error is not None), "there are no results")
-        raise DataError(f"no unseen record could be edited in every arm: {why}")
+        raise DataError(
+            f"no unseen record could be edited in every arm: {why} (judged-*.jsonl in --out has "
+            "all errors)"
+        )
     means = {
         arm: {task: found.mean for task, found in summary.accuracy.items() if found is not None}
         for arm, summary in of_arm.items()

@@ -50,4 +50,4 @@ def test_doctor_on_an_hparams_file(rome_yaml, smol, changes, status, message):
 
 def test_doctor_on_a_file_that_is_not_there(tmp_path):
     shown = sadr("doctor", str(tmp_path / "none.yaml"))
-    assert (shown.exit_code, "there is no such file" in shown.stdout) == (1, True)
+    assert (shown.exit_code, "there is no file" in shown.stdout) == (1, True)

@@ -154,7 +154,7 @@ def test_an_error_of_easyedits_own(hparams, data, tmp_path, monkeypatch):
     shown = evaluate(file, *options, "--resume", "--skip-bad")
     assert shown.exit_code == 0
     failed = " ".join(shown.stdout.split())
-    assert "no plot: no record was scored in every arm" in failed
+    assert "no picture: no record was scored in every arm; results.jsonl has" in failed
     for arm in ("plain", "sadr"):
         assert f"failed: record 0, {arm}: RuntimeError: singular matrix" in failed
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())

@@ -168,8 +168,11 @@ class _Crew:
         if not unplaced:
             return
         free = {k: v for k, v in self._ray.available_resources().items() if k in ("CPU", "GPU")}
-        needs = f"{self._gpu_share:g} of a GPU each; free in the cluster: {free or 'nothing'}"
-        why = f"{len(unplaced)} workers have found no place for {PATIENCE:.0f} seconds ({needs})"
+        needs = f"each needs {self._gpu_share:g} of a GPU; free in the cluster: {free or 'nothing'}"
+        why = (
+            f"for {PATIENCE:.0f} seconds the cluster had no room for {len(unplaced)} of "
+            f"{self._count} workers ({needs})"
+        )
         for reference, of in unplaced:
             del self._running[reference]
             self._release(of.worker)
@@ -177,9 +180,11 @@ class _Crew:
         self._count -= len(unplaced)
         if self._count == 0:
             waiting.clear()
-            self._fail(EvaluationError(f"{why}; give another --workers, or free some"))
+            self._fail(EvaluationError(f"{why}; free some GPUs, or give another --workers"))
         else:
-            warnings.warn(f"SADR: {why}; the other {self._count} go on alone", stacklevel=2)
+            warnings.warn(
+                f"SADR: {why}; the run continues with the other {self._count}", stacklevel=2
+            )
 
     def _finish(self) -> None:
         for answer in [worker.finish.remote() for worker in self._idle]:
