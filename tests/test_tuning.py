@@ -309,8 +309,8 @@ def test_the_best_is_chosen_among_the_first_on_more_records(tmp_path, monkeypatc
             return [replace(answers(kept=kept[name])[0], arm=name) for name in setups]
 
     monkeypatch.setattr("sadr_plugin.tuning._tuner.Runs", Outcomes)
-    lucky, steady = (
-        Tried(number, {}, Setup(), answers(kept=kept)) for number, kept in ((0, 4), (1, 3))
+    lucky, steady, worse = (
+        Tried(number, {}, Setup(), answers(kept=kept)) for number, kept in ((0, 4), (1, 3), (2, 1))
     )
     with Progress(disable=True) as progress:
         engine = LocalEngine(TrialEvaluator(Tunable()))
@@ -321,7 +321,10 @@ def test_the_best_is_chosen_among_the_first_on_more_records(tmp_path, monkeypatc
         assert tuner._best([], plain, records(4)) is None
         assert asked == [], "there is nothing to choose between"
         assert tuner._best([lucky, steady], plain, records(4)) is steady
-    assert asked == [[PLAIN, "trial 0", "trial 1"]]
+        assert tuner._best([steady, worse], plain, records(4)) is steady
+    assert asked.pop() == ["trial 1"], "the best is confirmed, and the other not even tried"
+    assert asked.pop() == [PLAIN]
+    assert asked == [[PLAIN], ["trial 0"], ["trial 1"]]
 
 
 def test_first_come_the_recipes_with_the_editor_as_it_is(tmp_path):

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 CHECKED = 4
 """The number of records that the check-up edits."""
 
-FINALISTS = 3
-"""The number of best trials that are also tried on more records, if there are any."""
+FINALISTS = 5
+"""The number of best trials that may also be tried on more records, if there are any."""
 
 EXPLAINED = 12
 """The number of unseen records for the causal test, which runs if the settings miss a target."""
@@ -149,7 +149,7 @@ class Tuner:
         for finding in findings:
             first |= finding.change
         search = self._search(space, chosen, plain, first)
-        best = self._best(search.ranked(plain)[:FINALISTS], plain, more)
+        best = self._best(search.ranked(plain), plain, more)
         judged = [] if best is None else self._judged(best, unseen)
         verdict = None if best is None else judge(judged)
         causal = None
@@ -243,24 +243,33 @@ class Tuner:
         return search
 
     def _best(
-        self, finalists: Sequence[Tried], plain: Sequence[Result], more: Sequence[Record]
+        self, ranked: Sequence[Tried], plain: Sequence[Result], more: Sequence[Record]
     ) -> Tried | None:
-        """Return the finalist that is closest to the targets on its records and on some more.
+        """Return the trial nearest to the targets on the records so far and on more of them.
 
-        With few records, luck can decide which trial looks best.
+        The best of many trials on few records is often only lucky. So the best is tried on more
+        records. If another trial is then better, that one is tried on them, and so on.
+
+        Args:
+            ranked: the trials whose edits succeed, the best first.
+            plain: the plain edits on the records so far.
+            more: the further records.
         """
+        finalists = ranked[:FINALISTS]
         if len(finalists) < 2 or not more:
             return next(iter(finalists), None)
-        setups = {PLAIN: PLAIN_SETUP, **{tried.name: tried.setup for tried in finalists}}
         runs = Runs(self._engine, self._folder / "finals.jsonl", self._advance)
-        self._begin("the best trials on more records", len(runs.missing(setups, more)))
-        found = runs.results(setups, more)
-        of = {name: [result for result in found if result.arm == name] for name in setups}
-
-        def key(tried: Tried) -> float:
-            return margin([*tried.results, *of[tried.name]], [*plain, *of[PLAIN]])
-
-        return max(finalists, key=key)
+        self._begin("the best on more records", None)
+        all_plain = [*plain, *runs.results({PLAIN: PLAIN_SETUP}, more)]
+        margins = {tried.name: margin(tried.results, plain) for tried in finalists}
+        confirmed: set[str] = set()
+        while True:
+            best = max(finalists, key=lambda tried: margins[tried.name])
+            if best.name in confirmed:
+                return best
+            results = [*best.results, *runs.results({best.name: best.setup}, more)]
+            margins[best.name] = margin(results, all_plain)
+            confirmed.add(best.name)
 
     def _judged(self, best: Tried, unseen: Sequence[Record]) -> list[Result]:
         """Return the results on the unseen records: unedited, plain, the stop alone, and tuned."""
