@@ -39,7 +39,7 @@ dist: $(READY)
 	rm -rf dist build/again
 	$(BIN)/python -m build --quiet --outdir dist
 	$(BIN)/python -m build --quiet --outdir build/again
-	for file in dist/*; do cmp $$file build/again/$$(basename $$file); done
+	for file in dist/*; do cmp $$file build/again/$$(basename $$file) || exit 1; done
 	rm -rf build/again
 
 # Times an edit without SADR, with it, with keep, and without reuse, in the short form.

@@ -38,6 +38,8 @@ cd "$work"
 "$work/venv/bin/sadr" doctor
 "$work/venv/bin/pytest" -q tests/test_attachment.py tests/test_attention.py \
     tests/test_config.py tests/test_conformance.py tests/test_drift.py tests/test_events.py \
+    tests/test_faults.py tests/test_records.py tests/test_silence.py tests/test_target.py \
+    tests/test_verdicts.py \
     tests/test_keep.py tests/test_loop.py tests/test_loss.py tests/test_nnsight.py \
     tests/test_pages.py tests/test_plugins.py tests/test_replay.py \
     tests/test_reuse.py tests/test_terms.py tests/test_tracing.py tests/test_tuning.py \

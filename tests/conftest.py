@@ -20,7 +20,7 @@ settings.load_profile("repeatable")
 
 def pytest_configure(config):
     """SmolLM2 is converted once for all runs of this checkout; the user's own cache stays out."""
-    if "SADR_CACHE" not in os.environ:
+    if "SADR_CACHE" not in os.environ and config.pluginmanager.hasplugin("cacheprovider"):
         os.environ["SADR_CACHE"] = str(config.cache.mkdir("sadr"))
 
 

@@ -23,6 +23,11 @@ def command_line() -> str:
     command = typer.main.get_command(build())
     context = typer.Context(command, info_name="sadr")
     text = get_docs_for_click(obj=command, ctx=context, name="sadr", title="Command line")
+    for name, found in command.commands.items():  # the summaries in the list are cut off
+        summary = (found.help or "").strip().splitlines()[0]
+        text = re.sub(
+            rf"^\* `{name}`: .*\.\.\.$", f"* `{name}`: {summary}", text, flags=re.MULTILINE
+        )
     return re.sub(r"^\$ ", "", text, flags=re.MULTILINE)
 
 

@@ -51,7 +51,7 @@ def model_obstacle(summary: HparamsSummary) -> str | None:
 def doctor(
     hparams: Annotated[
         Path | None,
-        typer.Argument(metavar="[HPARAMS.yaml]", help="An hparams file that you want to use."),
+        typer.Argument(metavar="HPARAMS.yaml", help="An hparams file that you want to use."),
     ] = None,
     json: JsonFile = None,
 ) -> None:

@@ -11,6 +11,8 @@ import marshal
 import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, cast
 
@@ -185,6 +187,7 @@ def run_with_own_cache(
             "settings": settings.model_dump_json(exclude={"reuse"}),
             "version": plugin_version(),
             "hooks": _method_in_force(),
+            "source": _own_source(),
         }
         digest = hashlib.sha256(json.dumps(method).encode()).hexdigest()[:12]
         stem, suffix = os.path.splitext(str(template))
@@ -203,6 +206,17 @@ def _method_in_force() -> list[str]:
         for hook in (hooks.sadr_selected_heads, hooks.sadr_penalty, hooks.sadr_loss_terms)
         for implementation in hook.get_hookimpls()
     ]
+
+
+@cache
+def _own_source() -> str:
+    """Identify the plugin's own code for heads, penalty and terms.
+
+    The version does not tell it in an editable installation.
+    """
+    package = Path(__file__).parents[1]
+    files = [*sorted(package.glob("method/*.py")), *sorted(package.glob("keep/*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _identity(function: Any) -> str:
