@@ -93,7 +93,7 @@ def test_yaml_blocks_are_accepted(block):
 
 def test_settings_in_tables_are_accepted():
     """Tables have settings to copy, each on one line."""
-    found = [line for page in PAGES for line in re.findall(r"`(sadr: [^`]+)`", page.read_text())]
+    found = [line for page in PAGES for line in re.findall(r"`(sadr: \{[^`]+\})`", page.read_text())]
     assert len(found) > 50
     for line in found:
         SadrConfig.parse(yaml.safe_load(line)["sadr"])
