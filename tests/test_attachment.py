@@ -1,11 +1,13 @@
 import copy
 import dataclasses
+import importlib
 import inspect
 import pickle
 import re
 import sys
 import warnings
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -14,6 +16,7 @@ import smalledit.editor
 import smalledit.hparams
 from sadr_plugin import EditPoint, SadrConfig, hookimpl
 from sadr_plugin.errors import AttachmentError, ConfigError, UnsupportedLoopError
+from sadr_plugin.patching._imports import when_imported
 from smalledit.hparams import OtherHparams, SmallHparams
 from support import SMALL, SmallAdapter
 
@@ -459,3 +462,31 @@ def test_a_misspelt_hook_is_an_error():
 def test_wrong_arguments_get_the_toolkits_own_complaint(small):
     with pytest.raises(TypeError, match=r"optimise\(\) missing 3 required positional arguments"):
         small.optimise(1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_module_whose_import_has_begun(tmp_path, monkeypatch, fails):
+    told = []
+    (tmp_path / "underway.py").write_text(
+        "import sys\n"
+        "sys.begun(sys.modules[__name__])\n"
+        "attribute = 1\n" + ("raise OSError('no')\n" if fails else "")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "underway", raising=False)
+
+    def begun(module):
+        assert when_imported("underway", lambda module: told.append(module.attribute))
+
+    monkeypatch.setattr(sys, "begun", begun, raising=False)
+    try:
+        spec = importlib.import_module("underway").__spec__
+        assert (type(spec), spec._initializing) == (ModuleSpec, False)
+    except OSError:
+        assert fails
+    assert told == ([] if fails else [1])
+    sys.modules.pop("underway", None)
+
+
+def test_a_module_that_is_imported_already_needs_no_waiting():
+    assert not when_imported("sys", lambda module: None)

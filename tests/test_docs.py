@@ -93,10 +93,11 @@ def test_yaml_blocks_are_accepted(block):
 
 def test_settings_in_tables_are_accepted():
     """Tables have settings to copy, each on one line."""
-    found = [line for page in PAGES for line in re.findall(r"`(sadr: \{[^`]+\})`", page.read_text())]
+    line = re.compile(r"`(sadr: \{[^`]+\})`")
+    found = [text for page in PAGES for text in line.findall(page.read_text())]
     assert len(found) > 50
-    for line in found:
-        SadrConfig.parse(yaml.safe_load(line)["sadr"])
+    for text in found:
+        SadrConfig.parse(yaml.safe_load(text)["sadr"])
 
 
 def commands(block: Block) -> list[list[str]]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
-
-import wrapt
 
 from ..adapter import EditPoint
 from ..errors import AttachmentError
@@ -24,6 +21,7 @@ from ._functions import (
     run_with_penalty,
 )
 from ._hparams import HparamsPatch, is_patched
+from ._imports import when_imported
 from ._names import Name
 from ._strangers import is_declared_one, keeps_no_files
 
@@ -97,10 +95,10 @@ def _active() -> bool:
 
 
 def _attach() -> None:
-    for module in _modules_to_watch() - _watched - sys.modules.keys():
+    for module in _modules_to_watch() - _watched:
         # An import hook cannot be removed. It checks whether SADR is enabled.
-        _watched.add(module)
-        wrapt.register_post_import_hook(_imported, module)
+        if when_imported(module, _imported):
+            _watched.add(module)
     _attach_what_is_imported()
 
 
