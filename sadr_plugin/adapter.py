@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import PositionError
+from .errors import AttachmentError, PositionError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,6 +138,20 @@ class EditPoint:
     cache: str | Sequence[str] | None = None
     cache_argument: str = "cache_template"
     parameters: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the form of the names.
+
+        Raises:
+            AttachmentError: a name is not ``"package.module:name"``.
+        """
+        for name in (self.function, self.hparams, *self.caches):
+            module, _, inner = name.partition(":")
+            if not module or not inner.isidentifier():
+                raise AttachmentError(
+                    f'{self.editor}: expected "package.module:name", the name of a function or '
+                    f"class of a module, got {name!r}"
+                )
 
     @property
     def caches(self) -> Sequence[str]:

@@ -97,13 +97,15 @@ SMALL = EditPoint(
 class SmallAdapter:
     """An adapter for the small toolkit; it keeps what the notifications bring."""
 
+    points = (SMALL,)
+
     def __init__(self):
         self.steps = []
         self.reports = []
 
     @hookimpl
     def sadr_edit_points(self):
-        return [SMALL]
+        return list(self.points)
 
     @hookimpl
     def sadr_hparams_base(self):

@@ -384,7 +384,7 @@ def declare():
 @pytest.mark.parametrize(
     ("function", "argument", "message"),
     [
-        ("smalledit.editor:gone", "hparams", "gone is not a plain function"),
+        ("smalledit.editor:gone", "hparams", "gone is not a function of a module"),
         ("smalledit.editor:optimise", "config", "takes no argument 'config'"),
     ],
 )
@@ -490,3 +490,19 @@ def test_a_module_whose_import_has_begun(tmp_path, monkeypatch, fails):
 
 def test_a_module_that_is_imported_already_needs_no_waiting():
     assert not when_imported("sys", lambda module: None)
+
+
+@pytest.mark.parametrize("name", ["smalledit.editor.optimise", "smalledit.editor:", ":optimise"])
+def test_a_name_of_another_form(name):
+    with pytest.raises(AttachmentError, match=r'SMALL: expected "package\.module:name"'):
+        dataclasses.replace(SMALL, function=name)
+
+
+def test_a_function_in_a_module_that_does_not_exist(small_adapter, monkeypatch):
+    """The flag would otherwise be accepted and do nothing."""
+    wrong = dataclasses.replace(SMALL, function="smalledit.edtor:optimise")
+    monkeypatch.setattr(type(small_adapter), "points", (wrong,))
+    with pytest.warns(UserWarning, match=r"there is no module smalledit\.edtor for its function"):
+        sadr_plugin.enable()
+    with pytest.raises(ConfigError, match=r"there is no module smalledit\.edtor"):
+        SmallHparams(sadr=True)

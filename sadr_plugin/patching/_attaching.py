@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -192,9 +193,20 @@ def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
     hparams = _class(point.hparams, just_now)
     if hparams is None:
         raise AttachmentError(f"{point.editor}: there is no class {point.hparams}")
+    module = Name.parse(point.function).module
+    if module not in sys.modules and not _exists(point.function):
+        # The flag would be accepted, and no edit would have SADR.
+        raise AttachmentError(f"{point.editor}: there is no module {module} for its function")
     for accepting in (hparams, *_subclasses(hparams)):
         if not is_patched(accepting):
             _hparams[accepting] = HparamsPatch(accepting)
+
+
+def _exists(target: str) -> bool:
+    try:
+        return Name.parse(target).exists()
+    except ValueError:  # a toolkit without files, made in memory
+        return True
 
 
 def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:

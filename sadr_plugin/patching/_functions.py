@@ -56,8 +56,8 @@ class AttachedFunction:
         where = f"{point.editor}: {home.__name__}:{name}"
         if not isinstance(original, FunctionType):
             raise AttachmentError(
-                f"{where} is not a plain function in the installed toolkit; its adapter fits "
-                "another version"
+                f"{where} is not a function of a module in the installed toolkit; correct the "
+                "adapter's declaration, or install the version that it is made for"
             )
         refuse_missing_arguments(where, needs, signature_of(original).parameters)
         self.original = original
@@ -79,7 +79,8 @@ def refuse_missing_arguments(where: str, needs: Iterable[str], takes: Iterable[s
     missing = sorted(set(needs) - set(takes))
     if missing:
         raise AttachmentError(
-            f"{where} takes no argument {missing[0]!r}; its adapter fits another version"
+            f"{where} takes no argument {missing[0]!r}; correct the adapter's declaration, "
+            "or install the version that it is made for"
         )
 
 
