@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import sadr_plugin
 from sadr_plugin import HparamsSummary, hookimpl
 from sadr_plugin.commands._tune import _seconds
 from sadr_plugin.commands.cli import build
-from sadr_plugin.errors import ChangedModelError, ConfigError, DataError
+from sadr_plugin.errors import ChangedModelError, ConfigError, DataError, EvaluationError
 from sadr_plugin.evaluation import (
     UNEDITED,
     Dimension,
@@ -732,3 +733,10 @@ def test_what_was_measured_on_a_changed_model_is_put_aside(tmp_path):
         run_search(tmp_path, WritesElsewhere(), trials=1)
     again = Search(space(Tunable()), records(5), tmp_path / "study", [])
     assert again.tried == []
+
+
+def test_without_optuna_the_command_ends_before_it_loads_a_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    arguments = ["tune", str(tmp_path / "none.yaml"), "--data", "builtin"]
+    with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[tune\]'"):
+        CliRunner().invoke(build(), arguments, catch_exceptions=False)

@@ -108,9 +108,10 @@ def tune(
 
     from .. import enabled
     from ..evaluation import LocalEngine
-    from ..tuning import Options, TrialEvaluator, Tuner
+    from ..tuning import Options, TrialEvaluator, Tuner, expect_optuna
     from ._tune_findings import TuningFindings, expect_writable
 
+    expect_optuna()
     seconds = _seconds(budget)
     output = Output(json_file, report, svg, png)
     output.check()

@@ -9,7 +9,7 @@ from ._checkup import Finding, check_up
 from ._known import Known, known, split
 from ._objectives import Objectives, objectives
 from ._runs import Runs
-from ._search import Search, Tried
+from ._search import Search, Tried, expect_optuna
 from ._space import Space
 from ._targets import margin
 from ._trials import Setup, TrialEvaluator, TrialTask
@@ -35,6 +35,7 @@ __all__ = [
     "Tuning",
     "Verdict",
     "check_up",
+    "expect_optuna",
     "judge",
     "known",
     "margin",

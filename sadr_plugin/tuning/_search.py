@@ -225,13 +225,24 @@ def _is_done(trial: optuna.trial.FrozenTrial) -> bool:
     return trial.state.is_finished() and "results" in trial.user_attrs
 
 
-def _study(file: Path, seed: int) -> optuna.Study:
+def expect_optuna() -> None:
+    """Check that the search can run.
+
+    Raises:
+        EvaluationError: Optuna is not installed.
+    """
     try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+        import optuna  # noqa: F401
     except ImportError:
         raise EvaluationError("Optuna is not installed; pip install 'sadr-plugin[tune]'") from None
+
+
+def _study(file: Path, seed: int) -> optuna.Study:
+    expect_optuna()
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
