@@ -331,5 +331,5 @@ def test_a_tokenizer_that_ends_its_texts():
 
 
 def test_no_prompts():
-    with pytest.raises(PositionError, match="there are none"):
+    with pytest.raises(PositionError, match="an empty list of prompts"):
         Replay(Loop(big_llama(), "model.layers.{}").edit, None, None, [])

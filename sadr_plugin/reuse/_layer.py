@@ -29,7 +29,7 @@ CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past", "cache")
 In this order: in releases 5.0 to 5.23, in earlier ones, in GPT models, and since 5.24.
 """
 
-_UPDATE = re.compile(rf"\b({'|'.join(CACHE_ARGUMENTS)})\.update\(")
+_UPDATE = re.compile(rf"({'|'.join(CACHE_ARGUMENTS)})\.update\(")
 
 CUTTABLE = (None, "sdpa", "eager")
 """The attention implementations whose mask has a row for each query."""
