@@ -106,13 +106,13 @@ def test_arms(hparams, data, tmp_path):
     assert summary["about"]["matmul"] == "high"
     _, control, half, two = summary["arms"]
     assert control["drift"] > half["drift"] > two["drift"]
-    assert "<!-- sadr 0.5 -->" in (out / "summary.svg").read_text()
+    assert ">sadr 0.5</text>" in (out / "summary.svg").read_text()
     with pytest.raises(ConfigError, match="--gamma: expected different"):
         evaluate(hparams(), *options, "--gamma", "2", "--resume")
     for wrong, message in (
         (["--arms", "plain", "--gamma", "1"], "no arm sadr"),
         (["--gamma", "inf"], "sadr.gamma: expected a finite number"),
-        (["--workers", "2"], "--workers: there are none"),
+        (["--workers", "2"], "--workers: works only with --engine ray"),
     ):
         with pytest.raises(ConfigError, match=message):
             evaluate(hparams(), "--data", data, "--skip-bad", "--out", str(tmp_path / "b"), *wrong)

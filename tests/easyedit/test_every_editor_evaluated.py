@@ -174,7 +174,7 @@ def test_a_sequence(rome_yaml, tmp_path):
     with pytest.raises(ConfigError, match="other settings: dtype"):
         evaluate(file, *options, "--resume", "--dtype", "float16")
     (out / "run.json").unlink()
-    with pytest.raises(ConfigError, match=r"results without the run\.json"):
+    with pytest.raises(ConfigError, match=r"results but no run\.json"):
         evaluate(file, *options, "--resume")
     with pytest.raises(ConfigError, match="--batch-size, --checkpoints: for --mode batch or"):
         evaluate(file, "--data", data, "--checkpoints", "1")
