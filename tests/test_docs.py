@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomllib
@@ -58,8 +59,8 @@ def blocks() -> list[Block]:
 BLOCKS = blocks()
 
 
-def of(language: str, only_run: bool = True) -> list[Block]:
-    return [b for b in BLOCKS if b.language == language and (b.runs or not only_run)]
+def of(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language and block.runs]
 
 
 def test_every_block_names_its_language():
@@ -137,7 +138,7 @@ def test_commands_exist(block):
                 assert (ROOT / path).exists(), f"{word} of {block}"
 
 
-def check_options(app: typer.main.Any, words: list[str]) -> None:
+def check_options(app: Any, words: list[str]) -> None:
     if words[:1] == ["--help"] or words[:1] == ["--version"]:
         return
     assert words, "sadr alone"

@@ -119,8 +119,7 @@ def remarks(job: Job) -> list[str]:
     import numpy as np
 
     found = []
-    for name in job.module_names():
-        file = _statistic(job, name, []).file
+    for name, file in files(job).items():
         if not file.exists():
             found.append(f"{name} has no layer statistics; compute them with sadr stats")
             continue

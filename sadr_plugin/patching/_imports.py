@@ -26,13 +26,18 @@ def when_imported(name: str, notify: Notify) -> bool:
     if module is None:
         wrapt.register_post_import_hook(notify, name)
         return True
-    spec = module.__spec__
-    if not getattr(spec, "_initializing", False) or type(spec) is not ModuleSpec:
+    spec = getattr(module, "__spec__", None)
+    if not is_importing(module) or type(spec) is not ModuleSpec:
         return False
-    # Python's import system sets this attribute to False at the end, and calls nothing.
+    # Python's import system sets `_initializing` to False at the end, and calls nothing.
     vars(spec)[_NOTIFY] = lambda: notify(module)
     spec.__class__ = _ImportedSpec
     return True
+
+
+def is_importing(module: ModuleType | None) -> bool:
+    """Whether the import of a module has begun and is not complete."""
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 _NOTIFY = "_sadr_notify"

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from ._imports import is_importing
+
 _Definition = TypeVar("_Definition", ast.FunctionDef, ast.ClassDef)
 
 
@@ -40,8 +42,7 @@ class Name:
                 otherwise.
         """
         module = sys.modules.get(self.module)
-        spec = getattr(module, "__spec__", None)
-        if module is not just_now and getattr(spec, "_initializing", False):
+        if module is not just_now and is_importing(module):
             return None
         return module
 
