@@ -9,13 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import sadr_plugin
 from sadr_plugin.commands.cli import build
 from sadr_plugin.drift import AttentionMap, Head
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import UNEDITED, summarise
 from sadr_plugin.events import Report, Step
 from sadr_plugin.pages import Page, heads, metrics, save, steps
+from sadr_plugin.testing import registered
 from test_evaluation import ARMS, SmallEditor, Stranger, evaluate
 from test_transplant import causal
 
@@ -84,6 +84,29 @@ def opened(browser, file, scheme="light"):
     )
     browser.get(file.as_uri())
     return browser
+
+
+@needs_browser
+def test_a_screen_reader_finds_a_name_for_everything(browser, tmp_path):
+    made = page()
+    made.table([["setting", "value"], ["layer", "5"]])
+    made.write(tmp_path / "page.html")
+    opened(browser, tmp_path / "page.html")
+    found = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in found
+        if not node["ignored"]
+    ]
+    tables = [name for role, name in named if role == "table"]
+    assert "a caption" in tables
+    assert "Numbers" in tables
+    groups = [name for role, name in named if role == "group"]
+    assert "How far each head has moved: plain" in groups
+    assert "Numbers: steps" in groups
+    marks = [name for role, name in named if role == "graphics-symbol"]
+    assert any(name.startswith("layer 5, head 0: moved by") for name in marks)
+    assert all(tables + marks)
 
 
 @needs_browser
@@ -237,13 +260,9 @@ class StrangerWithAttention(Stranger):
 
 def sadr_drift(tmp_path, *options):
     (tmp_path / "hparams.small").touch()
-    plugin, manager = StrangerWithAttention(), sadr_plugin.plugin_manager()
-    manager.register(plugin)
-    try:
-        given = ["drift", tmp_path / "hparams.small", *options]
+    given = ["drift", tmp_path / "hparams.small", *options]
+    with registered(StrangerWithAttention()):
         return CliRunner().invoke(build(), list(map(str, given)), catch_exceptions=False)
-    finally:
-        manager.unregister(plugin)
 
 
 EDIT = ("--subject", "tower", "--prompt", "the {} is in", "--target", "rome", "--right", "paris")
@@ -252,9 +271,11 @@ FACTS = ("--relation", "the tower is a=city", "--neighbour", "the louvre is in=p
 
 def test_the_drift_of_one_edit(tmp_path):
     data, report = tmp_path / "d.json", tmp_path / "d.html"
-    shown = sadr_drift(tmp_path, *EDIT, *FACTS, "--json", data, "--report", report)
+    shown = sadr_drift(tmp_path, *EDIT, *FACTS, "--json", data, "--report", report, "--top", "3")
     assert shown.exit_code == 0, shown.output
     assert "the heads that drifted most" in shown.output
+    assert "plain, 3 heads: probability of the right / of the wrong answer" in shown.output
+    assert "rome / paris" in report.read_text(), "of the edited fact, the new object is right"
     found = json.loads(data.read_text())
     metrics = [question["metric"] for question in found["questions"]]
     assert metrics == [
@@ -273,6 +294,7 @@ def test_the_drift_of_one_edit(tmp_path):
     )
     assert back == pytest.approx(unedited, abs=1e-3), "its edits are all attention's"
     assert "the tower is in → rome" in report.read_text()
+    assert "plain + unedited attention, 3 heads" in report.read_text()
 
 
 def test_the_drift_of_many_edits(tmp_path):
@@ -299,6 +321,8 @@ def test_the_drift_of_many_edits(tmp_path):
         "plain + unedited attention, layers 2-3",
     ]
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 3 * 11
+    exchanged = next(line for line in shown.output.splitlines() if "plain + unedited" in line)
+    assert exchanged.split()[-1] == "–", "nothing was edited, so there are no steps"
     with pytest.raises(ConfigError, match="holds a run; continue it with --resume"):
         sadr_drift(tmp_path, *options)
     assert sadr_drift(tmp_path, *options, "--resume").exit_code == 0
@@ -315,6 +339,7 @@ def test_the_drift_of_many_edits(tmp_path):
         ((*EDIT, "--edited", "none", "--arms", "plain"), "--arms: cannot be used with --edited"),
         ((*EDIT, "--edited", "none"), "model_name: 'none' cannot be loaded"),
         ((*EDIT, "--workers", "3"), "--workers: works only with --data; add"),
+        ((*EDIT, "--out", "runs"), "--out: works only with --data; add"),
         ((*EDIT, "--window", "50-60"), "--window: no layer of 50-60 is among those"),
         (EDIT[:6], "--right: give the true object"),
         ((*EDIT, "--relation", "no answer"), '--relation: expected "PROMPT=ANSWER"'),
@@ -362,13 +387,9 @@ def test_the_causal_test_leaves_the_model_alone():
 def test_the_page_of_an_evaluation(tmp_path, mode):
     from test_evaluation import sadr_eval
 
-    plugin, manager = Stranger(), sadr_plugin.plugin_manager()
-    manager.register(plugin)
-    try:
-        files = ["--report", tmp_path / "e.html", "--json", tmp_path / "e.json"]
+    files = ["--report", tmp_path / "e.html", "--json", tmp_path / "e.json"]
+    with registered(Stranger()):
         shown = sadr_eval(tmp_path, "--mode", mode, *files)
-    finally:
-        manager.unregister(plugin)
     assert shown.exit_code == 0, shown.output
     page = (tmp_path / "e.html").read_text()
     assert "Small, 2 records of data.json" in page

@@ -136,7 +136,7 @@ def test_an_edit_of_the_last_values_is_none_of_attentions():
 def test_the_most_drifted_heads_alone():
     evaluator, results = causal(SmallEditor(), [Variant(top=1), Variant(top=8)])
     names = ["plain + unedited attention, 1 heads", "unedited + plain attention, 8 heads"]
-    assert set(names) <= set(evaluator.arms) == set(arm_names(["plain"], evaluator._variants))
+    assert set(names) <= set(evaluator.arms) == set(arm_names(["plain"], evaluator.variants))
     edited = as_tensor(results["1", "plain"].scores)
     one, all_ = (as_tensor(results["1", restored("plain", Variant(top=k))].scores) for k in (1, 8))
     unedited = as_tensor(results["1", UNEDITED].scores)

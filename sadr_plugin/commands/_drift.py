@@ -36,8 +36,8 @@ from ._options import (
 )
 from ._options import Engine as EngineOption
 from ._output import Output
-from ._running import Chosen, Place, about_run, make_editor, read_summary
-from .environment import progress, silence
+from ._run_setup import Chosen, Place, about_run, make_editor, read_summary
+from .terminal import progress, silence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,9 +100,13 @@ def drift(
         list[str] | None,
         typer.Option(help="Exchange attention only in these layers, such as 6-15. Repeatable."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="With --data: the folder for the results.")] = Path(
-        "sadr-drift"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --data: the folder for the results. [default: sadr-drift]",
+            show_default=False,
+        ),
+    ] = None,
     resume: Resume = False,
     skip_bad: SkipBad = False,
     engine: EngineOption = Engines.local,
@@ -143,6 +147,7 @@ def drift(
         "--skip-bad": skip_bad,
         "--engine": engine is not Engines.local,
         "--workers": workers,
+        "--out": out,
     }
     if data is None and not (subject and prompt and target):
         raise ConfigError("give either --subject, --prompt and --target, or --data")
@@ -188,8 +193,9 @@ def drift(
                 "variants": [asdict(variant) for variant in variants],
             }
             cluster = place.cluster(make, arm_names([arm.name for arm in chosen], variants))
-            _run_folder.claim(out, about, resume)
-            findings = _of_many(cluster, make, records.records, out, console)
+            folder = out or Path("sadr-drift")
+            _run_folder.claim(folder, about, resume)
+            findings = _of_many(cluster, make, records.records, folder, console)
     findings.show(console)
     output.write(findings, console)
 
@@ -236,7 +242,7 @@ def _of_one(make: Callable[[], CausalEvaluator], record: Record, console: Consol
             raise ConfigError(f"{result.arm}: {result.error}")
     edits = evaluator.edited_arms
     steps = dict(zip(edits, found, strict=True)) if len(found) == len(edits) else {}
-    return DriftOfEdit(record, results, edits, evaluator.maps, steps)
+    return DriftOfEdit(record, results, edits, evaluator.variants, evaluator.maps, steps)
 
 
 def _of_many(

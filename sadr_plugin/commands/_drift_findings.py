@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN_HEADS = 10
 
-ALL_HEADS = Variant()
+QUESTION = ("", "prompt", "right / wrong")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class DriftOfEdit:
         record: the edit and its questions.
         results: the results of all arms.
         arms: the edited arms.
+        variants: the parts of the attention that were exchanged.
         maps: attention at each prompt.
         reports: the steps of the edit, by arm, if they were recorded.
     """
@@ -37,6 +38,7 @@ class DriftOfEdit:
     record: Record
     results: Sequence[Result]
     arms: Sequence[str]
+    variants: Sequence[Variant]
     maps: Sequence[AttentionMap]
     reports: Mapping[str, Report]
 
@@ -44,9 +46,10 @@ class DriftOfEdit:
         """Show the results on the terminal."""
         _show_heads(console, {arm: _heads(self.results, arm) for arm in self.arms})
         for arm in self.arms:
-            shown = [UNEDITED, arm, restored(arm, ALL_HEADS), transferred(arm, ALL_HEADS)]
-            title = f"{arm}: probability of the right answer / of {self.record.target_new}"
-            _show_rows(console, title, [*self._rows(shown)], ("", "prompt", "right", *shown))
+            for variant in self.variants:
+                shown = [UNEDITED, arm, restored(arm, variant), transferred(arm, variant)]
+                title = f"{arm}{variant.suffix}: probability of the right / of the wrong answer"
+                _show_rows(console, title, [*self._rows(shown)], (*QUESTION, *shown))
 
     def as_data(self) -> dict[str, Any]:
         """Return the results as data for JSON."""
@@ -90,8 +93,8 @@ class DriftOfEdit:
         page.heading("The edit")
         arms = [UNEDITED, *self.arms]
         page.table(
-            [["", "prompt", "right", *arms], *self._rows(arms)],
-            "Probability of the right answer / of the new object.",
+            [[*QUESTION, *arms], *self._rows(arms)],
+            "Probability of the right answer / of the wrong answer.",
             self._marks(arms),
         )
         page.heading("Attention, head by head")
@@ -102,13 +105,16 @@ class DriftOfEdit:
         )
         page.attention(self.maps, self.arms)
         page.heading("Does attention change the answers?")
-        exchanged = [name(arm, ALL_HEADS) for arm in self.arms for name in (restored, transferred)]
-        page.table(
-            [["", "prompt", "right", *exchanged], *self._rows(exchanged)],
-            "The same questions, asked with the unedited model's attention in the edited model, "
-            "and with the edited model's attention in the unedited model.",
-            self._marks(exchanged),
-        )
+        for variant in self.variants:
+            exchanged = [
+                name(arm, variant) for arm in self.arms for name in (restored, transferred)
+            ]
+            page.table(
+                [[*QUESTION, *exchanged], *self._rows(exchanged)],
+                "The same questions, asked with the unedited model's attention in the edited "
+                "model, and with the edited model's attention in the unedited model.",
+                self._marks(exchanged),
+            )
         if self.reports:
             page.heading("Step by step")
             page.chart("steps", steps(self.reports))
@@ -127,7 +133,7 @@ class DriftOfEdit:
                 prompt = question.prompt.replace(
                     self.record.statement, f"… {self.record.target_new}."
                 )
-                yield [SHORT[task], prompt, question.right, *cells]
+                yield [SHORT[task], prompt, f"{question.right} / {question.wrong}", *cells]
 
     def _marks(self, arms: Sequence[str]) -> dict[tuple[int, int], str]:
         """Return the cells of `_rows` in which the answer is wrong."""

@@ -114,7 +114,7 @@ class CausalEvaluator:
     ) -> None:
         self._editor = editor
         self._arms = list(arms)
-        self._variants = list(variants)
+        self.variants = list(variants)
         self._seed = seed
         self._skip_bad = skip_bad
         self._unedited = UneditedWeights(editor.model, editor.weights)
@@ -167,21 +167,21 @@ class CausalEvaluator:
                 maps = reader.maps()
                 drifted = ranked(maps[:1], arm.name)
                 with Transplant(self._editor) as transplant:
-                    heads = [v.heads(transplant.layers, drifted) for v in self._variants]
+                    heads = [v.heads(transplant.layers, drifted) for v in self.variants]
                     scores = self._scores(record, transplant.keeping(after))
                     back = [self._scores(record, transplant.by(before, h)) for h in heads]
         except Exception as error:
             if not is_records_own(error, self._skip_bad):
                 raise
-            for name in arm_names([arm.name], self._variants):
+            for name in arm_names([arm.name], self.variants):
                 yield failed(record, name, error, time.perf_counter() - started)
             return
         result = Result(record.key, arm.name, scores, None, None, None, taken, seconds)
         yield _with_attention(result, record, maps, drifted)
-        for variant, found in zip(self._variants, back, strict=True):
+        for variant, found in zip(self.variants, back, strict=True):
             yield Result(record.key, restored(arm.name, variant), found, None, None, None)
         with Transplant(self._editor) as transplant:
-            for variant, chosen in zip(self._variants, heads, strict=True):
+            for variant, chosen in zip(self.variants, heads, strict=True):
                 found = self._scores(record, transplant.by(after, chosen))
                 yield Result(record.key, transferred(arm.name, variant), found, None, None, None)
 

@@ -41,6 +41,7 @@ class Page:
 
     title: str
     subtitle: str = ""
+    _section: str = ""
     _parts: list[str] = field(default_factory=list)
     _charts: dict[str, Chart] = field(default_factory=dict)
 
@@ -51,6 +52,7 @@ class Page:
 
     def heading(self, text: str) -> None:
         """Start a section."""
+        self._section = text
         self._parts.append(f"<h2>{html.escape(text)}</h2>")
 
     def text(self, text: str) -> None:
@@ -86,9 +88,14 @@ class Page:
                 kind = " ".join(filter(None, (kind, mark)))
                 cells.append(f'<td class="{kind}">{html.escape(cell)}</td>')
             lines.append(f"<tr>{''.join(cells)}</tr>")
-        note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+        # Screen readers call the table by its caption, or else by its section.
+        own, label = f"caption-{len(self._parts)}", f'aria-label="{html.escape(self._section)}"'
+        note = ""
+        if caption:
+            note = f'<figcaption id="{own}">{html.escape(caption)}</figcaption>'
+            label = f'aria-labelledby="{own}"'
         self._parts.append(
-            f'<figure><div class="wide"><table><thead><tr>{head}</tr></thead>'
+            f'<figure><div class="wide"><table {label}><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(lines)}</tbody></table></div>{note}</figure>"
         )
 
@@ -100,7 +107,8 @@ class Page:
             chart: a chart of `sadr_plugin.pages`.
             caption: the text below the chart.
         """
-        self._parts.append(_figure(self._svg(name, chart), caption))
+        label = f"{self._section}: {name.replace('-', ' ')}"
+        self._parts.append(_figure(self._svg(name, chart, label), caption))
 
     def attention(self, maps: Sequence[AttentionMap], arms: Sequence[str]) -> None:
         """Add attention maps: for each prompt, the heads of every arm, and the row of one head.
@@ -150,12 +158,14 @@ class Page:
         for name, chart in self._charts.items():
             save(chart, folder / f"{name}{suffix}")
 
-    def _svg(self, name: str, chart: Chart) -> str:
+    def _svg(self, name: str, chart: Chart, label: str) -> str:
+        """Return a chart as SVG and store it. Screen readers call it ``label``."""
         if name in self._charts:
             raise ValueError(f"two charts are called {name!r}; give one of them another name")
         self._charts[name] = chart
         # The page's own background colour has to be visible.
-        return svg(chart, f"c{len(self._charts)}-").replace('fill="white"', 'fill="none"', 1)
+        drawn = svg(chart, f"c{len(self._charts)}-").replace('fill="white"', 'fill="none"', 1)
+        return drawn.replace("<svg ", f'<svg role="group" aria-label="{html.escape(label)}" ', 1)
 
     def _map(self, number: int, found: AttentionMap, arms: Sequence[str]) -> str:
         from ..drift import ranked
@@ -163,11 +173,11 @@ class Page:
 
         drifted = {arm: ranked([found], arm) for arm in arms}
         largest = max(of_arm[0].divergence for of_arm in drifted.values())
-        charts = "".join(
-            f'<div data-arm="{html.escape(arm)}">'
-            f"{self._svg(f'heads-{number}-{_file_name(arm)}', heads(of_arm, arm, largest))}</div>"
-            for arm, of_arm in drifted.items()
-        )
+        charts = ""
+        for arm, of_arm in drifted.items():
+            name, label = f"heads-{number}-{_file_name(arm)}", f"How far each head has moved: {arm}"
+            drawn = self._svg(name, heads(of_arm, arm, largest), label)
+            charts += f'<div data-arm="{html.escape(arm)}">{drawn}</div>'
         first = drifted[arms[0]][0]
         data = {
             "tokens": list(found.tokens),
