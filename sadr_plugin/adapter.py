@@ -5,13 +5,17 @@ This module imports nothing heavy, because adapters are imported while torch is 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import AttachmentError, PositionError
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from torch import nn
 
 EditedToken = Literal["subject_last", "subject_first", "subject_first_after_last", "last"]
@@ -94,8 +98,20 @@ class Edit:
     old_target: str | None = None
 
     def rewriting_prompts(self) -> Sequence[Prompt]:
-        """Return the prompts. Some editors know them only once the loop runs."""
-        return self.prompts() if callable(self.prompts) else self.prompts
+        """Return the prompts. Some editors know them only once the loop runs.
+
+        Raises:
+            AttachmentError: the adapter's function returned something else.
+        """
+        if not callable(self.prompts):
+            return self.prompts
+        prompts: object = self.prompts()
+        if not _are_prompts(prompts):
+            raise AttachmentError(
+                f"{_name(self.prompts)}, which is the prompts of an Edit, has to return a list of "
+                f"Prompts with texts, got {reprlib.repr(prompts)}"
+            )
+        return prompts
 
 
 @dataclass(frozen=True)
@@ -153,12 +169,74 @@ class EditPoint:
                     f"class of a module, got {name!r}"
                 )
 
+    def edit(self, arguments: Mapping[str, Any]) -> Edit:
+        """Return what ``read`` makes of the arguments of ``function``, after a check of its types.
+
+        Raises:
+            AttachmentError: ``read`` returns something else than an `Edit`, or a field of it has a
+                wrong type.
+        """
+        edit: object = self.read(arguments)
+        if not isinstance(edit, Edit):
+            raise AttachmentError(
+                f"{self.editor}: {_name(self.read)} has to return an Edit, got {reprlib.repr(edit)}"
+            )
+        for name, (expected, fits) in _expected_in_edit().items():
+            value = getattr(edit, name)
+            if not fits(value):
+                raise AttachmentError(
+                    f"{self.editor}: {_name(self.read)} returns an Edit whose {name} has to be "
+                    f"{expected}, got {reprlib.repr(value)}"
+                )
+        return edit
+
     @property
     def caches(self) -> Sequence[str]:
         """The functions that store vectors in files."""
         if self.cache is None:
             return ()
         return (self.cache,) if isinstance(self.cache, str) else self.cache
+
+
+def _name(function: Any) -> str:
+    """Return a function's module and name, for an error."""
+    name = getattr(function, "__qualname__", None)
+    return reprlib.repr(function) if name is None else f"{function.__module__}.{name}"
+
+
+def _are_prompts(value: object) -> TypeGuard[Sequence[Prompt]]:
+    return isinstance(value, Sequence) and all(
+        isinstance(prompt, Prompt)
+        and all(isinstance(part, str) for part in (prompt.prefix, prompt.subject, prompt.suffix))
+        for prompt in value
+    )
+
+
+def _expected_in_edit() -> dict[str, tuple[str, Callable[[Any], bool]]]:
+    """Return what each field of an `Edit` has to be, in words and as a check."""
+    from torch import nn
+
+    def is_a(*types: type) -> Callable[[Any], bool]:
+        return lambda value: isinstance(value, types)
+
+    text = ("a text", is_a(str))
+    text_or_none = ("a text or None", is_a(str, type(None)))
+    yes_or_no = ("True or False", is_a(bool))
+    return {
+        "model": ("a torch module", is_a(nn.Module)),
+        "tokenizer": ("a tokenizer", callable),
+        "prompts": (
+            "a list of Prompts with texts, or a function that returns one",
+            lambda value: callable(value) or _are_prompts(value),
+        ),
+        "layer": ("a whole number", is_a(Integral)),
+        "layer_template": text,
+        "edited_token": text,
+        "zero_start": yes_or_no,
+        "counts_from_left": yes_or_no,
+        "target": text_or_none,
+        "old_target": text_or_none,
+    }
 
 
 @dataclass(frozen=True)

@@ -231,12 +231,40 @@ class SadrConfig(BaseModel):
     """
 
     terms: dict[str, Any] = Field(default_factory=dict)
-    """Settings of loss terms from other plugins, by the name of the term. Those plugins check them.
+    """Settings of loss terms from other plugins, by the name of the term. Those plugins check them;
+    see `term_settings`.
     """
 
     def weight(self, default: float) -> float:
         """Return the γ in force: the configured value, or ``default``, the editor's own."""
         return default if self.gamma is None else self.gamma
+
+    def term_settings(self, name: str, *known: str) -> dict[str, Any] | None:
+        """Return the settings of a loss term, for the plugin that gives the term.
+
+        Args:
+            name: the name of the term, the key under ``sadr.terms``.
+            known: the names of all its settings.
+
+        Returns:
+            None if there are no settings for this term.
+
+        Raises:
+            ConfigError: they are not a mapping, or a key is not one of ``known``.
+        """
+        settings = self.terms.get(name)
+        if settings is None:
+            return None
+        if not isinstance(settings, dict):
+            raise ConfigError(
+                f"sadr.terms.{name}: expected a mapping of {', '.join(known)}, got {settings!r}"
+            )
+        for key in settings:
+            if key not in known:
+                raise ConfigError(
+                    f"sadr.terms.{name}.{key}: unknown key; known are {', '.join(known)}"
+                )
+        return dict(settings)
 
     @classmethod
     def parse(cls, value: Any) -> SadrConfig | None:

@@ -25,6 +25,11 @@ PROJECT = "sadr_plugin"
 
 hookspec = HookspecMarker(PROJECT)
 hookimpl = HookimplMarker(PROJECT)
+"""Marks a function or a method as an implementation of the hook of its name.
+
+``@hookimpl(tryfirst=True)`` puts its answer before those of other plugins,
+``@hookimpl(trylast=True)`` after them. ``@hookimpl(wrapper=True)`` runs it around them; see pluggy.
+"""
 
 
 @hookspec
@@ -69,7 +74,7 @@ def sadr_attention_module(model: nn.Module, layer: nn.Module) -> nn.Module | Non
     """Return the module in ``layer`` whose forward computes attention.
 
     The first answer that is not None counts. The plugin's own answer is the last one. It reads the
-    source of the modules, see `sadr_plugin.attention._modules`.
+    source of the modules.
 
     Returns:
         None if you cannot tell.

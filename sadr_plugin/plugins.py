@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from types import FunctionType
+from typing import Any
 
 import pluggy
 
@@ -30,6 +33,24 @@ _loaded: dict[str, EntryPoint] = {}
 _failed: dict[str, str] = {}
 
 
+class _Manager(pluggy.PluginManager):
+    """A plugin manager that warns of functions that have the name of a hook and not the mark."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Return the options of a marked function. `register` calls this for every attribute."""
+        options = super().parse_hookimpl_opts(plugin, name)
+        if options is None and name.startswith("sadr_") and hasattr(hookspecs, name):
+            found = inspect.getattr_static(plugin, name)
+            if isinstance(found, (FunctionType, staticmethod, classmethod)):
+                whose = getattr(plugin, "__name__", type(plugin).__qualname__)
+                warnings.warn(
+                    f"SADR: {name} of the plugin {whose} has the name of a hook and not the mark, "
+                    "so it is not called; put @hookimpl above it, or rename it",
+                    stacklevel=3,
+                )
+        return options
+
+
 def plugin_manager() -> pluggy.PluginManager:
     """Return the one plugin manager of the process, with every installed adapter loaded.
 
@@ -45,7 +66,7 @@ def plugin_manager() -> pluggy.PluginManager:
             # An adapter that imports torch causes a call here while the adapters are being loaded.
             _asked_while_loading = True
             return _manager
-        _manager = manager = pluggy.PluginManager(PROJECT)
+        _manager = manager = _Manager(PROJECT)
         manager.add_hookspecs(hookspecs)
         manager.register(PublishedMethod(), name="built-in")
         manager.register(LastReport(), name="last-report")

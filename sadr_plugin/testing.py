@@ -27,21 +27,29 @@ import copy
 import importlib
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ._witnesses import NO_EDIT, Aim, Echo, Witness, registered, witnessing
 from .adapter import EditPoint
 from .errors import ConfigError, UnsupportedLoopError
 from .events import Report
-from .hookspecs import hookimpl
 from .patching._attaching import attached, disable, enable
 from .plugins import plugin_manager
 
-if TYPE_CHECKING:
-    from .method._running import LossTerm, RunningEdit
+__all__ = [
+    "REPLAY_TOLERANCE",
+    "REUSE_TOLERANCE",
+    "EditorConformance",
+    "Witness",
+    "assert_equal",
+    "own_attributes",
+    "registered",
+    "tensors_in",
+    "witnessing",
+]
 
 REUSE_TOLERANCE = 1e-5
 """The largest relative difference allowed between the vectors of an edit with reuse and without.
@@ -54,89 +62,7 @@ of them.
 REPLAY_TOLERANCE = 1e-3
 """The largest error allowed in the log-probabilities of a replayed prompt, in nats, for float32."""
 
-Plugin = TypeVar("Plugin")
-
-
-class Witness:
-    """A plugin that stores the inputs of each penalty and the report of each edit."""
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-        self.rows: list[dict[str, Tensor]] = []
-
-    @hookimpl(tryfirst=True)
-    def sadr_penalty(self, baseline: Tensor, current: Tensor, subject_index: Tensor) -> None:
-        """Store the rows. Return None, so another plugin answers."""
-        self.rows.append(
-            {"baseline": baseline, "current": current.detach(), "subject": subject_index}
-        )
-
-    @hookimpl
-    def sadr_edit_finished(self, report: Report) -> None:
-        """Store the report."""
-        self.reports.append(report)
-
-
-class Echo:
-    """A plugin with a loss term of weight 0 that replays the loop's own prompt.
-
-    Attributes:
-        gaps: for each step, the largest difference between the log-probabilities of the next token
-            in the replay and those in the loop.
-        moves: for each step, the largest difference between the log-probabilities of the next token
-            with the vector and those of the unedited model.
-    """
-
-    weight = 0.0
-    name = "echo"
-
-    def __init__(self) -> None:
-        self.gaps: list[float] = []
-        self.moves: list[float] = []
-        self._running: Any = None
-        self._logits: Tensor | None = None
-
-    @hookimpl
-    def sadr_loss_terms(self, running: RunningEdit) -> list[LossTerm]:
-        """Return the term."""
-        self._running = running
-        return [self]
-
-    def value(self) -> Tensor:
-        """Record both differences. The value itself is 0."""
-        running = self._running
-        prompts = running.edit.rewriting_prompts()
-        row = prompts.index(running.prompt())
-        replay = running.replay([prompts[row]])
-        now, before = (logits[-1].detach() for logits in (replay.now(), replay.before()))
-        assert self._logits is not None, "the loop's forward was not seen"
-        loops = self._logits[row, running.rows.positions.prediction[row]]
-        expected = loops.float().log_softmax(-1).to(now.device)
-        now, before = now.float().log_softmax(-1), before.float().log_softmax(-1)
-        self.gaps.append((now - expected).abs().max().item())
-        self.moves.append((now - before).abs().max().item())
-        return torch.zeros(())
-
-    def watch(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Store the logits of the loop's own forward. This is a forward hook for the model."""
-        if torch.is_grad_enabled():
-            self._logits = output.logits.detach()
-
-
-@contextmanager
-def registered(plugin: Plugin) -> Iterator[Plugin]:
-    """Register a plugin with the plugin manager for the length of a ``with`` block."""
-    manager = plugin_manager()
-    manager.register(plugin)
-    try:
-        yield plugin
-    finally:
-        manager.unregister(plugin)
-
-
-def witnessing() -> AbstractContextManager[Witness]:
-    """Register a `Witness` for the length of a ``with`` block."""
-    return registered(Witness())
+NO_PENALTY = "no step had a penalty: too few steps, or too little drift to test with"
 
 
 class EditorConformance:
@@ -198,7 +124,7 @@ class EditorConformance:
             assert_equal(full, alone, "gamma 0 changes the result")
             found = self._run(sadr={"gamma": 0})
             assert_equal(found, alone, "reuse changes the result", REUSE_TOLERANCE)
-        assert witness.reports, "no edit was reported: the flag does not reach the editor"
+        assert witness.reports, NO_EDIT
 
     def test_reuse_changes_nothing(self) -> None:
         """Forwards that run in part give the result of full forwards, within a tolerance."""
@@ -210,7 +136,7 @@ class EditorConformance:
         """The loss grows by γ · penalty, and the optimisation reduces the penalty."""
         free, held = self._report(gamma=0.0), self._report(gamma=self.gamma)
         penalised = [step.index for step in held.steps if step.penalty > 0]
-        assert penalised, "no step had a penalty: too few steps, or too little drift to test with"
+        assert penalised, NO_PENALTY
         first = penalised[0]
         for before, after in zip(free.steps[:first], held.steps[:first], strict=True):
             assert before.loss == after.loss, "the losses part before there is a penalty"
@@ -235,7 +161,7 @@ class EditorConformance:
         for wanted in (2, 3):
             with witnessing() as witness:
                 self._run(sadr=self._flag(gamma=0, num_grad_steps=wanted))
-            taken = len(witness.reports[0].steps)
+            taken = len(witness.only_report().steps)
             assert taken == wanted, (
                 f"of {wanted} steps the editor took {taken}: is the number of its steps really "
                 f"{self.point.steps_attribute!r}?"
@@ -250,17 +176,40 @@ class EditorConformance:
             if "does not say" not in str(error):
                 raise
             importlib.import_module("pytest").skip(str(error))
-        reached = [step.target or 0.0 for step in witness.reports[0].steps]
+        reached = [step.target or 0.0 for step in witness.only_report().steps]
+        assert reached, "the edit had no step"
         assert max(reached) > reached[0], (
             f"the target's probability, {reached[0]:.3g} at first, is lower at every other step: "
             "is the adapter's target the one the editor aims at?"
         )
 
+    def test_target_is_what_the_loss_aims_at(self) -> None:
+        """The adapter's target is the text that the editor's own loss makes likelier."""
+        model = self.new_model()
+        with registered(Aim()) as aim:
+            hook = model.register_forward_hook(aim.watch)
+            try:
+                self.run(model, self.hparams(sadr=self._flag(gamma=0)))
+            finally:
+                hook.remove()
+        assert aim.edit is not None, NO_EDIT
+        if not aim.aims:
+            importlib.import_module("pytest").skip(
+                "the adapter gives no target, or the loss does not read the logits behind a prompt"
+            )
+        decode = aim.edit.tokenizer.decode
+        for aimed_at, declared in aim.aims:
+            assert aimed_at == declared, (
+                f"the editor's loss aims at {decode([aimed_at])!r} where the adapter's target "
+                f"{aim.edit.target!r} has {decode([declared])!r}"
+            )
+
     def test_selection_is_the_definition(self) -> None:
         """Heads are selected by their attention to the edited token."""
         with witnessing() as witness:
             self._run(sadr=self._flag(gamma=self.gamma))
-        (report,) = witness.reports
+        report = witness.only_report()
+        assert witness.rows, NO_PENALTY
         declared, edited = (
             witness.rows[-1]["subject"].tolist(),
             _edited_tokens(witness.rows[-1]),
@@ -374,8 +323,7 @@ class EditorConformance:
     def _report(self, gamma: float) -> Report:
         with witnessing() as witness:
             self._run(sadr=self._flag(gamma=gamma))
-        assert witness.reports, "no edit was reported: the flag does not reach the editor"
-        return witness.reports[0]
+        return witness.only_report()
 
     def _break_off(self, model: nn.Module, error: BaseException | None) -> BaseException | None:
         """Run an edit. If ``error`` is given, raise it in the second forward with gradients.

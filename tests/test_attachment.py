@@ -14,9 +14,10 @@ import pytest
 import sadr_plugin
 import smalledit.editor
 import smalledit.hparams
-from sadr_plugin import EditPoint, SadrConfig, hookimpl
+from sadr_plugin import EditPoint, Prompt, SadrConfig, hookimpl
 from sadr_plugin.errors import AttachmentError, ConfigError, UnsupportedLoopError
 from sadr_plugin.patching._imports import when_imported
+from sadr_plugin.testing import registered
 from smalledit.hparams import OtherHparams, SmallHparams
 from support import SMALL, SmallAdapter
 
@@ -203,6 +204,69 @@ def test_an_editor_without_a_number_of_steps(tiny_llama, word_tokenizer, request
         )
 
 
+@pytest.mark.parametrize("flag", [True, False, None])
+def test_a_flag_in_another_argument_is_refused(
+    flag, tiny_llama, word_tokenizer, request_, declared
+):
+    """The declared argument is there, so the function is attached."""
+    declared(hparams_argument="request")
+    hparams, steps = SmallHparams(sadr=flag), []
+
+    def edit():
+        smalledit.editor.optimise(
+            tiny_llama, word_tokenizer, request_, hparams, on_step=steps.append
+        )
+
+    if not flag:
+        edit()
+        assert len(steps) == 6
+        return
+    where = "SMALL: smalledit.editor:optimise: its hparams are in the argument 'hparams', not in"
+    with pytest.raises(AttachmentError, match=f"{where} 'request'; correct hparams_argument"):
+        edit()
+    assert steps == []
+
+
+def reading(**changes):
+    return lambda arguments: dataclasses.replace(SMALL.read(arguments), **changes)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda arguments: None, "has to return an Edit, got None"),
+        (lambda arguments: {"layer": 1}, r"has to return an Edit, got {'layer': 1}"),
+        (reading(model="llama"), "whose model has to be a torch module, got 'llama'"),
+        (reading(tokenizer=None), "whose tokenizer has to be a tokenizer, got None"),
+        (
+            reading(prompts=["so the tower"]),
+            r"whose prompts has to be a list of Prompts with texts",
+        ),
+        (reading(prompts=[Prompt("so ", None, "")]), "whose prompts has to be a list of Prompts"),
+        (reading(prompts=None), "whose prompts has to be a list of Prompts with texts, or a func"),
+        (reading(prompts=lambda: "so"), "the prompts of an Edit, has to return a list of Prompts"),
+        (reading(layer="1"), "whose layer has to be a whole number, got '1'"),
+        (reading(layer_template=None), "whose layer_template has to be a text, got None"),
+        (reading(edited_token=["last"]), r"whose edited_token has to be a text, got \['last'\]"),
+        (reading(zero_start="no"), "whose zero_start has to be True or False, got 'no'"),
+        (reading(counts_from_left=1), "whose counts_from_left has to be True or False, got 1"),
+        (reading(target=["rome"]), r"whose target has to be a text or None, got \['rome'\]"),
+        (reading(old_target=5), "whose old_target has to be a text or None, got 5"),
+    ],
+)
+def test_what_read_returns_is_checked(
+    read, message, tiny_llama, word_tokenizer, request_, declared
+):
+    declared(read=read)
+    hparams, steps = SmallHparams(sadr={"keep": True, "stop_at": 0.5}), []
+    with pytest.raises(AttachmentError, match=message) as caught:
+        smalledit.editor.optimise(
+            tiny_llama, word_tokenizer, request_, hparams, on_step=steps.append
+        )
+    assert f"{__name__}." in str(caught.value), "the adapter's function is named"
+    assert steps == []
+
+
 def test_a_label_that_is_not_there_is_refused(tiny_llama, word_tokenizer, request_, declared):
     declared(labels="rewriting_targets")
     with pytest.raises(UnsupportedLoopError, match="a variable `rewriting_targets`"):
@@ -261,7 +325,7 @@ def test_the_cache_is_named_by_settings_hooks_and_version(monkeypatch, declared)
 
     assert name() == name()
     assert re.fullmatch(r"z_\{\}\.sadr-[0-9a-f]{12}\.npz", name())
-    published, manager = name(), sadr_plugin.plugin_manager()
+    published = name()
 
     class Own:
         def __init__(self, weight):
@@ -278,15 +342,14 @@ def test_the_cache_is_named_by_settings_hooks_and_version(monkeypatch, declared)
 
     found = {published}
     for own in (Own(1), Own(2), Mean(1)):
-        manager.register(own)
-        try:
+        with registered(own):
             found.add(name())
-        finally:
-            manager.unregister(own)
     assert len(found) == 4, "by what a hook does, not by its bytecode alone"
     assert name() == published
-    monkeypatch.setattr("sadr_plugin.patching._functions.plugin_version", lambda: "2")
-    assert name() != published
+    for own in ("plugin_version", "_own_source"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"sadr_plugin.patching._functions.{own}", lambda: "another")
+            assert name() != published
     hparams.sadr = False
     assert name() == "z_{}.npz"
 
@@ -450,13 +513,9 @@ def test_a_misspelt_hook_is_an_error():
         def sadr_edit_point(self):
             return []
 
-    manager, plugin = sadr_plugin.plugin_manager(), Misspelt()
-    manager.register(plugin)
-    try:
-        with pytest.raises(pluggy.PluginValidationError, match="sadr_edit_point"):
-            manager.check_pending()
-    finally:
-        manager.unregister(plugin)
+    refused = pytest.raises(pluggy.PluginValidationError, match="sadr_edit_point")
+    with registered(Misspelt()), refused:
+        sadr_plugin.plugin_manager().check_pending()
 
 
 def test_wrong_arguments_get_the_toolkits_own_complaint(small):

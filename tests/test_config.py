@@ -33,9 +33,22 @@ def test_gamma_falls_back_to_the_editors():
     assert SadrConfig(gamma=0).weight(0.08) == 0
 
 
+def test_the_settings_of_a_term():
+    config = SadrConfig(terms={"mine": {"weight": 2}, "wrong": 3, "misspelt": {"weigth": 2}})
+    assert config.term_settings("mine", "weight", "prompts") == {"weight": 2}
+    assert config.term_settings("yours", "weight") is None
+    for name, message in (
+        ("wrong", r"sadr\.terms\.wrong: expected a mapping of weight, prompts, got 3"),
+        ("misspelt", r"sadr\.terms\.misspelt\.weigth: unknown key; known are weight, prompts"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            config.term_settings(name, "weight", "prompts")
+
+
 @pytest.mark.parametrize(
     ("value", "named"),
     [
+        ({"keep": {"wieght": 1}}, "sadr.keep.wieght: unknown key; known are weight, openings"),
         ({"gama": 1}, "sadr.gama: unknown key; known are gamma"),
         ({"gamma": -1}, "sadr.gamma"),
         ({"gamma": math.nan}, "sadr.gamma"),

@@ -148,6 +148,11 @@ BROKEN = {
         lambda: Adapter(read=wrong_target),
         "is lower at every other step: is the adapter's target",
     ),
+    "test_target_is_what_the_loss_aims_at": (
+        Small,
+        lambda: Adapter(read=wrong_target),
+        "loss aims at 'rome' where the adapter's target ' louvre' has 'louvre'",
+    ),
     "test_num_grad_steps": (
         Small,
         lambda: Adapter(steps_attribute="layer"),  # there, but something else
@@ -206,14 +211,58 @@ def test_every_check_has_its_broken_adapter():
     assert checks == set(BROKEN)
 
 
-def test_a_flag_that_reaches_nothing_is_noticed():
-    kit = NeverOn()
+NEED_AN_EDIT = (
+    "test_gamma_0_is_bit_identical",
+    "test_term_is_in_value_and_gradient",
+    "test_num_grad_steps",
+    "test_target_grows_likelier",
+    "test_target_is_what_the_loss_aims_at",
+    "test_selection_is_the_definition",
+)
+
+
+def failure(kit, check):
     kit.adapter = SmallAdapter()
     kit.setup_method()
-    for check in (kit.test_gamma_0_is_bit_identical, kit.test_term_is_in_value_and_gradient):
-        with pytest.raises(AssertionError, match="the flag does not reach the editor"):
-            check()
-    kit.teardown_method()
+    try:
+        with pytest.raises(AssertionError) as failed:
+            getattr(kit, check)()
+    finally:
+        kit.teardown_method()
+    return str(failed.value)
+
+
+@pytest.mark.parametrize("check", NEED_AN_EDIT)
+def test_a_flag_that_reaches_nothing_is_noticed(check):
+    assert "the flag does not reach the editor" in failure(NeverOn(), check)
+
+
+class Twice(Small):
+    def run(self, model, hparams):
+        super().run(model, hparams)
+        return super().run(model, hparams)
+
+
+class FewSteps(Small):
+    """As many steps as ``steps`` says: too few for a penalty, or none."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def hparams(self, **flag):
+        return SmallHparams(v_num_grad_steps=self.steps, **flag)
+
+
+@pytest.mark.parametrize(
+    ("kit", "check", "message"),
+    [
+        (Twice(), "test_selection_is_the_definition", "2 edits were reported: let run()"),
+        (FewSteps(1), "test_selection_is_the_definition", "no step had a penalty: too few"),
+        (FewSteps(0), "test_target_grows_likelier", "the edit had no step"),
+    ],
+)
+def test_a_run_that_the_kit_cannot_judge_is_named(kit, check, message):
+    assert message in failure(kit, check)
 
 
 def test_an_adapter_that_is_not_registered_is_noticed():

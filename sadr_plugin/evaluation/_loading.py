@@ -41,7 +41,8 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    code = {"trust_remote_code": True} if options.trust_remote_code else {}
+    # Without the answer, transformers would ask on the terminal whether to run a model's code.
+    code = {"trust_remote_code": options.trust_remote_code}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,6 +57,7 @@ class Result:
             heads, in nats. None if the prompt does not name the subject.
         reached: the probability of the target in the loop's last step, 0 to 1, averaged as for
             ``stop_at``, for edits with SADR. ``sadr tune`` uses it.
+        acted: whether SADR acted on the edit, for edits with SADR.
     """
 
     record: str
@@ -72,6 +74,7 @@ class Result:
     heads: list[list[float]] | None = None
     moved: dict[str, list[float | None]] | None = None
     reached: float | None = None
+    acted: bool | None = None
 
     @classmethod
     def from_line(cls, line: bytes) -> Result:
@@ -116,6 +119,23 @@ class Checkpoint:
         data = json.loads(line)
         data["unrelated"] = [_pairs(scores) for scores in data["unrelated"]]
         return cls(**data)
+
+
+def warn_of_plain_edit(result: Result, warned: set[str]) -> None:
+    """Warn if SADR should have acted on an edit and did not, once for each arm.
+
+    Args:
+        result: the result of the edit.
+        warned: the arms with a warning. The function adds to it.
+    """
+    if result.acted is False and result.arm not in warned:
+        warned.add(result.arm)
+        warnings.warn(
+            f"SADR: in the arm {result.arm}, SADR did not act on the edit of record "
+            f"{result.record}; enable SADR, and see that the adapter's Editor.edit sets `sadr` on "
+            "the hparams and calls the declared function through its module",
+            stacklevel=3,
+        )
 
 
 def _pairs(scores: Any) -> dict[str, Pairs]:

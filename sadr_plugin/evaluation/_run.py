@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ._files import append_lines, drop_half_line, put_aside, read_results, rewrite
 from ._records import Record
-from ._results import UNEDITED, Result
+from ._results import UNEDITED, Result, warn_of_plain_edit
 from ._single import RecordTask
 from .engines import Engine, Item
 
@@ -47,11 +47,13 @@ class EvaluationRun:
             ChangedModelError: at the end, if the model has changed. The results are then not
                 reliable, and no later run uses them.
         """
+        warned: set[str] = set()
         with put_aside(self._file):
             for item in self._engine.items(self._todo(records)):
                 assert isinstance(item, Result)
                 append_lines(self._file, [item])
                 self.results.append(item)
+                warn_of_plain_edit(item, warned)
                 on_item(item)
         return self.results
 

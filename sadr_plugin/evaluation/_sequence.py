@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from ..errors import ConfigError
+from ..events import reports
 from ..method._measure import DriftProbe
 from ._editor import Editor, counted_steps, take_back
 from ._measure import Measure
@@ -144,7 +145,7 @@ class SequenceEvaluator:
         before, remembered = self._unedited.edited(), self._editor.state()
         started = time.perf_counter()
         try:
-            with counted_steps(self._editor.model) as steps:
+            with reports() as found, counted_steps(self._editor.model) as steps:
                 self._editor.edit(batch, arm.sadr)
         except Exception as error:
             if not is_records_own(error, self._skip_bad):
@@ -161,6 +162,7 @@ class SequenceEvaluator:
                 steps=steps() / len(batch),
                 seconds=seconds,
                 when="made",
+                acted=None if arm.sadr is None else bool(found),
             )
             for record in batch
         ]

@@ -23,7 +23,7 @@ from ._files import (
     replacing,
     rewrite,
 )
-from ._results import UNEDITED, Checkpoint, Result
+from ._results import UNEDITED, Checkpoint, Result, warn_of_plain_edit
 from ._sequence import Leg
 from .engines import Engine, Item
 
@@ -81,6 +81,7 @@ class SequenceRun:
     def run(self, on_item: Callable[[Item], None] = lambda item: None) -> list[Result]:
         """Run the remaining legs, and return all results, old and new."""
         queue: deque[Leg] = deque(filter(None, map(self._next, (UNEDITED, *self._engine.arms))))
+        warned: set[str] = set()
         for item in self._engine.items(queue):
             if isinstance(item, Checkpoint):
                 self._write(item)
@@ -89,6 +90,7 @@ class SequenceRun:
                     queue.append(following)
             else:
                 self._legs_results.setdefault(item.arm, []).append(item)
+                warn_of_plain_edit(item, warned)
             on_item(item)
         return self.results
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from transformers import set_seed
 
 from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
+from ..events import reports
 from ..method._measure import DriftProbe
 from ._editor import Editor, counted_steps, edited
 from ._measure import Measure
@@ -115,12 +116,16 @@ def edited_result(
     started = time.perf_counter()
     try:
         with (
+            reports() as found,
             counted_steps(editor.model) as steps,
             edited(editor, unedited, [record], arm.sadr),
         ):
             taken, seconds = steps(), time.perf_counter() - started
             drift = None if probe is None else probe.drift()
-            return measure.result(record, arm.name, drift, steps=taken, seconds=seconds)
+            acted = None if arm.sadr is None else bool(found)
+            return measure.result(
+                record, arm.name, drift, steps=taken, seconds=seconds, acted=acted
+            )
     except EvaluationError as error:
         raise EvaluationError(f"record {record.key}, {arm.name}: {error}") from error
     except Exception as error:

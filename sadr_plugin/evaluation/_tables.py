@@ -54,7 +54,8 @@ def summary_rows(
             *(cell(summary.accuracy[task], form, digits) for task in IN_TABLE),
             number(summary.fluency and 100 * summary.fluency, 0),
             number(None if summary.arm == UNEDITED else summary.drift, 2),
-            number(None if summary.arm == UNEDITED else summary.steps, 0),
+            # No step was counted where no edit was made: exchanged attention, another model.
+            number(summary.steps or None, 0),
         ]
         for summary in summaries
     ]
@@ -69,9 +70,10 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
 
     rows = summary_rows(summaries, "{}\n{}–{}", digits=0)
     count = summaries[0].records if summaries else 0
+    unit = "; FL in hundredths of a bit" if "FL" in rows[0] else ""
     shown = Table(
         title=title,
-        caption=f"{count} records; percent right, with 95 % intervals; FL in hundredths of a bit",
+        caption=f"{count} records; percent right, with 95 % intervals{unit}",
         box=box.SIMPLE,
         padding=(0, 0, 0, 1),
     )

@@ -52,8 +52,8 @@ class PublishedMethod:
     @hookimpl(tryfirst=True)
     def sadr_loss_terms(self, running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
         """Return SADR's term, and the terms of ``sadr.keep``, which are not part of the paper."""
-        from ..keep._terms import keep_terms
-        from ._drift import DriftTerm
+        from ..keep._keep_terms import keep_terms
+        from ._drift_term import DriftTerm
 
         kept = [] if config.keep is None else keep_terms(running, config.keep)
         return [DriftTerm(running, config), *kept]

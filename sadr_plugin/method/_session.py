@@ -25,9 +25,10 @@ from ..events import Report, Step
 from ..patching._forward import ForwardSlot, signature_of
 from ..reuse._reuse import reuse_for
 from ._batch import LoopBatch
-from ._drift import DRIFT, complain, not_finite
+from ._drift_term import DRIFT, complain, not_finite
 from ._log import log_end, log_start
 from ._measure import DriftProbe, stack_layers, watch_of
+from ._place import VectorPlace
 from ._running import Rows, RunningEdit
 from ._stopping import check_target
 from ._terms import terms_of, value_of
@@ -73,6 +74,7 @@ class EditSession:
             check_target(point, edit)
         watch = watch_of(edit, config)
         self._tracer = tracer_for(watch, hooks)
+        self._place = VectorPlace(point, edit)
         self._reuse = reuse_for(watch, hooks) if config.reuse else None
         others = None if self._reuse is None else self._reuse.for_other_prompts
         self._running = RunningEdit(point, edit, hooks, others)
@@ -166,6 +168,8 @@ class EditSession:
         Raises:
             PositionError: no forward of the loop was recognised since the last step, or the vector
                 has moved to another token.
+            AttachmentError: the vector is not added in the edited layer, or a plugin's term is
+                none.
             UnsupportedModelError: attention carries no gradient.
             PenaltyError: an attention row or a term is NaN or infinite.
         """
@@ -174,6 +178,7 @@ class EditSession:
         current = stack_layers(self._current, loss.device)
         self._current = None
         if not self.steps:
+            self._place.check()
             layers, _, heads, _ = current.shape
             log_start(self.report(), self.config, (layers, heads), self._limit)
         if self._baseline is None and self._probe is not None:
@@ -257,6 +262,9 @@ class EditSession:
         later = token > self._positions.prediction.to(rows.device).view(-1, 1, 1)
         return (rows * later).any()
 
+    def _place_watched(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.steps else self._place.watched()
+
     def _vectors_watched(self) -> AbstractContextManager[None]:
         if not self._has_more_terms:
             return nullcontext()
@@ -271,7 +279,7 @@ class EditSession:
         if positions is None:
             return forward(*args, **kwargs)
         run = functools.partial(forward, *args, **kwargs)
-        with self._vectors_watched():
+        with self._place_watched(), self._vectors_watched():
             if self._reuse is None:
                 output, seen = self._tracer.run(run)
                 start = None

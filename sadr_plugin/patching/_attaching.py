@@ -21,7 +21,7 @@ from ._functions import (
     run_with_own_cache,
     run_with_penalty,
 )
-from ._hparams import HparamsPatch, is_patched
+from ._hparams_class import HparamsPatch, is_patched
 from ._imports import when_imported
 from ._names import Name
 from ._strangers import is_declared_one, keeps_no_files

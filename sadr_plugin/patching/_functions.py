@@ -21,7 +21,7 @@ from ..adapter import EditPoint
 from ..errors import AttachmentError, ConfigError
 from ..plugins import plugin_manager
 from ._forward import signature_of
-from ._hparams import KEY
+from ._hparams_class import KEY, takes_flag
 
 Run = Callable[[EditPoint, FunctionType, inspect.BoundArguments, Any], Any]
 """A function that runs a call with a flag: takes point, original, bound arguments and flag."""
@@ -61,7 +61,7 @@ class AttachedFunction:
             )
         refuse_missing_arguments(where, needs, signature_of(original).parameters)
         self.original = original
-        self.replacement = _dispatching(point, original, run, active)
+        self.replacement = _dispatching(point, where, original, run, active)
         self._package = home.__name__.partition(".")[0]
         _swap(self._package, self.original, self.replacement)
 
@@ -95,7 +95,7 @@ def cache_arguments(point: EditPoint) -> set[str]:
 
 
 def _dispatching(
-    point: EditPoint, original: FunctionType, run: Run, active: Callable[[], bool]
+    point: EditPoint, where: str, original: FunctionType, run: Run, active: Callable[[], bool]
 ) -> FunctionType:
     """Return a replacement of ``original`` that calls ``run`` if the hparams ask for SADR."""
 
@@ -107,13 +107,35 @@ def _dispatching(
             bound = signature.bind(*args, **kwargs)
         except TypeError:
             return original(*args, **kwargs)  # the toolkit raises its own error
+        if not active():
+            return original(*args, **kwargs)
         hparams = bound.arguments.get(point.hparams_argument)
         value = getattr(hparams, KEY, None)
-        if not active() or value is None or value is False:
+        if value is None or value is False:
+            if not takes_flag(hparams):
+                _refuse_flag_in_another_argument(point, where, bound)
             return original(*args, **kwargs)
         return run(point, original, bound, value)
 
     return cast(FunctionType, function)
+
+
+def _refuse_flag_in_another_argument(
+    point: EditPoint, where: str, bound: inspect.BoundArguments
+) -> None:
+    """Check that the flag is not in an argument that the declaration does not name.
+
+    Otherwise the flag would have been accepted, and would do nothing.
+
+    Raises:
+        AttachmentError: it is in another argument.
+    """
+    for name, value in {**bound.arguments, **bound.kwargs}.items():
+        if takes_flag(value) and getattr(value, KEY) not in (None, False):
+            raise AttachmentError(
+                f"{where}: its hparams are in the argument {name!r}, not in "
+                f"{point.hparams_argument!r}; correct hparams_argument in the adapter's declaration"
+            )
 
 
 def run_with_penalty(
@@ -132,7 +154,7 @@ def run_with_penalty(
     hparams = _with_steps(point, bound.arguments[point.hparams_argument], config.num_grad_steps)
     bound.arguments[point.hparams_argument] = hparams
     limit = None if point.steps_attribute is None else getattr(hparams, point.steps_attribute)
-    edit = point.read(bound.arguments)
+    edit = point.edit(bound.arguments)
     session = EditSession(point, edit, config, plugin_manager().hook, limit)
     loop = with_loss_term(original, session.add_terms, session.finished, point.labels)
     with session:

@@ -94,6 +94,11 @@ def is_patched(hparams: type) -> bool:
     return isinstance(vars(hparams).get(KEY), Flag)
 
 
+def takes_flag(hparams: object) -> bool:
+    """Whether the object is of a class that has the flag, itself or from a base class."""
+    return isinstance(inspect.getattr_static(type(hparams), KEY, None), Flag)
+
+
 class HparamsPatch:
     """Makes one hparams class accept or refuse the flag, until `undo`.
 

@@ -77,6 +77,6 @@ def complain(rows: Rows, config: SadrConfig, layers: Sequence[int], step: int) -
 def not_finite(what: str, step: int, place: str = "") -> str:
     """Return the error message of an edit that is abandoned."""
     return (
-        f"the {what} at step {step}{place}; the edit is abandoned. A smaller v_lr or gamma, or a "
-        "model in float32, may help"
+        f"the {what} at step {step}{place}; the edit is abandoned. A smaller learning rate or "
+        "gamma, or a model in float32, may help"
     )
