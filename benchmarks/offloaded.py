@@ -18,7 +18,7 @@ from torch import nn
 
 import sadr_plugin
 from sadr_plugin import EditorOptions
-from sadr_plugin.commands.environment import silence
+from sadr_plugin.commands.terminal import silence
 from sadr_plugin.evaluation import (
     BUILTIN,
     Arm,

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 import sadr_plugin
 from sadr_plugin import EditorOptions
-from sadr_plugin.commands.environment import silence
+from sadr_plugin.commands.terminal import silence
 from sadr_plugin.evaluation import (
     BUILTIN,
     Arm,

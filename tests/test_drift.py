@@ -15,6 +15,7 @@ from sadr_plugin.errors import (
     PositionError,
     UnsupportedModelError,
 )
+from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
 from support import attributes
 
@@ -237,13 +238,8 @@ class OwnPenalty:
 
 
 def test_a_penalty_of_ones_own(small, small_adapter, tiny_llama, word_tokenizer, request_):
-    manager = sadr_plugin.plugin_manager()
-    own = OwnPenalty()
-    manager.register(own)
-    try:
+    with registered(OwnPenalty()):
         edit(small, tiny_llama, word_tokenizer, request_, {"gamma": 0})
-    finally:
-        manager.unregister(own)
     edit(small, tiny_llama, word_tokenizer, request_, {"gamma": 0})
     ours, published = small_adapter.reports
     assert ours.steps[1].penalty > published.steps[1].penalty == 0
@@ -257,12 +253,8 @@ def test_a_selection_of_ones_own(small, small_adapter, tiny_llama, word_tokenize
             mask[..., 0] = True
             return mask
 
-    manager, own = sadr_plugin.plugin_manager(), FirstHead()
-    manager.register(own)
-    try:
+    with registered(FirstHead()):
         edit(small, tiny_llama, word_tokenizer, request_, {"gamma": 0})
-    finally:
-        manager.unregister(own)
     edit(small, tiny_llama, word_tokenizer, request_, {"gamma": 0, "select_heads": False})
     first, every = small_adapter.reports
     heads = tiny_llama.config.num_attention_heads
@@ -271,15 +263,9 @@ def test_a_selection_of_ones_own(small, small_adapter, tiny_llama, word_tokenize
 
 
 def test_nan_ends_the_edit(small, tiny_llama, word_tokenizer, request_):
-    manager = sadr_plugin.plugin_manager()
-    nan = NanPenalty()
-    manager.register(nan)
     before = attributes(tiny_llama)
-    try:
-        with pytest.raises(PenaltyError, match="nan at step 1"):
-            edit(small, tiny_llama, word_tokenizer, request_, True)
-    finally:
-        manager.unregister(nan)
+    with registered(NanPenalty()), pytest.raises(PenaltyError, match="nan at step 1"):
+        edit(small, tiny_llama, word_tokenizer, request_, True)
     assert attributes(tiny_llama) == before
 
 

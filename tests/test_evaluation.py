@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-import sadr_plugin
-from sadr_plugin import HparamsSummary, hookimpl
+from sadr_plugin import HparamsSummary, Report, hookimpl, plugin_manager
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import (
     ChangedModelError,
@@ -44,6 +44,7 @@ from sadr_plugin.evaluation import (
     write,
 )
 from sadr_plugin.pages import metrics, save
+from sadr_plugin.testing import registered
 from support import tiny_llama, word_tokenizer
 
 ARMS = [Arm("plain", None), Arm("sadr", {"gamma": 1.0})]
@@ -155,6 +156,41 @@ def test_every_record_in_every_arm(tmp_path):
     assert unedited.fluency != plain.fluency
     assert results[0].scores["relation"] == []
     assert read_results(tmp_path / "results.jsonl") == results
+
+
+class Acting(SmallEditor):
+    """Reports its edits with SADR as the plugin does, apart from one record."""
+
+    def __init__(self, plain=None):
+        super().__init__()
+        self.plain = plain
+
+    def edit(self, records, sadr):
+        super().edit(records, sadr)
+        if sadr is not None and self.plain not in [record.key for record in records]:
+            report = Report("Small", 1, {"drift": 1.0}, (), 0.0)
+            plugin_manager().hook.sadr_edit_finished(report=report)
+
+
+NO_ACTION = "SADR: in the arm sadr, SADR did not act on the edit of record"
+
+
+def plain_edits(evaluate):
+    """The records of which an evaluation warns."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        evaluate()
+    told = [str(warning.message) for warning in warned]
+    return [text.split(";")[0].split()[-1] for text in told if text.startswith(NO_ACTION)]
+
+
+@pytest.mark.parametrize(
+    ("editor", "warned"), [(SmallEditor(), ["0"]), (Acting(plain="1"), ["1"]), (Acting(), [])]
+)
+def test_an_arm_on_which_sadr_does_not_act_is_warned_of_once(tmp_path, editor, warned):
+    assert plain_edits(lambda: evaluate(tmp_path, editor)) == warned
+    acted = {(r.arm, r.acted) for r in read_results(tmp_path / "results.jsonl")}
+    assert {(UNEDITED, None), ("plain", None), ("sadr", not warned or "1" in warned)} <= acted
 
 
 def test_the_random_generators_are_given_back(tmp_path):
@@ -523,23 +559,15 @@ def sadr_eval(tmp_path, *options):
 
 
 def test_a_strangers_editor_is_evaluated(tmp_path):
-    manager = sadr_plugin.plugin_manager()
     with pytest.raises(ConfigError, match=r"hparams\.small: no installed adapter knows it"):
         sadr_eval(tmp_path)
     for plugin, options in ((Stranger(), []), (Stranger(), ["--mode", "batch"])):
-        manager.register(plugin)
-        try:
+        with registered(plugin):
             shown = sadr_eval(tmp_path, *options)
-        finally:
-            manager.unregister(plugin)
         assert shown.exit_code == 0, shown.output
         assert "Small, 2 records of data.json" in shown.output
         assert json.loads((tmp_path / "out" / "summary.json").read_text())["about"]["arms"]
         shutil.rmtree(tmp_path / "out")
-    plugin = WithoutEditor()
-    manager.register(plugin)
-    try:
-        with pytest.raises(ConfigError, match=r"does not say how to evaluate its editor"):
-            sadr_eval(tmp_path)
-    finally:
-        manager.unregister(plugin)
+    message = r"does not say how to evaluate its editor"
+    with registered(WithoutEditor()), pytest.raises(ConfigError, match=message):
+        sadr_eval(tmp_path)

@@ -16,6 +16,7 @@ import sadr_plugin
 import support
 from sadr_plugin import hookimpl
 from sadr_plugin.errors import BusyModelError
+from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
 from support import attributes, tiny_llama
 
@@ -81,12 +82,8 @@ def in_hook(name, fault, model, monkeypatch):
 
     plugin = Plugin()
     setattr(plugin, name, hookimpl(tryfirst=True)(hook))
-    manager = sadr_plugin.plugin_manager()
-    manager.register(plugin)
-    try:
+    with registered(plugin):
         yield {}
-    finally:
-        manager.unregister(plugin)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from sadr_plugin import Edit, Prompt, SadrConfig
 from sadr_plugin.config import OPENINGS, KeepConfig
 from sadr_plugin.errors import ConfigError, SadrError
 from sadr_plugin.keep import _texts
-from sadr_plugin.keep._terms import ASKED, _Kept, keep_terms
+from sadr_plugin.keep._keep_terms import ASKED, _Kept, keep_terms
 from sadr_plugin.keep._texts import write_texts
 from sadr_plugin.method._running import RunningEdit
 from smalledit.hparams import SmallHparams

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from sadr_plugin import hookimpl
+from sadr_plugin.testing import registered
+
 ADAPTERS = {
     "not-importable": "import not_there",
     "raises": "raise ZeroDivisionError('on import')",
@@ -84,6 +87,32 @@ def test_a_broken_adapter_is_left_out(name, reason, installed, run):
     shown, _ = run(f"import sys; sys.argv = ['sadr', 'doctor']; {DOCTOR}")
     assert f"{name}: left out: " in shown
     assert reason in shown
+
+
+def test_a_hook_without_its_mark_is_warned_of(installed, run):
+    installed("unmarked", "def sadr_edit_points(): return []")
+    assert "SADR: sadr_edit_points of the plugin adapter_unmarked has the name" in run(POINTS)[1]
+
+
+def test_a_method_without_its_mark_is_warned_of():
+    class Unmarked:
+        sadr_selected_heads = None
+
+        @hookimpl
+        def sadr_step(self, step):
+            pass
+
+        def sadr_loss_terms(self, running, config):
+            raise AssertionError("it is not called")
+
+        def sadr_helper(self):
+            pass
+
+    with pytest.warns(UserWarning, match="the name of a hook") as warned, registered(Unmarked()):
+        pass
+    (only,) = warned
+    assert "sadr_loss_terms of the plugin test_a_method" in str(only.message)
+    assert "put @hookimpl above it" in str(only.message)
 
 
 def test_an_adapter_that_imports_torch(installed, run):

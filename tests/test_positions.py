@@ -47,7 +47,9 @@ def test_every_edited_token(tokenizer):
     assert token("subject_last") == " Tower"
     assert token("subject_first_after_last") == " is"
     assert token("last") == " of"
-    with pytest.raises(PositionError, match="'middle' is not one of 'subject_last'"):
+    with pytest.raises(
+        PositionError, match=r"^edited_token: 'middle' is not one of 'subject_last'"
+    ):
         tokenize(tokenizer, prompt, "middle")
 
 

@@ -25,6 +25,7 @@ from sadr_plugin.reuse._arguments import Arguments
 from sadr_plugin.reuse._layer import WindowedLayer
 from sadr_plugin.reuse._reuse import reuse_for
 from sadr_plugin.reuse._window import Window
+from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
 from support import attributes, tiny_llama
 
@@ -495,7 +496,7 @@ def test_a_layer_that_does_not_give_the_same_in_part(dtype):
     found = trial(model)
     expected = trial(model).run(False)
     same(found.run(True), expected, 1e-5 if dtype == torch.float32 else 0.02)
-    assert found.remark == "3 does not give the same on a part of its tokens"
+    assert found.remark == "layer 3 runs in full: it does not give the same on a part of its tokens"
     assert found.left_out > 0.25
 
 
@@ -570,7 +571,9 @@ def test_a_layer_that_cannot_run_in_part():
     found = trial(model)
     expected = trial(model).run(False)
     same(found.run(True), expected)
-    assert found.remark.startswith("3 cannot run on a part of its tokens (RuntimeError: ")
+    assert found.remark.startswith(
+        "layer 3 runs in full: it cannot run on a part of its tokens (RuntimeError: "
+    )
 
 
 def test_a_first_forward_that_is_broken_off():
@@ -613,15 +616,11 @@ def test_a_vector_that_moves_ends_the_edit(small, small_adapter, word_tokenizer,
         return output
 
     mlp.forward = moved
-    manager, plugin = sadr_plugin.plugin_manager(), Moved()
-    manager.register(plugin)
     sadr_plugin.enable()
     hparams = SmallHparams(sadr={"gamma": 1.0})
-    try:
-        with pytest.raises(PositionError, match=r"at other tokens than before; set sadr\.reuse"):
-            small.optimise(model, word_tokenizer, request_, hparams)
-    finally:
-        manager.unregister(plugin)
+    message = r"at other tokens than before; set sadr\.reuse"
+    with registered(Moved()), pytest.raises(PositionError, match=message):
+        small.optimise(model, word_tokenizer, request_, hparams)
 
 
 def test_reuse_false_runs_every_forward(small, small_adapter, word_tokenizer, request_, caplog):
@@ -738,13 +737,9 @@ def test_two_models_that_share_layers(small, small_adapter, word_tokenizer, requ
                     )
                 refused.append(error)
 
-    manager, plugin = sadr_plugin.plugin_manager(), Second()
-    manager.register(plugin)
     sadr_plugin.enable()
-    try:
+    with registered(Second()):
         small.optimise(base, word_tokenizer, request_, SmallHparams(sadr={"gamma": 1.0}))
-    finally:
-        manager.unregister(plugin)
     assert len(refused) == 1
     assert len(small_adapter.reports) == 1
 
@@ -791,5 +786,8 @@ def test_flex_attention_runs_above_in_full(monkeypatch):
     model.config._attn_implementation = "flex_attention"
     reusing = reuse_for(Watch(model, "model.layers.{}", EDITED), hooks())
     reusing.fill()
-    assert reusing.remark() == "2 attends by flex_attention, whose mask cannot be cut"
+    assert (
+        reusing.remark()
+        == "layer 2 runs in full: it attends by flex_attention, whose mask cannot be cut"
+    )
     reusing.restore()

@@ -31,7 +31,15 @@ from sadr_plugin.evaluation import (
     write_sequence,
 )
 from sadr_plugin.pages import save, sequence
-from test_evaluation import ARMS, Hidden, SmallEditor, records, without_times
+from test_evaluation import (
+    ARMS,
+    Acting,
+    Hidden,
+    SmallEditor,
+    plain_edits,
+    records,
+    without_times,
+)
 
 COUNT, WHEN = 6, (1, 4, 6)
 TEXT = "the tower is in paris the louvre is in rome a city"
@@ -83,6 +91,13 @@ def test_nothing_is_taken_back_before_an_arms_end(tmp_path):
     assert later.drift > 0
     assert read_results(tmp_path / "results.jsonl") == found.results
     assert read_checkpoints(tmp_path / "checkpoints.jsonl") == found.checkpoints
+
+
+@pytest.mark.parametrize(
+    ("editor", "warned"), [(SmallEditor(), ["0"]), (Acting(plain="4"), ["4"]), (Acting(), [])]
+)
+def test_an_arm_on_which_sadr_does_not_act_is_warned_of_once(tmp_path, editor, warned):
+    assert plain_edits(lambda: run(tmp_path, editor)) == warned
 
 
 def test_in_batches(tmp_path):

@@ -8,7 +8,7 @@ def test_warnings_come_through():
     """Outside pytest, which records warnings in a way of its own."""
     script = """
 import logging, sys, warnings
-from sadr_plugin.commands.environment import silence
+from sadr_plugin.commands.terminal import silence
 with silence():
     print("printed"); print("a bar", file=sys.stderr)
     warnings.warn("the plugin's own")

@@ -16,6 +16,7 @@ from sadr_plugin.method._stopping import (
     check_target,
     labels_behind,
 )
+from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
 from support import SMALL, spaced_tokenizer
 
@@ -139,17 +140,12 @@ def test_the_loops_own_labels_count(tiny_llama, word_tokenizer, monkeypatch):
         def sadr_edit_points(self):
             return [point]
 
-    adapter, manager = Adapter(), sadr_plugin.plugin_manager()
-    manager.register(adapter)
     paris = word_tokenizer.convert_tokens_to_ids("paris")
     request = {"text": "the tower is in", "token": paris}
     ids = word_tokenizer(["the tower is in"], return_tensors="pt")["input_ids"]
     expected = tiny_llama(ids).logits[0, -1].softmax(-1)[paris].item()
-    try:
-        with sadr_plugin.enabled(), sadr_plugin.reports() as found:
-            hparams = SmallHparams(sadr={"stop_at": 1.0})
-            smalledit.editor.labelled(tiny_llama, word_tokenizer, request, hparams)
-    finally:
-        manager.unregister(adapter)
+    with registered(Adapter()), sadr_plugin.enabled(), sadr_plugin.reports() as found:
+        hparams = SmallHparams(sadr={"stop_at": 1.0})
+        smalledit.editor.labelled(tiny_llama, word_tokenizer, request, hparams)
     assert found[0].steps[0].target == pytest.approx(expected, rel=1e-5)
     assert found[0].steps[-1].target > expected

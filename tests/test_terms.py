@@ -185,6 +185,8 @@ def test_the_example_of_the_docs(small, request_, wordings):
     settings = yaml.safe_load(re.search(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)[1])
     assert SadrConfig.parse(settings["sadr"]).terms["wordings"]["weight"] == 0.5
     words = {"wordings": {"weight": 2.0, "prompts": ["so the {} is", "{} is now in a"]}}
+    with pytest.raises(ConfigError, match=r"sadr\.terms\.wordings\.weigth: unknown key"):
+        edit(small, request_, wordings, terms={"wordings": {"weigth": 1, "prompts": ["{} is"]}})
     _, without = edit(small, request_, wordings, gamma=0)
     assert set(without.weights) == {"drift"}
     _, watched = edit(

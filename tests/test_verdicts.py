@@ -11,6 +11,7 @@ import sadr_plugin
 from sadr_plugin import hookimpl
 from sadr_plugin.commands._editors import attachabilities
 from sadr_plugin.errors import SadrError
+from sadr_plugin.testing import registered
 from support import SMALL, read_small
 
 HEAD = """
@@ -103,13 +104,9 @@ def doctors_verdict(point):
         def sadr_edit_points(self):
             return [point]
 
-    adapter, manager = Adapter(), sadr_plugin.plugin_manager()
-    manager.register(adapter)
-    try:
+    with registered(Adapter()):
         (found,) = [found for found in attachabilities() if found.point is point]
         yield found
-    finally:
-        manager.unregister(adapter)
 
 
 @pytest.mark.filterwarnings("ignore:SADR is not attached")

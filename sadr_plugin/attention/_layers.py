@@ -74,8 +74,7 @@ def layer_modules(model: nn.Module, layer_template: str) -> list[nn.Module]:
 
     Args:
         model: the model that is edited.
-        layer_template: the path of the layers, such as ``"model.layers.{}"`` (EasyEdit's
-            ``layer_module_tmp``).
+        layer_template: the path of the layers, such as ``"model.layers.{}"``.
 
     Raises:
         ConfigError: the template names no list of modules in this model.
@@ -87,8 +86,9 @@ def layer_modules(model: nn.Module, layer_template: str) -> list[nn.Module]:
         parent = None
     if not isinstance(parent, nn.ModuleList) or len(parent) == 0:
         raise ConfigError(
-            f"layer_module_tmp: {layer_template!r} names no list of layers in "
-            f"{type(model).__name__}"
+            f"layer_template: {layer_template!r} names no list of layers in "
+            f"{type(model).__name__}; print the model to see their path (EasyEdit's key is "
+            "layer_module_tmp)"
         )
     return list(parent)
 
@@ -103,8 +103,8 @@ def drifting_layers(
     """
     if not 0 <= edited < total:
         raise ConfigError(
-            f"layers: the edited layer {edited} is outside {model_name}, whose layers are "
-            f"0-{total - 1}"
+            f"layer: the edited layer {edited} is outside {model_name}, whose layers are "
+            f"0-{total - 1} (EasyEdit's key is layers)"
         )
     outside = [layer for layer in wanted or () if layer >= total]
     if outside:

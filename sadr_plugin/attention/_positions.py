@@ -54,7 +54,7 @@ def tokenize(
     Args:
         tokenizer: a transformers tokenizer, fast or slow.
         prompt: the prompt, without its target.
-        edited_token: where the editor adds its vector, EasyEdit's ``fact_token``.
+        edited_token: where the editor adds its vector.
 
     Raises:
         PositionError: the subject has no tokens of its own in the prompt, or ``edited_token`` is
@@ -83,7 +83,8 @@ def tokenize(
     }
     if edited_token not in edited:
         raise PositionError(
-            f"fact_token {edited_token!r} is not one of {', '.join(map(repr, edited))}"
+            f"edited_token: {edited_token!r} is not one of {', '.join(map(repr, edited))} "
+            "(EasyEdit's key is fact_token)"
         )
     return PromptTokens(prompt, tuple(ids), edited[edited_token])
 

@@ -1,15 +1,9 @@
-"""Watch a model's attention with nnsight, and restore the model afterwards.
-
-nnsight addresses single calls inside a module's forward. At ``attention_interface(…)``, or at
-torch's own kernel, the plugin reads the inputs, so no attention matrix is built. If a module
-computes the weights itself, the plugin reads the output of its softmax.
-"""
+"""Watch a model's attention with nnsight, and restore the model afterwards."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,10 +12,11 @@ from pluggy import HookRelay
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from ._call_sites import CallSite, call_sites
 from ._layers import Watch, attention_modules
-from ._modules import FUNCTIONS, calls, softmax_methods
-from ._nnsight import NotCalled, import_nnsight, line_of, observe, operations
-from ._rows import Attention, AttentionCall, AttentionWeights, rows_of
+from ._modules import FUNCTIONS
+from ._nnsight import NotCalled, import_nnsight, observe
+from ._rows import Attention, rows_of
 
 
 class _Watched(nn.Module):
@@ -38,86 +33,6 @@ class _Watched(nn.Module):
 
     def forward(self, run: Callable[[], Any]) -> Any:
         return run()
-
-
-@dataclass(frozen=True)
-class _Operation:
-    """A call at which attention can be read.
-
-    Attributes:
-        handle: nnsight's handle of a call in the module's forward.
-        kind: what is called, a key of `FUNCTIONS`. None if ``handle`` calls a method of the module
-            that computes the weights.
-    """
-
-    handle: Any
-    kind: str | None
-
-    def read(self) -> Attention:
-        """Return what the call shows. Use it inside a trace."""
-        if self.kind == "interface":
-            return AttentionCall.from_inputs(*self.handle.inputs)
-        if self.kind == "kernel":
-            return AttentionCall.from_kernel(*self.handle.inputs)
-        if self.kind == "softmax":
-            return AttentionWeights(self.handle.output)
-        inner = _calls_in(self.handle.source, "softmax")
-        if len(inner) != 1:
-            raise UnsupportedModelError(
-                f"{self.handle.name} computes its softmax in {len(inner)} places that nnsight can "
-                "see; one is expected"
-            )
-        return AttentionWeights(inner[0].output)
-
-    def attend_by(self, rows: Tensor, heads: Sequence[int] | None) -> None:
-        """Replace the attention rows of the call. Use it inside a trace.
-
-        Args:
-            rows: [batch, heads, tokens, tokens], as `Attention.all_rows` returns them.
-            heads: the heads whose rows are replaced; None for all.
-        """
-        if self.kind in _VALUE:
-            place, name = _VALUE[self.kind]
-            args, kwargs = self.handle.inputs
-            value = kwargs[name] if name in kwargs else args[place]
-            output = self.handle.output
-            attended = rows.to(value.dtype) @ _for_heads(value, rows.shape[1])
-            if self.kind == "kernel":
-                self.handle.output = _in_heads(output, attended, heads, dim=1)
-            else:  # (attention output [batch, tokens, heads, head size], weights)
-                attended = attended.transpose(1, 2)
-                self.handle.output = (_in_heads(output[0], attended, heads, dim=2), *output[1:])
-            return
-        softmax = self.handle
-        if self.kind is None:
-            (softmax,) = _calls_in(self.handle.source, "softmax")
-        weights = softmax.output
-        softmax.output = _in_heads(weights, rows.to(weights.dtype), heads, dim=1)
-
-
-_VALUE = {"interface": (3, "value"), "kernel": (2, "value")}
-"""The place of the value tensor in a call of each kind: argument number and name."""
-
-
-def _for_heads(value: Tensor, heads: int) -> Tensor:
-    """Repeat ``value`` [batch, key heads, tokens, head size] so that each head has its own."""
-    return value.repeat_interleave(heads // value.shape[1], dim=1)
-
-
-def _in_heads(old: Tensor, new: Tensor, heads: Sequence[int] | None, dim: int) -> Tensor:
-    """Return ``old`` with the entries of ``new`` for some heads. The heads lie along ``dim``."""
-    index = torch.arange(old.shape[dim]) if heads is None else torch.tensor(heads)
-    index = index.to(old.device)
-    return old.index_copy(dim, index, new.index_select(dim, index))
-
-
-def _calls_in(source: Any, kind: str) -> list[Any]:
-    """Return nnsight's handles of the calls of a kind, found by name and source line."""
-    return [
-        operation
-        for operation in operations(source, FUNCTIONS[kind])
-        if calls(kind, line_of(source, operation))
-    ]
 
 
 def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
@@ -213,7 +128,7 @@ class AttentionTracer:
         self._trial = trial
         self._left: list[tuple[nn.Module, str, Any]] = []
         self._sight: Any = None
-        self._operations: list[_Operation] = []
+        self._sites: list[CallSite] = []
         self._chosen: dict[type[nn.Module], int] = {}
 
     def __enter__(self) -> AttentionTracer:
@@ -225,8 +140,8 @@ class AttentionTracer:
         ]
         try:
             self._sight = nnsight.NNsight(_Watched(self._attention))
-            ways = {layer: self._ways(layer) for layer in self.layers}
-            self._operations = [self._taken(layer, ways) for layer in self.layers]
+            sites = {layer: self._sites_of(layer) for layer in self.layers}
+            self._sites = [self._taken(layer, sites[layer]) for layer in self.layers]
         except BaseException:
             self._note_what_is_left(before)
             self.close()
@@ -250,7 +165,7 @@ class AttentionTracer:
             UnsupportedModelError: a watched module did not make its call.
         """
         with self._explained():
-            return self._watch(forward, self._operations)
+            return self._watch(forward, self._sites)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -296,17 +211,17 @@ class AttentionTracer:
             UnsupportedModelError: a watched module did not make its call.
         """
         changes = [
-            partial(operation.attend_by, of_layer, None if heads is None else heads[layer])
-            for layer, operation, of_layer in zip(self.layers, self._operations, rows, strict=True)
+            partial(site.attend_by, of_layer, None if heads is None else heads[layer])
+            for layer, site, of_layer in zip(self.layers, self._sites, rows, strict=True)
             if heads is None or layer in heads
         ]
         with self._explained():
             return observe(self._sight, forward, changes)[0]
 
     def _watch(
-        self, forward: Callable[[], Any], operations: Sequence[_Operation]
+        self, forward: Callable[[], Any], sites: Sequence[CallSite]
     ) -> tuple[Any, list[Attention]]:
-        return observe(self._sight, forward, [operation.read for operation in operations])
+        return observe(self._sight, forward, [site.read for site in sites])
 
     def close(self) -> None:
         """Remove nnsight from the modules. It may be called more than once."""
@@ -317,37 +232,30 @@ class AttentionTracer:
                 module.__dict__[name] = previous
         self._left = []
         self._sight = None
-        self._operations = []
+        self._sites = []
 
-    def _ways(self, layer: int) -> list[_Operation]:
-        """Return the calls of the layer's attention module at which it may attend, best first."""
+    def _sites_of(self, layer: int) -> list[CallSite]:
+        """Return the calls at which the layer's attention module may attend, best first."""
         source = getattr(self._sight, f"layer_{layer}").source
-        ways = [
-            _Operation(operation, kind)
-            for kind in FUNCTIONS
-            for operation in _calls_in(source, kind)
-        ]
-        for method in softmax_methods(type(self._attention[layer])):
-            ways += [_Operation(found, None) for found in operations(source, f"self_{method}")]
-        return ways
+        return call_sites(source, type(self._attention[layer]))
 
-    def _taken(self, layer: int, ways: Mapping[int, Sequence[_Operation]]) -> _Operation:
+    def _taken(self, layer: int, sites: Sequence[CallSite]) -> CallSite:
         """Choose the call that a layer uses. Layers of one class use the same call."""
         module_class = type(self._attention[layer])
-        if not ways[layer]:
+        if not sites:
             raise UnsupportedModelError(
                 f"{module_class.__name__} (layer {layer}) makes no call at which SADR can read "
                 f"attention ({', '.join(FUNCTIONS.values())}); leave the layer out with "
                 "sadr.layers, or point at another module with a sadr_attention_module hook"
             )
-        if len(ways[layer]) > 1 and self._trial is not None and module_class not in self._chosen:
-            self._chosen[module_class] = self._try(ways[layer], self._trial)
-        return ways[layer][self._chosen.get(module_class, 0)]
+        if len(sites) > 1 and self._trial is not None and module_class not in self._chosen:
+            self._chosen[module_class] = self._try(sites, self._trial)
+        return sites[self._chosen.get(module_class, 0)]
 
-    def _try(self, ways: Sequence[_Operation], trial: Callable[[], Any]) -> int:
-        for index, way in enumerate(ways):
+    def _try(self, sites: Sequence[CallSite], trial: Callable[[], Any]) -> int:
+        for index, site in enumerate(sites):
             with contextlib.suppress(NotCalled):
-                self._watch(trial, [way])
+                self._watch(trial, [site])
                 return index
         return 0
 

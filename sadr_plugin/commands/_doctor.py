@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .._version import versions
 from ..adapter import HparamsSummary
 from ..errors import ConfigError, SadrError, UnsupportedModelError
 from ..plugins import failed_adapters, loaded_adapters, plugin_manager
@@ -15,7 +16,6 @@ from ._editors import attachabilities
 from ._hparams import summary_of
 from ._options import JsonFile
 from ._output import Output, write_json
-from .environment import versions
 
 PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic", "wrapt")
 
@@ -57,7 +57,8 @@ def doctor(
 ) -> None:
     """Show what is installed and attached, what is not, and why.
 
-    The exit status is 1 if SADR cannot work with the hparams file.
+    With an hparams file, only its own editor is listed. The exit status is 1 if SADR cannot work
+    with the file.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -65,7 +66,7 @@ def doctor(
     Output(json=json).check()
     console = Console()
     found = _found()
-    for line in _report(found):
+    for line in _report(found, None if hparams is None else _editor_of(hparams)):
         console.print(escape(line), highlight=False, soft_wrap=True)
     problems = [] if hparams is None else [problem for problem in _problems(hparams) if problem]
     if json is not None:
@@ -100,7 +101,16 @@ def _found() -> dict[str, Any]:
     }
 
 
-def _report(found: dict[str, Any]) -> Iterator[str]:
+def _editor_of(hparams: Path) -> str | None:
+    """Return the name of a file's editor. None if the file cannot be read; `_problems` says why."""
+    try:
+        return summary_of(hparams).editor if hparams.is_file() else None
+    except SadrError:
+        return None
+
+
+def _report(found: dict[str, Any], only: str | None) -> Iterator[str]:
+    """Yield the lines of the report. The editors are all, or those with the name ``only``."""
     yield "Versions"
     for package, number in found["versions"].items():
         yield f"  {package}: not installed" if number is None else f"  {package} {number}"
@@ -111,6 +121,8 @@ def _report(found: dict[str, Any]) -> Iterator[str]:
         yield f"  {name}: left out: {reason}"
     yield "Editors"
     for editor in found["editors"]:
+        if only not in (None, editor["editor"]):
+            continue
         obstacle = editor["obstacle"]
         mark = "can be attached" if obstacle is None else f"not attached: {obstacle}"
         yield f"  {editor['editor']} ({editor['function']}): {mark}"

@@ -35,8 +35,8 @@ from ._options import (
     Workers,
 )
 from ._output import Output
-from ._running import Chosen, Place, about_run, make_evaluator, read_summary
-from .environment import progress, silence
+from ._run_setup import Chosen, Place, about_run, make_evaluator, read_summary
+from .terminal import progress, silence
 
 if TYPE_CHECKING:
     from rich.console import Console

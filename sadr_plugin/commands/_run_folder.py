@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._version import versions
 from ..errors import ConfigError
-from .environment import versions
 
 PACKAGES = ("sadr-plugin", "easyeditor", "pyfastedit", "torch", "transformers", "nnsight")
 

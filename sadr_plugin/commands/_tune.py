@@ -28,13 +28,12 @@ from ._options import (
     SvgFolder,
     Threads,
     TrustRemoteCode,
-    Workers,
     layer_range,
 )
 from ._options import Engine as EngineOption
 from ._output import Output
-from ._running import Chosen, Place, about_run, make_editor, make_evaluator, read_summary
-from .environment import progress, silence
+from ._run_setup import Chosen, Place, about_run, make_editor, make_evaluator, read_summary
+from .terminal import progress, silence
 
 
 def tune(
@@ -88,7 +87,12 @@ def tune(
         bool, typer.Option(help="Skip bad records of the file. Otherwise they end the run.")
     ] = False,
     engine: EngineOption = Engines.local,
-    workers: Workers = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="With --engine ray: the number of trials that run at once. Required there.", min=1
+        ),
+    ] = None,
     threads: Threads = None,
     dtype: DType = None,
     trust_remote_code: TrustRemoteCode = False,

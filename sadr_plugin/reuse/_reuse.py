@@ -8,9 +8,6 @@ tokens before it, and nothing that is not computed from it. Therefore:
 - The edited layer runs in full, because toolkits add their vector in place there.
 - Each layer above, and the output head, runs on a window of every row: from the first token that
   changed to the last real one.
-
-The place of the vector is not declared by the adapter. The second forward shows it: the hidden
-states that enter the layer above are compared with those of the first forward.
 """
 
 from __future__ import annotations
@@ -28,15 +25,10 @@ from ._arguments import hidden_in, hidden_of
 from ._conditions import CACHE_KEYS, Conditions, Inputs, random_state
 from ._forwards import LayerForwards
 from ._layer import WindowedLayer
-from ._window import Window
+from ._proof import any_looks_ahead, try_window
+from ._window_search import WindowSearch
 
 LOGGER = logging.getLogger("sadr_plugin")
-
-TRIES = 3
-"""The number of forwards after which a row without a change counts as a row without a vector."""
-
-PROOF = 4
-"""The size in tokens of the window on which each layer is checked."""
 
 
 class Reuse:
@@ -62,9 +54,6 @@ class Reuse:
     ) -> None:
         self.refusal: str | None = None
         """The reason why every forward runs in full. None if forwards run in part."""
-        self.strayed: Tensor | None = None
-        """Whether the last forward's vector was at a token outside the window, a scalar. None if
-        there was no window yet."""
         self._model = model
         self._below = list(layers[:edited])
         self._conditions: Conditions | None = None
@@ -79,16 +68,11 @@ class Reuse:
         self._above: dict[int, WindowedLayer] = {}
         self._inputs: Inputs | None = None
         self._below_gave: Any = None
-        self._entry: Tensor | None = None
-        self._read: Tensor | None = None
+        self._search = WindowSearch()
         self._versions: list[tuple[Tensor, int]] = []
-        self._window: Window | None = None
-        self._tries = 0
         self._memo: dict[int, tuple[Any, Any]] = {}
         self._calls: list[int] = []
         self._carries = False
-        self._watched: Tensor | None = None
-        self._gaining: Tensor | None = None
 
     def for_other_prompts(self) -> Reuse:
         """Return an object that runs another batch on the same layers, between the loop's forwards.
@@ -99,20 +83,29 @@ class Reuse:
         other.fill()
         return other
 
+    @property
+    def strayed(self) -> Tensor | None:
+        """Whether the last forward's vector was at a token outside the window, a scalar.
+
+        None if there was no window yet.
+        """
+        return self._search.strayed
+
     def start(self, device: torch.device) -> Tensor | None:
         """Return the first token of each row on which the layers above ran, [rows].
 
         None if they ran on all tokens.
         """
-        return None if self._window is None else self._window.start(device)
+        window = self._search.window
+        return None if window is None else window.start(device)
 
     def left_out(self) -> float:
         """Return the share of layers times tokens that the last forward left out, 0 to 1."""
         if self.refusal is not None or self._inputs is None:
             return 0.0
-        left = float(self._edited)
-        if self._window is not None:
-            part = 1 - self._window.size / self._window.tokens
+        left, window = float(self._edited), self._search.window
+        if window is not None:
+            part = 1 - window.size / window.tokens
             left += part * sum(
                 layer.refusal is None for i, layer in self._above.items() if i < self._total
             )
@@ -158,20 +151,20 @@ class Reuse:
         Args:
             forward: a function that runs the model on ``inputs`` through `within`.
             inputs: the arguments of the model's forward, by name.
-            watched: for each of the first rows, a token whose attention is read, [prompts].
-            gaining: the token of each row at which the vector is added, [rows], if it is known.
+            watched: see `WindowSearch.begin_forward`.
+            gaining: see `WindowSearch.begin_forward`.
 
         Returns:
             The result of ``forward``.
         """
-        self.strayed, self._watched, self._gaining = None, watched, gaining
+        self._search.begin_forward(watched, gaining)
         if self.refusal is None:
             self._look_for_objections(inputs)
         if self.refusal is not None:
             return forward()
         if self._inputs is None:
             return self._run_first(forward, inputs)
-        if self._tries == 0:
+        if not self._search.has_begun:
             for layer in self._above.values():
                 layer.straighten()
             self._note_versions()
@@ -217,7 +210,8 @@ class Reuse:
     def _forget(self) -> None:
         self._above.clear()
         self._versions.clear()
-        self._inputs = self._entry = self._read = self._window = self._below_gave = None
+        self._search.forget()
+        self._inputs = self._below_gave = None
 
     # Methods of the first forward.
 
@@ -235,7 +229,7 @@ class Reuse:
             self.refuse("its output head runs more than once")
         elif self._carries:
             self.refuse("the vector reaches a layer below the edited one")
-        elif self._entry is None:
+        elif self._search.entry is None:
             self.refuse("its layers do not take and give hidden states [rows, tokens, size]")
         else:
             known = Inputs(inputs)
@@ -259,38 +253,23 @@ class Reuse:
             return forward(*args, **kwargs)
         output = self._above[index].keep(forward, args, kwargs)
         if index == self._edited + 1:
-            self._note_entry(args, kwargs, output)
+            self._search.note_first(hidden_in(args, kwargs), hidden_of(output))
         return output
-
-    def _note_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Store the input of the layer above, and find the tokens that the loss depends on."""
-        hidden, given = hidden_in(args, kwargs), hidden_of(output)
-        if not isinstance(hidden, Tensor) or hidden.dim() != 3:
-            return
-        self._entry = hidden.detach()
-
-        def note(gradient: Tensor) -> None:
-            read = (gradient != 0).any(-1)
-            self._read = read if self._read is None else self._read | read
-
-        if isinstance(given, Tensor) and given.requires_grad and given.dim() == 3:
-            given.register_hook(note)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _prove(self, inputs: Inputs) -> None:
         """Check that each layer above gives the same on a window as on all tokens."""
-        assert self._entry is not None
-        rows, tokens, _ = self._entry.shape
-        device = self._entry.device
+        assert self._search.entry is not None
+        rows, tokens, _ = self._search.entry.shape
+        device = self._search.entry.device
         real = inputs.real(rows, tokens, device)
         for layer in self._above.values():
             layer.refuse_if_unfit(rows, tokens)
-        ahead = [layer.looks_ahead(real) for layer in self._above.values()]
-        if any(_fetched([scalar for scalar in ahead if scalar is not None], device)):
+        if any_looks_ahead(self._above.values(), real):
             self.refuse("its tokens attend to later ones")
             return
         if self._host is None or self._host._inputs is None:
-            self._try_window(real)
+            try_window(self._above.values(), real)
         else:  # the host has checked the same layers already
             for index, layer in self._above.items():
                 layer.refusal = layer.refusal or self._host._above[index].refusal
@@ -298,31 +277,11 @@ class Reuse:
             layer.settle()
         self._note_versions()
         if self._host is None and self.remark():
-            LOGGER.info("SADR: some layers run in full in every forward: %s", self.remark())
-
-    def _try_window(self, real: Tensor) -> None:
-        """Run each layer on a small window of its own first forward.
-
-        Args:
-            real: which tokens are not padding, [rows, tokens].
-        """
-        tokens, device = real.shape[1], real.device
-        able = [layer for layer in self._above.values() if layer.refusal is None]
-        size = min(PROOF, tokens - 1)
-        if size > 1:
-            # The window lies near the last real tokens, at a different place in each row. This
-            # finds a layer that ignores the place of its window.
-            lasts = [max(_indices(row), default=0) for row in real.tolist()]
-            starts = [max(0, last + 1 - size - (row + 1) % 3) for row, last in enumerate(lasts)]
-            window = Window(starts, size, tokens)
-            proofs = [layer.prove(window, real) for layer in able]
-            for layer, holds in zip(able, _fetched(proofs, device), strict=True):
-                if not holds and layer.refusal is None:
-                    layer.refusal = "does not give the same on a part of its tokens"
+            LOGGER.info("SADR: in every forward, %s", self.remark())
 
     def _note_versions(self) -> None:
-        assert self._entry is not None
-        kept = [self._entry, *(t for layer in self._above.values() for t in layer.kept())]
+        assert self._search.entry is not None
+        kept = [self._search.entry, *(t for layer in self._above.values() for t in layer.kept())]
         kept += _tensors(self._below_gave)
         self._versions = [(tensor, tensor._version) for tensor in kept]
 
@@ -333,9 +292,14 @@ class Reuse:
         reasons: dict[str, list[str]] = {}
         for index, layer in self._above.items():
             if layer.refusal is not None:
-                name = str(index) if index < self._total else "the output head"
+                name = f"layer {index}" if index < self._total else "the output head"
                 reasons.setdefault(layer.refusal, []).append(name)
-        return "; ".join(f"{', '.join(names)} {reason}" for reason, names in reasons.items())
+        return "; ".join(
+            f"{names[0]} runs in full: it {reason}"
+            if len(names) == 1
+            else f"{', '.join(names)} run in full: each {reason}"
+            for reason, names in reasons.items()
+        )
 
     # Methods of the later forwards.
 
@@ -347,58 +311,12 @@ class Reuse:
         if index == self._edited:
             return forward(*args, **kwargs)
         if index == self._edited + 1:
-            self._look_at_entry(hidden_in(args, kwargs))
-        layer = self._above.get(index)
-        if layer is None or self._window is None or not layer.runs_on_window(args, kwargs):
+            assert self._inputs is not None
+            self._search.look(hidden_in(args, kwargs), self._inputs)
+        layer, window = self._above.get(index), self._search.window
+        if layer is None or window is None or not layer.runs_on_window(args, kwargs):
             return forward(*args, **kwargs)
-        return layer.run(forward, args, kwargs, self._window, self._memo)
-
-    def _look_at_entry(self, hidden: Tensor) -> None:
-        """Find the window. If there is one, check that the vector is still inside it."""
-        assert self._entry is not None
-        now, before = hidden.detach(), self._entry
-        if self._window is None:
-            if self._tries <= TRIES:
-                self._window = self._found((now != before) & ~(now.isnan() & before.isnan()))
-            return
-        # Ignore rounding, which may differ from run to run on some devices.
-        moved = (now - before).abs().amax(-1) > 0.01 * before.abs().amax(-1)
-        self.strayed = (moved & self._window.outside(moved.device)).any()
-
-    def _found(self, differs: Tensor) -> Window | None:
-        """Return the window around all tokens that change or are read.
-
-        Args:
-            differs: which numbers differ from those of the first forward, [rows, tokens, size].
-
-        Returns:
-            None if the window is not known yet, or if it would be the whole row.
-        """
-        assert self._inputs is not None
-        rows, tokens, _ = differs.shape
-        changed = differs.any(-1)
-        if self._gaining is not None:
-            changed.scatter_(1, self._gaining.to(changed.device).unsqueeze(1), True)
-        real = self._inputs.real(rows, tokens, changed.device)
-        read = torch.zeros_like(changed) if self._read is None else self._read.to(changed.device)
-        watched = torch.zeros_like(changed)
-        if self._watched is not None:
-            position = self._watched.to(changed.device).unsqueeze(1)
-            watched[: len(position)].scatter_(1, position, True)
-        table: list[Any] = torch.stack(
-            [changed, changed | watched, changed | watched | real | read]
-        ).tolist()
-        self._tries += 1
-        if not all(map(any, table[0])) and self._tries < TRIES:
-            return None
-        spans = []
-        for _, begins, needed in zip(*table, strict=True):
-            first = begins.index(True) if any(begins) else tokens
-            end = max(_indices(needed), default=tokens - 1) + 1
-            spans.append((min(first, end), end))
-        window = Window.around(spans, tokens)
-        self._tries = TRIES + 1
-        return window if window.size < tokens else None
+        return layer.run(forward, args, kwargs, window, self._memo)
 
 
 def reuse_for(watch: Watch, hooks: HookRelay) -> Reuse:
@@ -421,14 +339,6 @@ def _without_cache(output: Any) -> Any:
     if type(output) is not tuple:
         return output
     return tuple(None if hasattr(item, "update") else item for item in output)
-
-
-def _indices(row: Sequence[bool]) -> list[int]:
-    return [index for index, one in enumerate(row) if one]
-
-
-def _fetched(scalars: Sequence[Tensor], device: torch.device) -> list[Any]:
-    return torch.stack([s.to(device) for s in scalars]).tolist() if scalars else []
 
 
 def _tensors(output: Any) -> list[Tensor]:

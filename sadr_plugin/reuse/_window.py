@@ -121,3 +121,8 @@ def is_of_tokens(value: Any, rows: int, tokens: int) -> bool:
         and value.shape[0] in (1, rows)
         and value.shape[1] == tokens
     )
+
+
+def last_true(row: Sequence[bool], default: int) -> int:
+    """Return the index of the last true value, or ``default`` if there is none."""
+    return max((index for index, value in enumerate(row) if value), default=default)

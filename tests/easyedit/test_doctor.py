@@ -48,6 +48,12 @@ def test_doctor_on_an_hparams_file(rome_yaml, smol, changes, status, message):
     assert shown.exit_code == status
 
 
+def test_doctor_lists_the_editor_of_the_file_alone(rome_yaml):
+    listed = sadr("doctor", rome_yaml(sadr=True)).stdout
+    assert "ROME (easyeditor.models.rome.compute_v:compute_v): can be attached" in listed
+    assert "MEMIT" not in listed
+
+
 def test_doctor_on_a_file_that_is_not_there(tmp_path):
     shown = sadr("doctor", str(tmp_path / "none.yaml"))
     assert (shown.exit_code, "there is no file" in shown.stdout) == (1, True)

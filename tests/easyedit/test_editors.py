@@ -12,7 +12,6 @@ import torch
 import sadr_plugin
 from easyedit.conftest import MAIN_BRANCH, ROME
 from sadr_easyedit.declarations import EDIT_POINTS
-from sadr_plugin import hookimpl
 from sadr_plugin.testing import (
     REPLAY_TOLERANCE,
     REUSE_TOLERANCE,
@@ -108,25 +107,13 @@ def optimise(point, model, tok, hparams, layer=9, request=REQUEST, contexts=None
     return found if isinstance(found, tuple) else (found,)
 
 
-class Listener:
-    def __init__(self):
-        self.reports = []
-
-    @hookimpl
-    def sadr_edit_finished(self, report):
-        self.reports.append(report)
-
-
 @pytest.fixture
-def listener():
-    listener = Listener()
-    manager = sadr_plugin.plugin_manager()
-    manager.register(listener)
-    yield listener
-    manager.unregister(listener)
+def reports():
+    with sadr_plugin.reports() as found:
+        yield found
 
 
-def test_every_editor(point, model, tok, listener):
+def test_every_editor(point, model, tok, reports):
     alone = optimise(point, model, tok, hparams_of(point))
     before = attributes(model)
     sadr_plugin.enable()
@@ -134,16 +121,16 @@ def test_every_editor(point, model, tok, listener):
     for flag in (False, {"gamma": 0, "reuse": False}):
         found = optimise(point, model, tok, hparams_of(point, sadr=flag))
         assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True))
-    listener.reports.pop()
+    reports.pop()
     found = optimise(point, model, tok, hparams_of(point, sadr={"gamma": 0}))
     assert_equal(list(found), list(alone), "reuse changes the result", REUSE_TOLERANCE)
     assert_other_prompts_are_as_in_the_loop(point, model, tok)
-    listener.reports.pop()
+    reports.pop()
     started = time.perf_counter()
     restrained = optimise(point, model, tok, hparams_of(point, sadr=True))
     seconds = time.perf_counter() - started
     assert not all(torch.equal(a, b) for a, b in zip(restrained, alone, strict=True))
-    free, held = listener.reports
+    free, held = reports
     print(
         f"| {point.editor} | `{point.function.rpartition(':')[2]}` | "
         f"{'main' if MAIN_BRANCH else 'PyPI'} | {held.gamma:g} | {free.steps[-1].penalty:.4f} | "
@@ -168,13 +155,13 @@ def assert_other_prompts_are_as_in_the_loop(point, model, tok):
     assert max(echo.moves) > 0.1
 
 
-def test_every_editor_keeps(point, model, tok, listener):
+def test_every_editor_keeps(point, model, tok, reports):
     sadr_plugin.enable()
     keep = {"openings": ["{} was", "{} belongs to"], "texts": 1, "others": 2, "length": 3}
     for weight in (1e-9, 30):
         flag = {"gamma": 0, "keep": {**keep, "weight": weight, "distracted": weight}}
         optimise(point, model, tok, hparams_of(point, sadr=flag))
-    free, held = listener.reports
+    free, held = reports
     for name in ("keep", "keep_distracted"):
         assert 0 < held.steps[-1].terms[name] < free.steps[-1].terms[name] / 2
     assert held.steps[0].terms["keep"] == 0 or not zero_start(point)
@@ -184,7 +171,7 @@ def zero_start(point):
     return point.editor != "EAMET"
 
 
-def test_every_editor_stops_once_the_edit_is_made(point, model, tok, listener):
+def test_every_editor_stops_once_the_edit_is_made(point, model, tok, reports):
     """As the editor itself does at its last step."""
     sadr_plugin.enable()
 
@@ -193,15 +180,15 @@ def test_every_editor_stops_once_the_edit_is_made(point, model, tok, listener):
         return optimise(point, model, tok, hparams)
 
     found(stop_at=1)
-    reached = [step.target for step in listener.reports[0].steps]
+    reached = [step.target for step in reports[0].steps]
     best = reached.index(max(reached))
     assert best > 0
     stopped, told = found(stop_at=reached[best]), found(num_grad_steps=best + 1)
-    assert len(listener.reports[1].steps) == best + 1
+    assert len(reports[1].steps) == best + 1
     assert all(torch.equal(a, b) for a, b in zip(stopped, told, strict=True))
 
 
-def test_without_zero_start_the_first_step_has_drifted(model, tok, listener):
+def test_without_zero_start_the_first_step_has_drifted(model, tok, reports):
     (eamet,) = [point for point in EDIT_POINTS if point.editor == "EAMET"]
     if not exists(eamet.function):
         pytest.skip("EasyEdit's PyPI release has no EAMET")
@@ -210,23 +197,23 @@ def test_without_zero_start_the_first_step_has_drifted(model, tok, listener):
     # Early, where hidden states are small: EAMET starts from zero where their norm exceeds 100.
     optimise(eamet, model, tok, hparams_of(eamet, sadr=flag), layer=2)
     optimise(eamet, model, tok, hparams_of(eamet, sadr=flag, delta_init="zero"), layer=2)
-    started_off, started_at_zero = listener.reports
+    started_off, started_at_zero = reports
     assert started_off.steps[0].penalty > 0.01
     assert started_at_zero.steps[0].penalty == 0
 
 
-def test_core_with_contexts_of_its_own(model, tok, listener):
+def test_core_with_contexts_of_its_own(model, tok, reports):
     (core,) = [point for point in EDIT_POINTS if point.editor == "CORE"]
     if not exists(core.function):
         pytest.skip("EasyEdit's PyPI release has no CORE")
     sadr_plugin.enable()
     hparams = hparams_of(core, sadr=True, context="subject", ctx_num=3)
     optimise(core, model, tok, hparams)
-    (report,) = listener.reports
+    (report,) = reports
     assert report.steps[-1].penalty > 0
 
 
-def test_padding_on_the_left_is_warned_of_and_true_positions_are_watched(model, tok, listener):
+def test_padding_on_the_left_is_warned_of_and_true_positions_are_watched(model, tok, reports):
     memit = next(point for point in EDIT_POINTS if point.editor == "MEMIT")
     sadr_plugin.enable()
     tok.padding_side = "left"

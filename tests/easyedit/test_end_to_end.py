@@ -19,7 +19,7 @@ from sadr_easyedit.statistics import Job, compute
 from sadr_plugin import hookimpl
 from sadr_plugin.errors import PositionError
 from sadr_plugin.evaluation import answer_probability
-from sadr_plugin.testing import witnessing
+from sadr_plugin.testing import registered, witnessing
 
 
 @pytest.fixture(autouse=True)
@@ -165,12 +165,11 @@ def test_positions_by_decoding(editor, prompt, subject, target, contexts, fact_t
         with pytest.raises(PositionError, match="use subject_last"):
             optimise(point, model, tok, hparams, request=request, contexts=contexts)
         return
-    positions, manager = Positions(model), sadr_plugin.plugin_manager()
-    manager.register(positions)
+    positions = Positions(model)
     try:
-        optimise(point, model, tok, hparams, request=request, contexts=contexts)
+        with registered(positions):
+            optimise(point, model, tok, hparams, request=request, contexts=contexts)
     finally:
-        manager.unregister(positions)
         positions.hook.remove()
     ((batch, subject_index, prediction),) = positions.seen
     flat = [c for group in contexts for c in ([group] if isinstance(group, str) else group)]

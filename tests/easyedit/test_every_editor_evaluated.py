@@ -13,6 +13,7 @@ from sadr_easyedit import smollm2
 from sadr_easyedit.declarations import EDIT_POINTS
 from sadr_easyedit.editing import APPLY, EasyEditEditor, rewritten_modules
 from sadr_easyedit.statistics import Job, _statistic
+from sadr_plugin import enabled, reports
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import Record, UneditedWeights, edited, read_checkpoints
@@ -73,7 +74,8 @@ def test_an_edit_and_a_batch(editor_name, settings, model, tok):
     assert editor.takes_batches == (editor_name not in ("ROME", "R-ROME"))
     records = RECORDS if editor.takes_batches else RECORDS[:1]
     for sadr in (None, {"gamma": 1.0}):
-        with edited(editor, unedited, records, sadr):
+        with enabled(), reports() as found, edited(editor, unedited, records, sadr):
+            assert {report.layer for report in found} == ({editor.layer} if sadr else set())
             changes = unedited.changes()
             assert all(0 < change < 1 for change in changes.values())
             remembered = editor.state()

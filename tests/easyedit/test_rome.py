@@ -8,7 +8,6 @@ from transformers import AutoConfig
 
 import sadr_plugin
 from sadr_easyedit import smollm2
-from sadr_plugin import hookimpl
 from sadr_plugin.errors import ConfigError, PositionError
 from sadr_plugin.testing import REUSE_TOLERANCE, assert_equal
 from support import attributes
@@ -93,23 +92,11 @@ def test_no_flag_or_false_is_bit_for_bit_the_toolkit(rome_main, model, tok, rome
         assert not torch.equal(edited_weight(rome_main, model, tok, off), alone)
 
 
-class Reports:
-    def __init__(self):
-        self.reports = []
-
-    @hookimpl
-    def sadr_edit_finished(self, report):
-        self.reports.append(report)
-
-
 def test_the_flag_in_yaml_constructor_and_attribute(rome_main, model, tok, rome_yaml):
     from easyeditor.models.rome import ROMEHyperParams
 
     sadr_plugin.enable()
-    listener = Reports()
-    manager = sadr_plugin.plugin_manager()
-    manager.register(listener)
-    try:
+    with sadr_plugin.reports() as reports:
         from_yaml = ROMEHyperParams.from_hparams(rome_yaml(sadr={"num_grad_steps": 3}))
         constructed = ROMEHyperParams(**vars(from_yaml))
         later = ROMEHyperParams.from_hparams(rome_yaml())
@@ -118,12 +105,10 @@ def test_the_flag_in_yaml_constructor_and_attribute(rome_main, model, tok, rome_
             edited_weight(rome_main, model, tok, hparams)
             for hparams in (from_yaml, constructed, later)
         ]
-    finally:
-        manager.unregister(listener)
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
-    assert [len(report.steps) for report in listener.reports] == [3, 3, 3]
-    assert listener.reports[0].gamma == 1e-2, "the paper's, for ROME"
+    assert [len(report.steps) for report in reports] == [3, 3, 3]
+    assert reports[0].gamma == 1e-2, "the paper's, for ROME"
     assert later.v_num_grad_steps == 10, "the user's own object is not changed"
     assert dataclasses.asdict(later)["sadr"] == later.sadr
     assert "sadr" not in dataclasses.asdict(ROMEHyperParams.from_hparams(rome_yaml()))

@@ -1,14 +1,21 @@
 """`sadr stats` on a small random model, with EasyEdit's own running statistics."""
 
+import json
+import sys
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
-from easyedit.conftest import MAIN_BRANCH
+from easyedit.conftest import MAIN_BRANCH, ROME
 from easyedit.test_editors import EDIT_POINTS, exists, hparams_of
 from sadr_easyedit import corpus, statistics
 from sadr_easyedit.corpus import python_manual, read_texts, sample_texts
 from sadr_easyedit.statistics import Job, compute
+from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError
 from support import WORDS, tiny_llama, word_tokenizer
 
@@ -183,6 +190,68 @@ def test_text_files(tmp_path):
         read_texts([tmp_path / "binary"])
     with pytest.raises(ConfigError, match=r"there is no file .*none\.txt"):
         read_texts([tmp_path / "none.txt"])
+
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Path(__file__).with_name("ran").touch()
+
+
+class StrangerConfig(LlamaConfig):
+    model_type = "stranger"
+
+
+class Stranger(LlamaForCausalLM):
+    config_class = StrangerConfig
+"""
+
+
+@pytest.fixture
+def with_code(tmp_path, monkeypatch):
+    """A folder with a model whose class is in the folder, and its hparams file.
+
+    The code leaves the file ``ran`` beside the copy of it that transformers makes.
+    """
+    folder, modules = tmp_path / "stranger", tmp_path / "modules"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked on the terminal"))
+    tiny_llama().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "stranger",
+        "auto_map": {
+            "AutoConfig": "stranger.StrangerConfig",
+            "AutoModelForCausalLM": "stranger.Stranger",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "stranger.py").write_text(CODE)
+    file = tmp_path / "rome.yaml"
+    changes = {"model_name": str(folder), "stats_dir": str(tmp_path / "stats"), "layers": [1]}
+    changes |= {"sadr": True, "mom2_n_samples": 500}
+    file.write_text(yaml.safe_dump({**ROME, **changes}))
+    (tmp_path / "texts.txt").write_text("\n\n".join(texts()))
+    monkeypatch.chdir(tmp_path)
+    yield lambda: [*modules.rglob("ran")]
+    monkeypatch.undo()
+    for name in [name for name in sys.modules if "stranger" in name]:
+        del sys.modules[name]
+
+
+def test_code_that_comes_with_a_model_runs_only_if_allowed(with_code):
+    invoke = partial(CliRunner().invoke, build())
+    stats = ["stats", "rome.yaml", "--corpus", "texts.txt"]
+    with pytest.raises(ConfigError, match=r"(?s)stranger' cannot be loaded: .*trust_remote_code"):
+        invoke(stats, catch_exceptions=False)
+    shown = invoke(["doctor", "rome.yaml"], catch_exceptions=False)
+    assert "cannot be loaded" in shown.stdout
+    assert not with_code(), "it ran without having been allowed to"
+    shown = invoke([*stats, "--trust-remote-code"], catch_exceptions=False)
+    assert "model.layers.1.mlp.down_proj: computed" in shown.stdout
+    assert with_code()
 
 
 def test_pythons_own_manual():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sadr_plugin._version import versions
 from sadr_plugin.commands._options import (
     JsonFile,
     PngFolder,
@@ -20,7 +21,7 @@ from sadr_plugin.commands._options import (
     split_fact,
 )
 from sadr_plugin.commands._output import Output
-from sadr_plugin.commands.environment import progress, silence, versions
+from sadr_plugin.commands.terminal import progress, silence
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""The terminal of a command, and the versions of the packages that it uses."""
+"""The terminal of a command: silence, and progress bars."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -59,12 +58,3 @@ def progress(console: Console, remaining: bool = False) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     last = TimeRemainingColumn() if remaining else TimeElapsedColumn()
     return Progress(*columns, last, console=console)
-
-
-def versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """Return the packages' installed versions, with None for one that is not installed."""
-    found: dict[str, str | None] = dict.fromkeys(packages)
-    for package in packages:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

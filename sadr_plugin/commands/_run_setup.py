@@ -1,4 +1,4 @@
-"""How commands load an editor with its model, in this process or on workers."""
+"""What the run of a command needs: records, an editor with its model, and where it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..plugins import plugin_manager
 from ._hparams import summary_of
 from ._options import Engines, Precision
 from ._run_folder import packages
-from .environment import silence
+from .terminal import silence
 
 if TYPE_CHECKING:
     from ..evaluation import Data, Editor, Engine, Evaluator, Record
