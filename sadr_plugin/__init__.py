@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .errors import SadrError
     from .events import Report, Step, last_report, reports
     from .hookspecs import hookimpl
-    from .method._measure import DriftProbe
+    from .method._probe import DriftProbe
     from .method._running import LossTerm, RunningEdit
     from .patching._attaching import attached, disable, enable, enabled
     from .plugins import plugin_manager
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "DriftProbe": "method._measure",
+    "DriftProbe": "method._probe",
     "Edit": "adapter",
     "EditPoint": "adapter",
     "EditorOptions": "adapter",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..adapter import Edit, Prompt
 from ..evaluation import TASKS, UNEDITED, Editor, Record
 from ..evaluation._subjects import find_subject
-from ..method._measure import DriftProbe
+from ..method._probe import DriftProbe
 from ..method.penalty import head_divergence
 
 KINDS = ("efficacy", "relation", "distracting neighbourhood", "distracting relation")

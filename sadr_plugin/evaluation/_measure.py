@@ -9,7 +9,7 @@ import torch
 from ..adapter import Edit, Prompt
 from ..attention._tracer import input_device
 from ..errors import PositionError
-from ..method._measure import DriftProbe
+from ..method._probe import DriftProbe
 from ._editor import Editor
 from ._metrics import TASKS, ngram_entropy
 from ._records import Question, Record

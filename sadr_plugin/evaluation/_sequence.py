@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from ..errors import ConfigError
 from ..events import reports
-from ..method._measure import DriftProbe
+from ..method._probe import DriftProbe
 from ._editor import Editor, counted_steps, take_back
 from ._measure import Measure
 from ._perplexity import Perplexity

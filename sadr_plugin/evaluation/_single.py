@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
 from ..events import reports
-from ..method._measure import DriftProbe
+from ..method._probe import DriftProbe
 from ._editor import Editor, counted_steps, edited
 from ._measure import Measure
 from ._records import Record
