@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Edit
+from .attention._layers import layer_modules
 from .attention._positions import prompt_tokens, shared_length
 from .events import Report, Step
 from .hookspecs import hookimpl
 from .plugins import plugin_manager
+from .reuse._arguments import hidden_in
 
 if TYPE_CHECKING:
     from .method._running import LossTerm, RunningEdit
@@ -98,55 +100,83 @@ class Echo:
 
 
 class Aim:
-    """A plugin that finds the tokens that the editor's own loss aims at.
+    """A plugin that compares what the editor's loss aims at with the adapter's target.
 
-    It reads them from the gradient of the loss at the logits, in the first step. At a token that is
-    to become likelier, the gradient is lower than at all others.
+    It compares two gradients in the first step, at what the edited layer gives: that of the loss,
+    and that of the target's negative log-probability. The loss need not be computed from the
+    model's logits, and need not show its target.
 
     Attributes:
         edit: what is edited. None if SADR did not act on it.
-        aims: (aimed at, declared) for each token of the adapter's target behind a prompt, where the
-            loss reads the logits.
+        cosines: for each rewriting prompt that the loss looks at, the cosine between the gradients.
     """
 
     def __init__(self) -> None:
         self.edit: Edit | None = None
-        self.aims: list[tuple[int, int]] = []
+        self.cosines: list[float] = []
         self._running: Any = None
+        self._hidden: Tensor | None = None
+        self._input_ids: Tensor | None = None
         self._logits: Tensor | None = None
+        self._hook: Any = None
 
     @hookimpl
     def sadr_loss_terms(self, running: RunningEdit) -> list[LossTerm]:
-        """Store the edit. Return no term."""
+        """Store the edit, and watch what its layer gives. Return no term."""
         self._running, self.edit = running, running.edit
+        layers = layer_modules(running.edit.model, running.edit.layer_template)
+        following = layers[running.edit.layer + 1]
+        self._hook = following.register_forward_pre_hook(self._enter, with_kwargs=True)
         return []
 
     @hookimpl
     def sadr_step(self, step: Step) -> None:
-        """Ask for the gradient, before the backward pass of the first step."""
-        logits = self._logits
-        if step.index == 0 and logits is not None and logits.requires_grad:
-            logits.register_hook(self._read)  # type: ignore[no-untyped-call]
-
-    def _read(self, gradient: Tensor) -> None:
-        edit, positions = self._running.edit, self._running.rows.positions
-        if edit.target is None:
+        """Compute the target's gradient in the first step, and wait for the backward pass."""
+        assert self.edit is not None
+        hidden = self._hidden
+        if step.index > 0 or hidden is None or self._logits is None or self.edit.target is None:
             return
-        for row, prompt in enumerate(prompt_tokens(edit)):
-            whole = edit.tokenizer(f"{prompt.prompt.text}{edit.target}")["input_ids"]
-            target = whole[shared_length(prompt.ids, whole) :]
-            first = int(positions.prediction[row])
-            behind = gradient[row, first : first + len(target)]
-            self.aims += [
-                (int(at.argmin()), declared)
-                for at, declared in zip(behind, target, strict=False)
-                if at.any()
-            ]
+        (wanted,) = torch.autograd.grad(-self._log_probability(), hidden, retain_graph=True)
 
-    def watch(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Store the logits of the loop's own forward. This is a forward hook for the model."""
+        def compare(gradient: Tensor) -> None:
+            for row in range(len(self._running.rows.positions.prediction)):
+                if gradient[row].any():
+                    pair = gradient[row].flatten(), wanted[row].flatten()
+                    self.cosines.append(float(nn.functional.cosine_similarity(*pair, dim=0)))
+
+        hidden.register_hook(compare)  # type: ignore[no-untyped-call]
+
+    def _log_probability(self) -> Tensor:
+        """Return the log-probability of the target after all prompts, as the batch has it."""
+        assert self.edit is not None
+        assert self._logits is not None
+        assert self._input_ids is not None
+        total = self._logits.new_zeros(())
+        positions = self._running.rows.positions.prediction.tolist()
+        for row, prompt in enumerate(prompt_tokens(self.edit)):
+            whole = self.edit.tokenizer(f"{prompt.prompt.text}{self.edit.target}")["input_ids"]
+            target = whole[shared_length(prompt.ids, whole) :]
+            at = positions[row]
+            follows = shared_length(target[:-1], self._input_ids[row, at + 1 :].tolist())
+            said = self._logits[row, at : at + follows + 1].log_softmax(-1)
+            for place, token in enumerate(target[: len(said)]):
+                total = total + said[place, token]
+        return total
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
+            self._hidden = hidden_in(args, kwargs)
+
+    def watch(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        """Store the loop's own forward. This is a forward hook for the model, with kwargs."""
+        if torch.is_grad_enabled():
+            self._input_ids = args[0] if args else kwargs["input_ids"]
             self._logits = getattr(output, "logits", None)
+
+    def close(self) -> None:
+        """Remove the hook from the model."""
+        if self._hook is not None:
+            self._hook.remove()
 
 
 @contextmanager

@@ -62,6 +62,13 @@ of them.
 REPLAY_TOLERANCE = 1e-3
 """The largest error allowed in the log-probabilities of a replayed prompt, in nats, for float32."""
 
+SAME_AIM = 0.8
+"""The smallest cosine between the gradients of the loss and of the target.
+
+It is 1 if the loss is the target's negative log-probability at the first step. With another target
+it is rarely above 0.6.
+"""
+
 NO_PENALTY = "no step had a penalty: too few steps, or too little drift to test with"
 
 
@@ -187,22 +194,19 @@ class EditorConformance:
         """The adapter's target is the text that the editor's own loss makes likelier."""
         model = self.new_model()
         with registered(Aim()) as aim:
-            hook = model.register_forward_hook(aim.watch)
+            hook = model.register_forward_hook(aim.watch, with_kwargs=True)
             try:
-                self.run(model, self.hparams(sadr=self._flag(gamma=0)))
+                self.run(model, self.hparams(sadr={"gamma": 0, "reuse": False}))
             finally:
                 hook.remove()
+                aim.close()
         assert aim.edit is not None, NO_EDIT
-        if not aim.aims:
-            importlib.import_module("pytest").skip(
-                "the adapter gives no target, or the loss does not read the logits behind a prompt"
-            )
-        decode = aim.edit.tokenizer.decode
-        for aimed_at, declared in aim.aims:
-            assert aimed_at == declared, (
-                f"the editor's loss aims at {decode([aimed_at])!r} where the adapter's target "
-                f"{aim.edit.target!r} has {decode([declared])!r}"
-            )
+        if not aim.cosines:
+            importlib.import_module("pytest").skip("the adapter gives no target for the loss")
+        assert min(aim.cosines) > SAME_AIM, (
+            f"the editor's loss does not aim at the adapter's target {aim.edit.target!r}: the "
+            f"cosine of their gradients is {min(aim.cosines):.2f}"
+        )
 
     def test_selection_is_the_definition(self) -> None:
         """Heads are selected by their attention to the edited token."""

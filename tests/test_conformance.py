@@ -151,7 +151,7 @@ BROKEN = {
     "test_target_is_what_the_loss_aims_at": (
         Small,
         lambda: Adapter(read=wrong_target),
-        "loss aims at 'rome' where the adapter's target ' louvre' has 'louvre'",
+        r"does not aim at the adapter's target ' louvre': the cosine of .* is -0\.",
     ),
     "test_num_grad_steps": (
         Small,
