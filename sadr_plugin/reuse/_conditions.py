@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -112,6 +113,8 @@ class Conditions:
                 return f"it is asked for more than its logits ({name})"
         if getattr(_text_config(self._config), "num_kv_shared_layers", 0):
             return "some of its layers take the keys of others"
+        if not caches_may_skip_layers():
+            return "this release of transformers cannot leave out layers; take 4.46 or later"
         if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
             return "a hook is on every module of the process"
         for part, modules in self._left_out:
@@ -120,6 +123,22 @@ class Conditions:
         if any(m.training and getattr(m, "gradient_checkpointing", False) for m in self._modules):
             return "it recomputes its forward for gradients (gradient checkpointing)"
         return None
+
+
+@cache
+def caches_may_skip_layers() -> bool:
+    """Whether the cache of transformers takes the keys of a layer if those below gave none.
+
+    Until 4.45, it took the layer for the next one, and failed.
+    """
+    from transformers import cache_utils
+
+    keys = torch.zeros(1, 1, 1, 1)
+    try:
+        cache_utils.DynamicCache().update(keys, keys, 1)
+    except IndexError:
+        return False
+    return True
 
 
 def random_state() -> list[Tensor]:
