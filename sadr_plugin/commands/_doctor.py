@@ -66,9 +66,13 @@ def doctor(
     Output(json=json).check()
     console = Console()
     found = _found()
-    for line in _report(found, None if hparams is None else _editor_of(hparams)):
+    only, problems = None, []
+    if hparams is not None:
+        summary = _read(hparams)
+        only = summary.editor if isinstance(summary, HparamsSummary) else None
+        problems = [problem for problem in _problems(hparams, summary) if problem]
+    for line in _report(found, only):
         console.print(escape(line), highlight=False, soft_wrap=True)
-    problems = [] if hparams is None else [problem for problem in _problems(hparams) if problem]
     if json is not None:
         file = None if hparams is None else {"file": str(hparams), "problems": problems}
         write_json(json, {**found, "hparams": file})
@@ -101,12 +105,14 @@ def _found() -> dict[str, Any]:
     }
 
 
-def _editor_of(hparams: Path) -> str | None:
-    """Return the name of a file's editor. None if the file cannot be read; `_problems` says why."""
+def _read(hparams: Path) -> HparamsSummary | str:
+    """Return what the file says, or why it cannot be read."""
+    if not hparams.is_file():
+        return f"there is no file {hparams}"
     try:
-        return summary_of(hparams).editor if hparams.is_file() else None
-    except SadrError:
-        return None
+        return summary_of(hparams)
+    except SadrError as error:
+        return str(error)
 
 
 def _report(found: dict[str, Any], only: str | None) -> Iterator[str]:
@@ -128,17 +134,12 @@ def _report(found: dict[str, Any], only: str | None) -> Iterator[str]:
         yield f"  {editor['editor']} ({editor['function']}): {mark}"
 
 
-def _problems(hparams: Path) -> Iterator[str | None]:
+def _problems(hparams: Path, summary: HparamsSummary | str) -> Iterator[str | None]:
     """Yield the reasons why edits with this file cannot have SADR. None stands for no reason."""
     from ..config import SadrConfig
 
-    if not hparams.is_file():
-        yield f"there is no file {hparams}"
-        return
-    try:
-        summary = summary_of(hparams)
-    except SadrError as error:
-        yield str(error)
+    if isinstance(summary, str):
+        yield summary
         return
     own = [found for found in attachabilities() if found.point.editor == summary.editor]
     own = [found for found in own if summary.hparams in (None, found.point.hparams)]
