@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -40,3 +41,15 @@ def converted(name: str, convert: Callable[[Path], None]) -> Path:
                     shutil.rmtree(folder, ignore_errors=True)
                     os.replace(Path(scratch) / "model", folder)
     return folder
+
+
+def save_dequantized(model: Any, target: Path) -> None:
+    """Save a model that was read from a GGUF file.
+
+    Its weights are no longer quantized. transformers 5 still takes it for quantized, and refuses to
+    save it.
+    """
+    model.is_quantized, model.hf_quantizer = False, None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)

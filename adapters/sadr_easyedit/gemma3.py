@@ -13,7 +13,7 @@ from pathlib import Path
 from sadr_plugin.errors import SadrError
 from sadr_plugin.models.notices import quiet_transformers
 
-from .converted import converted
+from .converted import converted, save_dequantized
 
 NAME = "gemma3-270m"
 
@@ -47,9 +47,5 @@ def _convert(target: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
         except (ValueError, KeyError, ImportError) as error:
             raise SadrError(f"transformers cannot read Gemma ({error}): {INSTALL}") from None
-    # The weights are no longer quantized and have to be saved in that form.
-    model.is_quantized, model.hf_quantizer = False, None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(target)
+    save_dequantized(model, target)
     tokenizer.save_pretrained(target)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sadr_plugin.errors import SadrError
 from sadr_plugin.models.notices import quiet_transformers
 
-from .converted import cache_folder, converted
+from .converted import cache_folder, converted, save_dequantized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,9 +68,7 @@ def _convert(source: Path, target: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=GGUF)
         tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF)
     rope_theta = _rope_theta(model.config)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(target)
+    save_dequantized(model, target)
     _plain_tokenizer(tokenizer).save_pretrained(target)
     # transformers 4 misreads what transformers 5 saves. It looks for the rotary base under another
     # key and silently uses 10,000. It also does not know the tokenizer's new class name.
