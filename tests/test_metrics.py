@@ -16,6 +16,7 @@ from sadr_plugin.evaluation import (
     Record,
     Scorer,
     answer_probability,
+    difference,
     estimate,
     holm,
     load,
@@ -144,6 +145,35 @@ def test_sign_test_by_hand():
     assert sign_test([right] * 5, [wrong] * 5, "relation") == pytest.approx(2 / 32)
     assert sign_test([right] * 5, [right] * 5, "relation") is None
     assert sign_test([right, wrong], [wrong, right], "relation") == 1
+
+
+def test_a_difference_by_hand():
+    """Ten records, one question each: 9 right against 5, and 4 of the 5 errors are alone."""
+    right, wrong = {"relation": [(0.0, -1.0)]}, {"relation": [(-1.0, 0.0)]}
+    one, other = [right] * 9 + [wrong], [right] * 5 + [wrong] * 5
+    found, a, b = (
+        f
+        for f in (
+            difference(one, other, "relation"),
+            *(estimate(arm, "relation") for arm in (one, other)),
+        )
+    )
+    phi = (5 * 1 - 4 * 0) / math.sqrt(9 * 1 * 5 * 5)
+    below, above = a.mean - a.low, b.high - b.mean
+    expected = 40 - math.sqrt(below**2 - 2 * phi * below * above + above**2)
+    assert (found.mean, found.low) == (pytest.approx(40), pytest.approx(expected))
+    assert found.low < 40 < found.high <= 100
+    back = difference(other, one, "relation")
+    assert (back.low, back.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+
+
+def test_a_difference_where_nothing_differs_has_a_width():
+    right = {"relation": [(0.0, -1.0)]}
+    found = difference([right] * 9, [right] * 9, "relation")
+    assert found.mean == 0
+    assert found.low < -20 < 20 < found.high
+    assert difference([right], [right], "relation").low is None, "one record has no interval"
+    assert difference([right], [right], "paraphrase") is None
 
 
 PAIRS = [

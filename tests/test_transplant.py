@@ -145,6 +145,16 @@ def test_the_most_drifted_heads_alone():
     assert not torch.allclose(one, unedited, atol=1e-3)
 
 
+def test_maps_begin_after_the_first_layer_that_is_changed():
+    editor = SmallEditor()
+    (record,) = records(2)[1:]
+    assert MapReader(editor, record).maps()[0].layers[0] == editor.layer + 1 == 2
+    editor.weights = [f"model.layers.{n}.mlp.down_proj.weight" for n in (1, 0)]
+    assert MapReader(editor, record).maps()[0].layers[0] == 1
+    editor.weights = ["lm_head.weight"]
+    assert MapReader(editor, record).maps()[0].layers[0] == 2
+
+
 def test_the_maps_are_the_models_own_weights():
     editor = SmallEditor()
     editor.model.config._attn_implementation = "eager"

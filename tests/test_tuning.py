@@ -1,5 +1,6 @@
 """Tuning: what a model knows, what is searched and given up, and what a verdict says."""
 
+import io
 import itertools
 import json
 import math
@@ -10,12 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
 import sadr_plugin
 from sadr_plugin import HparamsSummary, hookimpl
 from sadr_plugin.commands._tune import _seconds
+from sadr_plugin.commands._tune_findings import TuningFindings
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ChangedModelError, ConfigError, DataError, EvaluationError
 from sadr_plugin.evaluation import (
@@ -28,11 +31,12 @@ from sadr_plugin.evaluation import (
     Result,
     Scorer,
 )
-from sadr_plugin.evaluation._metrics import DISTRACTED
+from sadr_plugin.evaluation._metrics import DISTRACTED, TASKS
 from sadr_plugin.tuning import (
     CONTROL,
     PLAIN,
     TUNED,
+    Baselines,
     Finding,
     Objectives,
     Options,
@@ -41,6 +45,7 @@ from sadr_plugin.tuning import (
     Setup,
     Space,
     TrialEvaluator,
+    TrialTask,
     Tried,
     Tuner,
     check_up,
@@ -48,6 +53,7 @@ from sadr_plugin.tuning import (
     known,
     margin,
     objectives,
+    questions,
     split,
 )
 from support import tiny_llama, word_tokenizer
@@ -181,31 +187,57 @@ def test_halves_share_no_subject_and_are_the_same_again():
 
 def test_objectives():
     even = [(-1.0, -1.0)]
-    found = objectives(
-        [
-            result("0", "t", efficacy=[(0.0, -50.0)], relation=[(0.0, -50.0)], paraphrase=even),
-            result("1", "t", efficacy=[(-50.0, 0.0)], relation=even, paraphrase=even),
-        ]
-    )
+    pair = [
+        result("0", "t", efficacy=[(0.0, -50.0)], relation=[(0.0, -50.0)], paraphrase=even),
+        result("1", "t", efficacy=[(-50.0, 0.0)], relation=even, paraphrase=even),
+    ]
+    found = objectives(pair, questions(pair))
     assert found.specificity == pytest.approx(0.75)
     assert found.generality == pytest.approx(0.5)
     assert (found.reworded, found.efficacy, found.records) == (0.0, 0.5, 2)
-    failed = Result("2", "t", {}, None, None, None, error="no")
-    broken = objectives([result("0", "t", efficacy=[(0, -50)], relation=[(0, -50)]), failed])
-    assert broken.specificity == pytest.approx(0.5), "a failed edit broke all"
-    assert broken.efficacy == 0.5
     nan = float("nan")
-    ruined = objectives([result("3", "t", efficacy=[(nan, nan)], relation=[(nan, nan)])])
+    ruined = objectives([result("3", "t", efficacy=[(nan, nan)], relation=[(nan, nan)])], {})
     assert (ruined.specificity, ruined.efficacy) == (0.0, 0.0)
-    assert objectives([failed]) == Objectives(0, 0, 0, 0, 1)
+
+
+def every_kind(record, **scores):
+    """A result as an evaluator makes it: a metric without questions has an empty list."""
+    empty = dict.fromkeys(TASKS, ())
+    return replace(result(record, "t"), scores={**empty, **result(record, "t", **scores).scores})
+
+
+def test_a_failed_edit_breaks_what_is_asked_about_it_and_no_more():
+    sure = [(0.0, -50.0)]
+    made = [every_kind(str(n), efficacy=sure, relation=sure * 2) for n in range(3)]
+    made.append(every_kind("3", efficacy=sure))
+    asked = questions(made)
+    whole = objectives(made, asked)
+    assert (whole.specificity, whole.efficacy) == (pytest.approx(1), 1.0)
+    assert whole.generality == pytest.approx(1), "without paraphrases, the facts themselves count"
+    failed = [Result(str(n), "t", {}, None, None, None, error="no") for n in range(4)]
+    one_lost = objectives([failed[0], *made[1:]], asked)
+    assert one_lost.specificity == pytest.approx(4 / 6), "two of six relations"
+    assert one_lost.generality == pytest.approx(3 / 4)
+    assert one_lost.efficacy == pytest.approx(3 / 4)
+    without_questions = objectives([*made[:3], failed[3]], asked)
+    assert without_questions.specificity == pytest.approx(1)
+    assert objectives(failed, asked) == Objectives(0, 0, 0, 0, 4)
 
 
 def space(editor):
     return Space(editor.search_space(), keep=True, steps=4, fixed={"layers": [3]})
 
 
+def searching(tmp_path, editor, first=(), count=5):
+    """A search over records, with the unedited model in place of the plain edit."""
+    evaluator, asked = TrialEvaluator(Tunable()), records(count)
+    tasks = [TrialTask(UNEDITED, Setup(), record) for record in asked]
+    unedited = [found for task in tasks for found in evaluator.items(task)]
+    return Search(space(editor), asked, Baselines(unedited, unedited), tmp_path / "study", first)
+
+
 def run_search(tmp_path, editor, trials):
-    search = Search(space(editor), records(5), tmp_path / "study", [])
+    search = searching(tmp_path, editor)
     more = len(search.tried) + trials
     search.run(LocalEngine(TrialEvaluator(editor)), lambda: len(search.tried) < more)
     return search
@@ -226,7 +258,7 @@ def test_a_search_finds_what_is_better_and_goes_on(tmp_path):
         tried.setup.settings["harm"]: tried.objectives().specificity for tried in search.finished
     }
     assert max(specific, key=specific.get) == 0.0
-    again = Search(space(editor), records(5), tmp_path / "study", [])
+    again = searching(tmp_path, Tunable())
     assert [t.setup for t in again.tried] == [t.setup for t in search.tried]
     assert [t.objectives() for t in again.tried] == [t.objectives() for t in search.tried]
     more = run_search(tmp_path, editor, trials=3)
@@ -236,32 +268,52 @@ def test_a_search_finds_what_is_better_and_goes_on(tmp_path):
 
 
 def tried_with(search, *outcomes):
-    """Trials that came to (specificity, generality, efficacy) as told."""
-    for number, outcome in enumerate(outcomes):
-        tried = Tried(number, {}, Setup(), [])
-        object.__setattr__(
-            tried, "objectives", lambda count=None, o=outcome: Objectives(o[0], o[1], o[1], o[2], 5)
-        )
+    """Trials that came to (specificity, generality, failures) as told."""
+    for number, (specificity, generality, failures) in enumerate(outcomes):
+        tried = Tried(number, {}, Setup(), {}, [Result("0", "x", {}, 0, 0, 0)] * 5)
+        found = Objectives(specificity, generality, generality, 1 - failures / 5, 5)
+        object.__setattr__(tried, "objectives", lambda count=None, found=found: found)
         search.tried.append(tried)
 
 
 def test_the_front_and_the_best_of_it(tmp_path):
-    search = Search(space(Tunable()), records(5), tmp_path / "study", [])
-    tried_with(search, (0.9, 0.5, 1), (0.8, 0.8, 1), (0.7, 0.7, 1), (0.6, 0.9, 1), (1, 1, 0.8))
-    assert [tried.number for tried in search.front()] == [0, 1, 3]
+    search = searching(tmp_path, Tunable())
+    tried_with(search, (0.9, 0.5, 0), (0.8, 0.8, 1), (0.7, 0.7, 0), (0.6, 0.9, 0), (1, 1, 2))
+    assert [tried.number for tried in search.front()] == [0, 1, 3], "one edit of five may fail"
+
+
+def test_a_trial_that_ended_early_is_placed_by_the_one_that_was_better(tmp_path):
+    search = searching(tmp_path, Tunable())
+    sure, even = (0.0, -50.0), (0.0, 0.0)
+    kinds = {"efficacy": [sure], "relation": [sure], "paraphrase": [sure]}
+    last = {**kinds, "relation": [even]}
+    better = [Result(str(n), "x", kinds if n < 4 else last, 0, 0, 0) for n in range(5)]
+    asked = questions(better)
+    search.tried.append(Tried(0, {}, Setup(), asked, better))
+    half = {**kinds, "relation": [even], "paraphrase": [even]}
+    worse = Tried(1, {}, Setup(), asked, [Result(str(n), "x", half, 0, 0, 0) for n in range(4)])
+    assert search._is_hopeless(worse)
+    worse.given_up = True
+    found = search._expected(worse)
+    assert found.specificity == pytest.approx(0.9 - 0.5), "0.5 below the other on four records"
+    assert found.generality == pytest.approx(0.5)
+    failing = replace(better[0], scores={**kinds, "efficacy": [(-1.0, 0.0)]})
+    search.tried[0].results[:2] = [failing, failing]
+    assert not search._is_hopeless(worse), "what fails too often is no measure"
 
 
 RIGHT, WRONG = (0.0, -1.0), (-1.0, 0.0)
 
 
-def answers(made=4, kept=4, distracted=4, reworded=4):
+def answers(made=4, kept=4, distracted=4, reworded=4, near=4):
     """Results of one record, by how many of four answers of each kind are right."""
 
     def pairs(right):
         return [RIGHT] * right + [WRONG] * (4 - right)
 
     kinds = {"efficacy": pairs(made), "relation": pairs(kept), "paraphrase": pairs(reworded)}
-    return [Result("0", "x", {**kinds, DISTRACTED + "neighbourhood": pairs(distracted)}, 0, 0, 0)]
+    kinds |= {"neighbourhood": pairs(near), DISTRACTED + "neighbourhood": pairs(distracted)}
+    return [Result("0", "x", kinds, 0, 0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -274,22 +326,49 @@ def answers(made=4, kept=4, distracted=4, reworded=4):
         ({"reworded": 3}, {"kept": 0}, -4.0),
         ({"made": 3}, {"kept": 0}, -4.0),
         ({"kept": 3}, {}, -4.0),
+        ({"near": 3}, {"kept": 0}, -4.0),
+        ({"near": 3}, {"kept": 0, "near": 1}, 1.0),
         ({"reworded": 4}, {"kept": 0, "reworded": 2}, 1.0),
     ],
 )
 def test_the_target_that_is_met_worst(tried, plain, expected):
-    assert margin(answers(**tried), answers(**plain)) == pytest.approx(expected)
+    baselines = Baselines(answers(), answers(**plain))
+    assert margin(answers(**tried), baselines) == pytest.approx(expected)
+
+
+def test_targets_by_what_the_unedited_model_knows():
+    unedited, plain = answers(distracted=3), answers(distracted=1)
+    assert margin(unedited, Baselines(unedited, plain)) == pytest.approx(1.0)
+    assert margin(answers(distracted=2), Baselines(unedited, plain)) == pytest.approx(0.0)
+
+
+def many(wrong, count=100):
+    pairs = [WRONG] * wrong + [RIGHT] * (count - wrong)
+    return [Result("0", "x", {"efficacy": [RIGHT], "relation": pairs}, 0, 0, 0)]
+
+
+def test_an_answer_that_plain_lost_alone_decides_little():
+    baselines = Baselines(many(0), many(1))
+    assert margin(many(1), baselines) == pytest.approx(-0.1)
+    assert margin(many(0), baselines) == pytest.approx(1.0)
+
+
+def test_a_target_without_questions_decides_nothing():
+    plain = [every_kind("0", efficacy=[RIGHT], relation=[WRONG])]
+    tried = [every_kind("0", efficacy=[RIGHT], relation=[RIGHT])]
+    assert margin(tried, Baselines(tried, plain)) == pytest.approx(1.0)
 
 
 def test_what_is_near_the_targets_comes_first(tmp_path):
-    search = Search(space(Tunable()), records(5), tmp_path / "study", [])
+    search = searching(tmp_path, Tunable())
+    search._baselines = Baselines(answers(), answers(kept=0))
     outcomes = {"kept": 2, "reworded": 3}, {"kept": 3}, {"kept": 4, "made": 3}, {"kept": 3}
     for number, outcome in enumerate(outcomes):
         results = answers(**outcome)
         if number == 3:  # as good as another by right and wrong, and surer
             results[0].scores["relation"][0] = (0.0, -9.0)
-        search.tried.append(Tried(number, {}, Setup(), results))
-    assert [tried.number for tried in search.ranked(answers(kept=0))] == [3, 1, 0]
+        search.tried.append(Tried(number, {}, Setup(), {}, results))
+    assert [tried.number for tried in search.ranked()] == [3, 1, 2, 0]
 
 
 def test_the_best_is_chosen_among_the_first_on_more_records(tmp_path, monkeypatch):
@@ -306,39 +385,41 @@ def test_the_best_is_chosen_among_the_first_on_more_records(tmp_path, monkeypatc
 
         def results(self, setups, records):
             asked.append(list(setups))
-            kept = {PLAIN: 0, "trial 0": 0, "trial 1": 4}
+            kept = {UNEDITED: 4, PLAIN: 0, "trial 0": 0, "trial 1": 4}
             return [replace(answers(kept=kept[name])[0], arm=name) for name in setups]
 
     monkeypatch.setattr("sadr_plugin.tuning._tuner.Runs", Outcomes)
     lucky, steady, worse = (
-        Tried(number, {}, Setup(), answers(kept=kept)) for number, kept in ((0, 4), (1, 3), (2, 1))
+        Tried(number, {}, Setup(), {}, answers(kept=kept))
+        for number, kept in ((0, 4), (1, 3), (2, 1))
     )
     with Progress(disable=True) as progress:
         engine = LocalEngine(TrialEvaluator(Tunable()))
         tuner = Tuner(Tunable(), engine, tmp_path, Options(seconds=1.0), progress)
-        plain = answers(kept=0)
-        assert tuner._best([lucky, steady], plain, []) is lucky
-        assert tuner._best([steady], plain, records(4)) is steady
-        assert tuner._best([], plain, records(4)) is None
+        baselines = Baselines(answers(), answers(kept=0))
+        assert tuner._best([lucky, steady], baselines, []) is lucky
+        assert tuner._best([steady], baselines, records(1)) is steady
+        assert tuner._best([], baselines, records(1)) is None
         assert asked == [], "there is nothing to choose between"
-        assert tuner._best([lucky, steady], plain, records(4)) is steady
-        assert tuner._best([steady, worse], plain, records(4)) is steady
+        assert tuner._best([lucky, steady], baselines, records(1)) is steady
+        assert tuner._best([steady, worse], baselines, records(1)) is steady
+    both = [UNEDITED, PLAIN]
     assert asked.pop() == ["trial 1"], "the best is confirmed, and the other not even tried"
-    assert asked.pop() == [PLAIN]
-    assert asked == [[PLAIN], ["trial 0"], ["trial 1"]]
+    assert asked.pop() == both
+    assert asked == [both, ["trial 0"], ["trial 1"]]
 
 
 def test_first_come_the_recipes_with_the_editor_as_it_is(tmp_path):
     editor = Tunable(size=2.0)
     first = space(editor).first(editor.settings())
     assert len(first) == 6
-    search = Search(space(editor), records(5), tmp_path / "study", first)
+    search = searching(tmp_path, editor, first)
     search.run(LocalEngine(TrialEvaluator(editor)), lambda: len(search.tried) < 2)
     assert editor.made[0][1] == {"size": 2.0, "harm": 1.0}
     assert editor.made[0][2]["gamma"] == first[0]["gamma"]
     done = {editor_values["gamma"] for _, _, editor_values in editor.made}
     assert done == {parameters["gamma"] for parameters in first[:2]}
-    again = Search(space(editor), records(5), tmp_path / "study", first)
+    again = searching(tmp_path, editor, first)
     again.run(LocalEngine(TrialEvaluator(editor)), lambda: len(again.tried) < 6)
     assert [tried.setup.sadr["gamma"] for tried in again.tried] == [
         parameters["gamma"] for parameters in first
@@ -357,8 +438,6 @@ def test_trials_leave_the_model_as_it_was():
     editor = Tunable()
     before = {name: value.clone() for name, value in editor.model.state_dict().items()}
     evaluator = TrialEvaluator(editor)
-    from sadr_plugin.tuning import TrialTask
-
     (record,) = records(1)
     for settings in ({}, {"harm": 0.3}):
         (found,) = evaluator.items(TrialTask("t", Setup(settings, {"gamma": 1.0}), record))
@@ -374,7 +453,7 @@ def test_a_setup_that_fails_is_a_bad_one_not_the_end(tmp_path):
     search = run_search(tmp_path, editor, trials=2)
     assert search.tried
     assert search.front() == []
-    assert search.ranked([]) == []
+    assert search.ranked() == []
 
 
 def runner(**arms):
@@ -456,13 +535,13 @@ def test_a_check_up_names_what_helps():
 
     run = runner(**{"stop_at": outcome(made=False), "otherwise": outcome()})
     texts = [finding.text for finding in check_up(Tunable(), run)]
-    assert "with stop_at 0.75, only 0% of the edits succeed: use a higher stop_at" in texts
+    assert "with stop_at 0.75, only 0% of the edits succeed; try a higher stop_at" in texts
 
     failed = [Result("0", "x", {}, None, None, None, error="CUDA out of memory")]
     run = runner(**{'"clamp_norm_factor": 1.6': failed, "otherwise": outcome(spared=False)})
     assert "No change of a setting helps" in check_up(Described(), run)[-1].text
     run = runner(**{"stop_at": failed, "otherwise": outcome()})
-    assert "0% of the edits succeed: use a higher stop_at" in check_up(Tunable(), run)[-2].text
+    assert "0% of the edits succeed; try a higher stop_at" in check_up(Tunable(), run)[-2].text
     (finding,) = check_up(Tunable(), runner(otherwise=failed))
     assert finding.text == "the editor fails: CUDA out of memory"
 
@@ -498,7 +577,7 @@ def test_a_verdict():
     some = judge(judged(8, paraphrase=False))
     assert some.helps
     assert some.regained["relation"] == pytest.approx(8 / 12)
-    assert some.shortcomings == ["PS is 100.0 points lower"]
+    assert some.shortcomings == ["PS falls from 100.0 to 0.0"]
     few = judge(judged(6))
     assert (
         few.summaries[3].versus[PLAIN]["relation"]
@@ -523,6 +602,36 @@ def test_a_verdict():
     assert judge(broken).shortcomings == ["9 of the edits fail"]
     with pytest.raises(DataError, match="could be edited in every arm: no inverse"):
         judge([r if r.arm != TUNED else broken[-1] for r in judged(12)])
+
+
+def test_a_verdict_says_what_was_not_asked_and_what_falls():
+    without = [
+        replace(found, scores={**found.scores, "relation": [], "paraphrase": []})
+        for found in judged(12)
+    ]
+    found = judge(without)
+    assert found.untested == ["relation", "paraphrase"]
+    assert found.lost is None
+    assert found.sentence() == (
+        "These settings help, and they reach all targets but RS, PS, about which nothing was asked."
+    )
+    nearby = {UNEDITED: True, PLAIN: True, CONTROL: True, TUNED: False}
+    worse = [
+        replace(found, scores={**found.scores, "neighbourhood": [RIGHT if right else WRONG]})
+        for found in judged(12)
+        for right in (nearby[found.arm],)
+    ]
+    assert judge(worse).shortcomings == ["NS falls from 100.0 to 0.0"]
+
+
+def test_a_verdict_compares_with_plain_and_with_the_stop_alone():
+    found = judge(judged(9, plain_right=3))
+    change = found.changes[PLAIN]["relation"]
+    assert change.mean == pytest.approx(50)
+    assert change.low < 50 < change.high
+    assert found.changes[CONTROL]["relation"] == change
+    assert found.p_values(CONTROL)["relation"] == found.p_values(PLAIN)["relation"] < 1
+    assert found.changes[PLAIN]["paraphrase"].mean == 0
 
 
 def test_runs_are_kept(tmp_path):
@@ -571,6 +680,89 @@ def test_the_search_begins_with_what_the_check_up_found(tmp_path, monkeypatch):
         tried = Tuner(editor, engine, tmp_path, options, progress).run(records(10)).tried
     assert tried
     assert {one.setup.settings["size"] for one in tried if one.number < 4} == {0.5}
+
+
+class Unwilling(Tunable):
+    """Fails on some records."""
+
+    def __init__(self, *keys):
+        super().__init__()
+        self.keys = keys
+
+    def configured(self, settings):
+        other = Unwilling(*self.keys)
+        other.model, other.tokenizer, other.made = self.model, self.tokenizer, self.made
+        other.values = {**self.values, **settings}
+        return other
+
+    def edit(self, records, sadr):
+        if records[0].key in self.keys:
+            raise RuntimeError("no place for the subject")
+        super().edit(records, sadr)
+
+
+def tune_with(editor, tmp_path, monkeypatch, count=16, **options):
+    time_by_results(monkeypatch)
+    tmp_path.mkdir(exist_ok=True)
+    options = Options(**{"seconds": 20, "records": 6, "judged": 8, **options})
+    with Progress(disable=True) as progress:
+        tuner = Tuner(editor, LocalEngine(TrialEvaluator(editor)), tmp_path, options, progress)
+        return tuner.run(records(count))
+
+
+def test_records_that_the_editor_cannot_edit_are_left_out(tmp_path, monkeypatch):
+    half = tune_with(Tunable(), tmp_path / "first", monkeypatch).tried[0].asked
+    failing = next(iter(half))
+    found = tune_with(Unwilling(failing), tmp_path / "second", monkeypatch)
+    assert "the editor fails on 1 of" in found.findings[-1].text
+    assert found.tried
+    assert all(failing not in {r.record for r in tried.results} for tried in found.tried)
+    with pytest.raises(DataError, match=r"without an error on \d of \d records"):
+        tune_with(Unwilling(*half), tmp_path / "third", monkeypatch)
+
+
+def test_few_records_are_shared_between_trials_and_the_best(tmp_path, monkeypatch):
+    found = tune_with(Tunable(), tmp_path, monkeypatch, count=20, records=16)
+    assert len(found.tried[0].asked) == 6, "two thirds of the half"
+    finals = [json.loads(line) for line in (tmp_path / "finals.jsonl").read_text().splitlines()]
+    assert not {line["record"] for line in finals} & set(found.tried[0].asked)
+
+
+def test_a_second_test_on_the_same_records_is_named(tmp_path, monkeypatch):
+    found = tune_with(Tunable(), tmp_path, monkeypatch)
+    assert found.again == 0
+    file = tmp_path / f"judged-{found.best.number}.jsonl"
+    file.rename(tmp_path / "judged-99.jsonl")
+    again = tune_with(Tunable(), tmp_path, monkeypatch)
+    assert again.again == 1
+    shown = Console(record=True, width=200, file=io.StringIO())
+    TuningFindings("Small", again, Tunable()).show(shown)
+    assert "no fair test any more: 1 other settings were tested" in shown.export_text()
+
+
+def test_a_continued_search_draws_other_parameters(tmp_path):
+    few = run_search(tmp_path, Tunable(), trials=3)
+    more = run_search(tmp_path, Tunable(), trials=3)
+    assert len(more.tried) == len(few.tried) + 3
+    drawn = [json.dumps(dict(tried.parameters)) for tried in more.tried]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_small_number_is_read_as_a_number(tmp_path):
+    """PyYAML, which EasyEdit uses, reads 5e-05 as a text."""
+    yaml = pytest.importorskip("yaml")
+    pytest.importorskip("ruamel.yaml")
+    source, target = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    source.write_text("v_lr: 0.1 # of the loop\nother: 1.0e-5\n")
+    best = Tried(0, {}, Setup({"size": 5e-05}, {"gamma": 1e-07, "stop_at": 0.5}), {})
+    tuning = SimpleNamespace(best=best)
+    findings = TuningFindings("Small", tuning, Tunable())
+    findings.write(source, target)
+    read = yaml.safe_load(target.read_text())
+    assert read == {"v_lr": 0.1, "other": 1e-5, "size": 5e-05} | {
+        "sadr": {"gamma": 1e-07, "stop_at": 0.5}
+    }
+    assert yaml.safe_load(findings._settings(best))["size"] == 5e-05
 
 
 class TunableStranger:
@@ -699,7 +891,7 @@ def make_evaluator():
 def test_trials_side_by_side_on_ray(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    search = Search(space(Tunable()), records(4), tmp_path / "study", [])
+    search = searching(tmp_path, Tunable(), count=4)
     engine = RayEngine(make_evaluator, [], workers=2)
     under_way = []
 
@@ -731,7 +923,7 @@ def test_what_was_measured_on_a_changed_model_is_put_aside(tmp_path):
     assert Runs(engine, tmp_path / "r.jsonl").missing({"a": Setup()}, records(1))
     with pytest.raises(ChangedModelError, match="untrusted-study"):
         run_search(tmp_path, WritesElsewhere(), trials=1)
-    again = Search(space(Tunable()), records(5), tmp_path / "study", [])
+    again = searching(tmp_path, Tunable())
     assert again.tried == []
 
 

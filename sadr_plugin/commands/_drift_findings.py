@@ -11,6 +11,7 @@ from ..drift import AttentionMap, Correlation, Head, Variant, correlations, rest
 from ..errors import EvaluationError
 from ..evaluation import SHORT, TASKS, UNEDITED, Record, Result, summarise, table
 from ..pages import Page, heads, losses, metrics, steps
+from .terminal import show_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,7 @@ class DriftOfEdit:
             for variant in self.variants:
                 shown = [UNEDITED, arm, restored(arm, variant), transferred(arm, variant)]
                 title = f"{arm}{variant.suffix}: probability of the right / of the wrong answer"
-                _show_rows(console, title, [*self._rows(shown)], (*QUESTION, *shown))
+                show_rows(console, title, [*self._rows(shown)], (*QUESTION, *shown))
 
     def as_data(self) -> dict[str, Any]:
         """Return the results as data for JSON."""
@@ -173,7 +174,7 @@ class DriftOfRecords:
         except EvaluationError as error:
             console.print(f"no correlations: {error}", markup=False)
             return
-        _show_rows(
+        show_rows(
             console, "correlation of drift and the loss of the right answer", rows, CORRELATED
         )
 
@@ -236,19 +237,4 @@ def _show_heads(console: Console, found: Mapping[str, Sequence[Head]]) -> None:
             for h in of_arm[:SHOWN_HEADS]
         ]
         header = ("layer", "head", "moved by, nats", "to the subject before", "after")
-        _show_rows(console, f"{arm}: the heads that drifted most", rows, header)
-
-
-def _show_rows(
-    console: Console, title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ()
-) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table(
-        *header, title=title, box=box.SIMPLE, padding=(0, 0, 0, 1), show_header=bool(header)
-    )
-    for row in rows:
-        shown.add_row(*map(escape, row))
-    console.print(shown)
+        show_rows(console, f"{arm}: the heads that drifted most", rows, header)

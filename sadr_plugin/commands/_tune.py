@@ -156,7 +156,9 @@ def tune(
     findings.show(console)
     if write is not None and tuning.best is not None:
         findings.write(hparams_file, write)
-        console.print(f"the hparams file to use: {write.absolute()}", markup=False)
+        helps = tuning.verdict is not None and tuning.verdict.helps
+        what = "the hparams file to use" if helps else "the best settings, which need not help"
+        console.print(f"{what}: {write.absolute()}", markup=False)
     elif write is not None:
         console.print(f"no settings were found, so {write} is not written", markup=False)
     output.write(findings, console)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, EvaluationError
 from ..evaluation import SHORT, Editor, table
-from ..evaluation._tables import summary_rows
+from ..evaluation._tables import cell, number, summary_rows
 from ..pages import Page, front, metrics
-from ..tuning import PLAIN, TUNED, Tried, Tuning
+from ..tuning import CONTROL, PLAIN, Tried, Tuning, Verdict
+from .terminal import show_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +45,9 @@ class TuningFindings:
         if self.tuning.verdict is not None:
             title = f"{self.name}, unseen records"
             console.print(table(self.tuning.verdict.summaries, title))
+            header, *rows = _changes(self.tuning.verdict)
+            title = "what the settings change, in points, with 95 % intervals"
+            show_rows(console, title, rows, header)
             for text in self._verdict():
                 console.print(text, markup=False)
         if self.tuning.causal is not None:
@@ -75,6 +79,12 @@ class TuningFindings:
                 "shortcomings": verdict.shortcomings,
                 "regained": verdict.regained,
                 "lost": verdict.lost,
+                "changes": {
+                    arm: {task: asdict(change) for task, change in changes.items()}
+                    for arm, changes in verdict.changes.items()
+                },
+                "untested": verdict.untested,
+                "tested_before": tuning.again,
                 "arms": [asdict(summary) for summary in verdict.summaries],
             },
             "causal": tuning.causal and [asdict(summary) for summary in tuning.causal],
@@ -90,6 +100,8 @@ class TuningFindings:
                 page.text(text)
             page.chart("judged", metrics(tuning.verdict.summaries, "Unseen records"))
             page.table(summary_rows(tuning.verdict.summaries))
+            page.text("What the settings change, in points, with 95 % intervals and corrected p:")
+            page.table(_changes(tuning.verdict))
         if tuning.best is not None:
             page.heading("The settings")
             page.code(self._settings(tuning.best))
@@ -135,6 +147,7 @@ class TuningFindings:
         from ruamel.yaml import YAML
 
         yaml = YAML()
+        yaml.representer.add_representer(float, _represent_float)
         content = yaml.load(source.read_text(encoding="utf-8"))
         content.update(keys)
         with target.open("w", encoding="utf-8") as stream:
@@ -177,16 +190,15 @@ class TuningFindings:
         verdict = self.tuning.verdict
         assert verdict is not None
         yield verdict.sentence()
-        tuned = next(s for s in verdict.summaries if s.arm == TUNED)
-        parts = []
-        for task, share in verdict.regained.items():
-            if share is not None:
-                p = tuned.corrected.get(PLAIN, {}).get(task)
-                parts.append(f"{SHORT[task]} {share:+.0%}" + ("" if p is None else f" (p {p:.2g})"))
+        if self.tuning.again:
+            yield (
+                f"This is no fair test any more: {self.tuning.again} other settings were tested on "
+                "the same records before. Tune on other records."
+            )
+        shares = verdict.regained.items()
+        parts = [f"{SHORT[task]} {share:+.0%}" for task, share in shares if share is not None]
         if parts:
             yield f"The settings regain, of what the plain edit lost: {', '.join(parts)}."
-        if verdict.lost is not None:
-            yield f"PS changes by {0 - verdict.lost:+.1f} points compared with the plain edit."
 
     def _row(self, tried: Tried) -> Mapping[str, Any]:
         come = tried.objectives()
@@ -197,6 +209,18 @@ class TuningFindings:
             "best": tried in self.tuning.front,
             "label": f"{tried.name}: {_objectives(come)}; {json.dumps(self._hparams(tried))}",
         }
+
+
+def _changes(verdict: Verdict) -> list[list[str]]:
+    """Return the rows of the table of changes, header first."""
+    rows = [["", "against the plain edit", "p", "against the stop alone", "p"]]
+    for task in verdict.changes[PLAIN]:
+        row = [SHORT[task]]
+        for arm in (PLAIN, CONTROL):
+            p = verdict.p_values(arm).get(task)
+            row += [cell(verdict.changes[arm][task], "{} ({} to {})"), number(p, 3)]
+        rows.append(row)
+    return rows
 
 
 def expect_writable(target: Path, source: Path) -> None:
@@ -226,4 +250,14 @@ def _yaml(name: str, value: Any, indent: str = "") -> list[str]:
     if isinstance(value, Mapping):
         inner = [line for key, of in value.items() for line in _yaml(key, of, indent + "  ")]
         return [f"{indent}{name}:", *inner]
-    return [f"{indent}{name}: {json.dumps(value)}"]
+    return [f"{indent}{name}: {_number(value) if isinstance(value, float) else json.dumps(value)}"]
+
+
+def _number(value: float) -> str:
+    """Return a number as YAML 1.1 reads it: without a point, ``5e-05`` would be a text."""
+    digits, exponent, power = repr(value).partition("e")
+    return digits + (".0" if exponent and "." not in digits else "") + exponent + power
+
+
+def _represent_float(representer: Any, value: float) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:float", _number(value))

@@ -1,4 +1,4 @@
-"""The terminal of a command: silence, and progress bars."""
+"""The terminal of a command: silence, progress bars, and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -58,3 +58,19 @@ def progress(console: Console, remaining: bool = False) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     last = TimeRemainingColumn() if remaining else TimeElapsedColumn()
     return Progress(*columns, last, console=console)
+
+
+def show_rows(
+    console: Console, title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ()
+) -> None:
+    """Show a table of texts."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(
+        *header, title=title, box=box.SIMPLE, padding=(0, 0, 0, 1), show_header=bool(header)
+    )
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)

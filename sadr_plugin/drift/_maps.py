@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -88,7 +89,7 @@ class MapReader:
     Make it with the unedited model. Then call `read` once in each arm.
 
     Args:
-        editor: gives the model. The layers after the edited one are watched.
+        editor: gives the model. The layers after the first edited one are watched.
         record: the record. Prompts of all `KINDS` in its data are read.
         questions: the largest number of questions of each kind; None for all.
 
@@ -109,7 +110,7 @@ class MapReader:
                 editor.model,
                 editor.tokenizer,
                 [prompt for *_, prompt in self._asked],
-                editor.layer,
+                first_changed(editor),
                 editor.layer_template,
             )
         )
@@ -135,6 +136,17 @@ class MapReader:
                 AttentionMap(kind, question, prompt.text, tokens, place, self._probe.layers, rows)
             )
         return found
+
+
+def first_changed(editor: Editor) -> int:
+    """Return the first layer that the editor changes, by the names of its weights.
+
+    It can be lower than ``editor.layer``, the layer of the vector: MEMIT changes several layers,
+    and finds its vector at the last of them.
+    """
+    before, after = map(re.escape, editor.layer_template.split("{}"))
+    found = [re.match(rf"{before}(\d+){after}\.", f"{name}.") for name in editor.weights]
+    return min([editor.layer, *(int(match[1]) for match in found if match)])
 
 
 def _split(text: str, subject: str) -> Prompt | None:

@@ -20,7 +20,7 @@ from ._sequence import SequenceEvaluator
 from ._sequence_run import SequenceRun, checkpoints
 from ._sequence_summary import SequenceSummary, summarise_sequence
 from ._sequence_tables import sequence_table, write_sequence
-from ._significance import Estimate, estimate, holm, sign_test
+from ._significance import Estimate, difference, estimate, holm, sign_test
 from ._single import SingleEvaluator
 from ._summary import ArmSummary, summarise
 from ._tables import markdown, table, tex, write
@@ -61,6 +61,7 @@ __all__ = [
     "attention_for_edits",
     "checkpoints",
     "counted_steps",
+    "difference",
     "edited",
     "estimate",
     "generators_kept",

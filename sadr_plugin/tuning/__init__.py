@@ -7,11 +7,11 @@ All names that a program needs are here::
 
 from ._checkup import Finding, check_up
 from ._known import Known, known, split
-from ._objectives import Objectives, objectives
+from ._objectives import Objectives, objectives, questions
 from ._runs import Runs
 from ._search import Search, Tried, expect_optuna
 from ._space import Space
-from ._targets import margin
+from ._targets import Baselines, margin
 from ._trials import Setup, TrialEvaluator, TrialTask
 from ._tuner import Options, Tuner, Tuning
 from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
@@ -20,6 +20,7 @@ __all__ = [
     "CONTROL",
     "PLAIN",
     "TUNED",
+    "Baselines",
     "Finding",
     "Known",
     "Objectives",
@@ -40,5 +41,6 @@ __all__ = [
     "known",
     "margin",
     "objectives",
+    "questions",
     "split",
 ]

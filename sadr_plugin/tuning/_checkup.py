@@ -49,7 +49,7 @@ class Finding:
 def check_up(editor: Editor, run: Run) -> list[Finding]:
     """Test whether edits succeed, alone and with an early stop, and whether neighbours stay right.
 
-    If a plain edit fails with an error, the tests end there.
+    If all plain edits fail with an error, the tests end there.
 
     Args:
         editor: the editor with the settings of the file.
@@ -61,14 +61,14 @@ def check_up(editor: Editor, run: Run) -> list[Finding]:
     found = [Finding(remark, False) for remark in editor.remarks()]
     plain = run("plain", Setup(sadr={"gamma": 0.0}))
     failed = [result.error for result in plain if result.error is not None]
-    if failed:
+    if len(failed) == len(plain):
         return [*found, Finding(f"the editor fails: {failed[0]}", False)]
     changes, steps = _Changes(editor, run), steps_of(plain)
     found += _takes(plain, changes, steps)
     stopped = run("stopped", Setup(sadr=_stop(steps)))
     made = _right(stopped, "efficacy")
     if made < TAKES <= _right(plain, "efficacy"):
-        text = f"with stop_at {STOP}, only {made:.0%} of the edits succeed: use a higher stop_at"
+        text = f"with stop_at {STOP}, only {made:.0%} of the edits succeed; try a higher stop_at"
         found.append(Finding(text, False))
     elif made >= TAKES:
         found.append(Finding(f"with stop_at {STOP}, {made:.0%} of the edits succeed", True))

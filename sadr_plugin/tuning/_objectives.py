@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,6 +18,23 @@ GENERAL = ("paraphrase", "alias")
 
 TAKES = 0.95
 """The efficacy that settings need."""
+
+Asked = Mapping[str, Mapping[str, int]]
+"""The number of questions, by record and metric."""
+
+
+def questions(unedited: Sequence[Result]) -> Asked:
+    """Return the number of questions, from the unedited model's results. It never fails."""
+    return {r.record: {kind: len(pairs) for kind, pairs in r.scores.items()} for r in unedited}
+
+
+def failures_allowed(records: int) -> int:
+    """Return the number of edits that may fail on some records.
+
+    It is one more than `TAKES` allows. One failure among few records does not show that the
+    efficacy is too low.
+    """
+    return 1 + int((1 - TAKES) * records)
 
 
 @dataclass(frozen=True)
@@ -44,46 +61,48 @@ class Objectives:
     records: int
 
 
-def objectives(results: Sequence[Result]) -> Objectives:
+def objectives(results: Sequence[Result], asked: Asked) -> Objectives:
     """Return the objectives of one setup from its results.
 
     A failed edit counts as an edit that breaks every answer.
+
+    Args:
+        results: the results of one setup.
+        asked: the number of questions; see `questions`.
     """
-    kinds = {task for result in results for task in result.scores}
-    specific = [kind for kind in SPECIFIC if kind in kinds]
-    general = [kind for kind in GENERAL if kind in kinds] or ["efficacy"]
+
+    def means(kinds: Sequence[str], count: Callable[[float], float]) -> float:
+        found = [mean_answer(results, kind, count, asked) for kind in kinds]
+        known = [mean for mean in found if mean is not None]
+        return fmean(known) if known else 0.0
+
+    general = [k for k in GENERAL if mean_answer(results, k, is_right, asked) is not None]
+    general = general or ["efficacy"]
     made = [r.error is None and _right(r, "efficacy") for r in results]
     return Objectives(
-        fmean(_means(results, specific, _sigmoid)),
-        fmean(_means(results, general, _sigmoid)),
-        fmean(_means(results, general, is_right)),
+        means(SPECIFIC, _sigmoid),
+        means(general, _sigmoid),
+        means(general, is_right),
         fmean(made),
         len(results),
     )
 
 
-def _means(
-    results: Sequence[Result], kinds: Sequence[str], count: Callable[[float], float]
-) -> list[float]:
-    """Return the mean over the questions of each metric, or ``[0.0]`` without questions."""
-    found = [mean_answer(results, kind, count) for kind in kinds]
-    return [mean for mean in found if mean is not None] or [0.0]
-
-
 def mean_answer(
-    results: Sequence[Result], kind: str, count: Callable[[float], float]
+    results: Sequence[Result], kind: str, count: Callable[[float], float], asked: Asked
 ) -> float | None:
     """Return the mean over the questions of a metric, or None without questions.
 
     Args:
-        results: the results of one setup. A failed edit counts as one wrong answer.
+        results: the results of one setup. A failed edit counts as wrong answers to its questions.
         kind: the metric.
         count: turns log p(right) − log p(wrong) into the value of an answer.
+        asked: the number of questions; see `questions`.
     """
     values: list[float] = []
     for result in results:
         if result.error is not None:
-            values.append(0.0)
+            values += [0.0] * asked[result.record].get(kind, 0)
         values += [count(right - wrong) for right, wrong in result.scores.get(kind, ())]
     return fmean(values) if values else None
 

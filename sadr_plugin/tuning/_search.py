@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EvaluationError
 from ..evaluation import Engine, Record, Result
 from ..evaluation._files import put_aside
-from ._objectives import TAKES, Objectives, objectives
+from ._objectives import Asked, Objectives, failures_allowed, objectives
 from ._space import RECIPES, Space
-from ._targets import margin
+from ._targets import Baselines, margin
 from ._trials import Setup, TrialTask
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Tried:
         number: Optuna's number of the trial.
         parameters: the parameters that Optuna proposed.
         setup: the setup with these parameters.
+        asked: the number of questions of each record.
         results: the results so far, in the order of the records.
         given_up: whether the trial ended before its last record.
     """
@@ -42,6 +43,7 @@ class Tried:
     number: int
     parameters: Mapping[str, Any]
     setup: Setup
+    asked: Asked
     results: list[Result] = field(default_factory=list)
     given_up: bool = False
 
@@ -52,7 +54,12 @@ class Tried:
 
     def objectives(self, count: int | None = None) -> Objectives:
         """Return the objectives on the trial's records, or on the first ``count`` of them."""
-        return objectives(self.results[:count])
+        return objectives(self.results[:count], self.asked)
+
+    @property
+    def failures(self) -> int:
+        """The number of edits that failed."""
+        return round((1 - self.objectives().efficacy) * len(self.results))
 
 
 class Search:
@@ -61,9 +68,10 @@ class Search:
     Args:
         space: the settings to search.
         records: the records that each trial edits, in this order.
+        baselines: the results of the unedited model and of the plain edit on these records.
         file: Optuna's journal. The trials in it count.
         first: parameters to try first.
-        seed: the random seed of the sampler.
+        seed: the random seed of the sampler. A continued search draws other parameters.
 
     Attributes:
         tried: the trials that have ended, with those of earlier runs.
@@ -76,12 +84,15 @@ class Search:
         self,
         space: Space,
         records: Sequence[Record],
+        baselines: Baselines,
         file: Path,
         first: Iterable[Mapping[str, Any]],
         seed: int = 0,
     ) -> None:
         self._space = space
         self._records = list(records)
+        self._baselines = baselines
+        self._asked = baselines.asked
         self._file = file
         self._study = _study(file, seed)
         self._running: dict[str, tuple[optuna.Trial, Tried]] = {}
@@ -144,26 +155,24 @@ class Search:
         taking = self._taking()
         return [one for one in taking if not any(_is_better(other, one) for other in taking)]
 
-    def ranked(self, plain: Sequence[Result]) -> list[Tried]:
-        """Return the finished trials whose edits succeed, the closest to the targets first.
-
-        Args:
-            plain: the results of the plain edit on the same records.
-        """
+    def ranked(self) -> list[Tried]:
+        """Return the finished trials whose edits succeed, the closest to the targets first."""
 
         def key(tried: Tried) -> tuple[float, float]:
-            return margin(tried.results, plain), tried.objectives().specificity
+            return margin(tried.results, self._baselines), tried.objectives().specificity
 
         return sorted(self._taking(), key=key, reverse=True)
 
     def _taking(self) -> list[Tried]:
         """Return the finished trials whose edits succeed."""
-        return [t for t in self.finished if t.objectives().efficacy >= TAKES]
+        allowed = failures_allowed(len(self._records))
+        return [tried for tried in self.finished if tried.failures <= allowed]
 
     def _start(self) -> TrialTask:
         trial = self._study.ask()
         self._space.suggest(trial)
-        tried = Tried(trial.number, trial.params, self._space.setup(trial.params))
+        setup = self._space.setup(trial.params)
+        tried = Tried(trial.number, trial.params, setup, self._asked)
         self._running[tried.name] = trial, tried
         return self._next(tried)
 
@@ -171,13 +180,30 @@ class Search:
         return TrialTask(tried.name, tried.setup, self._records[len(tried.results)])
 
     def _finish(self, trial: optuna.Trial, tried: Tried) -> None:
-        found = tried.objectives()
+        found = self._expected(tried)
         trial.set_user_attr("results", [asdict(result) for result in tried.results])
         trial.set_user_attr("given_up", tried.given_up)
-        trial.set_constraint("efficacy", TAKES - found.efficacy)
+        trial.set_constraint("efficacy", tried.failures - failures_allowed(len(self._records)))
         self._study.tell(trial, (found.specificity, found.generality))
         del self._running[tried.name]
         self.tried.append(tried)
+
+    def _expected(self, tried: Tried) -> Objectives:
+        """Return the objectives on all records. For a trial that ended early, they are estimated.
+
+        Its first records may be easier than the rest. So the trial that was better on these records
+        gives the scale: the distance from it is the same on all records.
+        """
+        own, count = tried.objectives(), len(tried.results)
+        better = self._better(tried) if tried.given_up else None
+        if better is None:
+            return own
+        then, whole = better.objectives(count), better.objectives()
+        return replace(
+            own,
+            specificity=whole.specificity - (then.specificity - own.specificity),
+            generality=whole.generality - (then.generality - own.generality),
+        )
 
     def _forget_unfinished(self) -> None:
         """Mark running and waiting trials as failed, so that the sampler ignores them."""
@@ -192,26 +218,29 @@ class Search:
 
     def _is_hopeless(self, tried: Tried) -> bool:
         """Whether too many edits failed, or another trial was better on the same records."""
-        count = len(tried.results)
-        found = tried.objectives()
-        failures = round((1 - found.efficacy) * count)
-        if failures > (1 - TAKES) * len(self._records) + 1:
+        if tried.failures > failures_allowed(len(self._records)):
             return True
-        if count < FIRST:
-            return False
-        return any(
-            other.specificity > found.specificity + MARGIN
-            and other.generality > found.generality + MARGIN
-            and other.efficacy >= found.efficacy
-            for other in (finished.objectives(count) for finished in self.finished)
-        )
+        return len(tried.results) >= FIRST and self._better(tried) is not None
+
+    def _better(self, tried: Tried) -> Tried | None:
+        """Return a trial that was clearly better on the same records, in both objectives."""
+        count, found = len(tried.results), tried.objectives()
+        for other in self._taking():
+            then = other.objectives(count)
+            if (
+                then.specificity > found.specificity + MARGIN
+                and then.generality > found.generality + MARGIN
+                and then.efficacy >= found.efficacy
+            ):
+                return other
+        return None
 
     def _again(self, trial: optuna.trial.FrozenTrial) -> Tried:
         """Restore a trial of an earlier run."""
         results = [Result.from_data(dict(data)) for data in trial.user_attrs["results"]]
         setup = self._space.setup(trial.params)
         given_up = trial.user_attrs["given_up"]
-        return Tried(trial.number, trial.params, setup, results, given_up)
+        return Tried(trial.number, trial.params, setup, self._asked, results, given_up)
 
 
 def _is_better(one: Tried, other: Tried) -> bool:
@@ -244,19 +273,20 @@ def _study(file: Path, seed: int) -> optuna.Study:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name="tune",
+        storage=JournalStorage(JournalFileBackend(str(file))),
+        directions=["maximize", "maximize"],
+        load_if_exists=True,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=seed,
+        study.sampler = optuna.samplers.TPESampler(
+            # With the same seed, a continued search would draw the same parameters again.
+            seed=seed + len(study.trials),
             multivariate=True,
             group=True,
             n_startup_trials=len(RECIPES) + 2,
             constant_liar=True,
         )
-    return optuna.create_study(
-        study_name="tune",
-        storage=JournalStorage(JournalFileBackend(str(file))),
-        sampler=sampler,
-        directions=["maximize", "maximize"],
-        load_if_exists=True,
-    )
+    return study

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from ..evaluation import Result
 from ..evaluation._metrics import DISTRACTED
-from ._objectives import is_right, mean_answer
+from ._objectives import Asked, is_right, mean_answer, questions
 
 LOST = 5.0
-"""The largest allowed loss of PS, in points."""
+"""The largest allowed loss of PS, NS and DRS compared with the plain edit, in points."""
 
 HELD = 95.0
 """The ES that an edit needs, in percent."""
@@ -20,41 +22,72 @@ REGAINED = 0.5
 WON_BACK = ("relation", DISTRACTED + "neighbourhood")
 """The metrics in which the settings have to regain that share."""
 
+KEPT = ("paraphrase", "neighbourhood", DISTRACTED + "relation")
+"""The metrics in which the settings may not lose more than `LOST`."""
 
-def margin(tried: Sequence[Result], plain: Sequence[Result]) -> float:
+
+@dataclass(frozen=True)
+class Baselines:
+    """What setups are compared with, on some records.
+
+    Attributes:
+        unedited: the results of the unedited model. It may answer some questions wrong.
+        plain: the results of the plain edit, in the same order.
+    """
+
+    unedited: Sequence[Result]
+    plain: Sequence[Result]
+
+    @cached_property
+    def asked(self) -> Asked:
+        """The number of questions, by record and metric."""
+        return questions(self.unedited)
+
+    def __add__(self, other: Baselines) -> Baselines:
+        return Baselines([*self.unedited, *other.unedited], [*self.plain, *other.plain])
+
+
+def margin(tried: Sequence[Result], baselines: Baselines) -> float:
     """Return how far a setup is beyond the targets. The target with the worst result decides.
-
-    The unedited model answers every question right, because other questions were left out.
 
     Args:
         tried: the results of the setup.
-        plain: the results of the plain edit on the same records.
+        baselines: the results of the unedited model and of the plain edit on the same records.
 
     Returns:
         1 if nothing is lost. 0 if the worst target is just met. Less than 0 if it is missed.
     """
-    made = _percent(tried, "efficacy")
+
+    def percent(results: Sequence[Result], kind: str) -> float | None:
+        share = mean_answer(results, kind, is_right, baselines.asked)
+        return None if share is None else 100 * share
+
+    made = percent(tried, "efficacy")
     assert made is not None
     found = [(made - HELD) / (100 - HELD)]
-    for kind in WON_BACK:
-        before, now = _percent(plain, kind), _percent(tried, kind)
-        if before is None or now is None:
+    for kind in (*WON_BACK, *KEPT):
+        unedited = percent(baselines.unedited, kind)
+        plain, now = percent(baselines.plain, kind), percent(tried, kind)
+        if unedited is None or plain is None or now is None:
             continue
-        if before < 100:
-            found.append(((now - before) / (100 - before) - REGAINED) / (1 - REGAINED))
+        if kind in KEPT or plain >= unedited:
+            found.append(_still_there(plain, now))
         else:
-            found.append(_still_there(before, now))
-    before, now = _percent(plain, "paraphrase"), _percent(tried, "paraphrase")
-    if before is not None and now is not None:
-        found.append(_still_there(before, now))
+            found.append(_won_back(unedited, plain, now))
     return min(found)
 
 
-def _still_there(before: float, now: float) -> float:
-    """Compare with the plain edit: 1 if nothing is lost, and 0 if the loss is `LOST` points."""
-    return min(1.0, 1 - (before - now) / LOST)
+def _won_back(unedited: float, plain: float, now: float) -> float:
+    """Return 1 if all that the plain edit lost is regained, and 0 if just `REGAINED` of it is.
+
+    If the plain edit lost little, a missed target counts less: it may be a single answer.
+    """
+    target = plain + REGAINED * (unedited - plain)
+    if now >= target:
+        return min(1.0, (now - target) / (unedited - target))
+    return (now - target) / max(target - plain, LOST)
 
 
-def _percent(results: Sequence[Result], kind: str) -> float | None:
-    share = mean_answer(results, kind, is_right)
-    return None if share is None else 100 * share
+def _still_there(plain: float, now: float) -> float:
+    """Return 1 if nothing is lost compared with the plain edit, and 0 if `LOST` points are."""
+    return min(1.0, 1 - (plain - now) / LOST)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import SadrConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..evaluation import (
     UNEDITED,
     Arm,
@@ -26,12 +26,12 @@ from ..evaluation import (
     summarise,
 )
 from ._checkup import Finding, check_up, steps_of
-from ._known import Known, known, split
+from ._known import LEAST, Known, known, split
 from ._objectives import Objectives, objectives
 from ._runs import Runs
 from ._search import Search, Tried
 from ._space import Space
-from ._targets import margin
+from ._targets import Baselines, margin
 from ._trials import Setup, TrialEvaluator
 from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
 
@@ -42,7 +42,10 @@ CHECKED = 4
 """The number of records that the check-up edits."""
 
 FINALISTS = 5
-"""The number of best trials that may also be tried on more records, if there are any."""
+"""The number of best trials that may also be tried on more records."""
+
+SURE = 10
+"""The number of unseen records with which a gain can be told from chance, after correction."""
 
 EXPLAINED = 12
 """The number of unseen records for the causal test, which runs if the settings miss a target."""
@@ -57,7 +60,8 @@ class Options:
 
     Attributes:
         seconds: the time for the search, in seconds.
-        records: the largest number of records for each trial.
+        records: the largest number of records for each trial. The best trials are tried on as many
+            again. If there are too few records for both, two thirds are for the trials.
         judged: the largest number of other records for the final test.
         keep: whether the settings of ``sadr.keep`` are also searched.
         layers: the first and the last layer to try. None for all that are possible.
@@ -87,6 +91,7 @@ class Tuning:
         tried: all trials.
         front: the trials of the Pareto front; see `Search.front`.
         best: the trial with the best settings. None if edits did not succeed in any trial.
+        again: the number of other settings that were tested on the unseen records before.
         verdict: the results of the best settings on the unseen records. None without ``best``.
         causal: the causal test of the plain and the tuned edits. None if no target was missed, or
             without ``best``.
@@ -99,6 +104,7 @@ class Tuning:
     tried: Sequence[Tried]
     front: Sequence[Tried]
     best: Tried | None
+    again: int
     verdict: Verdict | None
     causal: Sequence[ArmSummary] | None
     judged: Sequence[Result]
@@ -135,28 +141,44 @@ class Tuner:
         """
         options = self._options
         found = self._known(records)
-        chosen, unseen = split(found.records, options.seed)
-        last = options.records + options.records // 2
-        chosen, more = chosen[: options.records], chosen[options.records : last]
+        half, unseen = split(found.records, options.seed)
+        size = min(options.records, max(LEAST // 2, len(half) * 2 // 3))
+        chosen, more = half[:size], half[size : size + options.records]
         unseen = unseen[: options.judged]
         self._expect_same(chosen, unseen)
-        findings, plain = self._check_up(chosen)
+        if len(unseen) < SURE:
+            self._progress.console.print(
+                f"only {len(unseen)} records are left for the final test; with fewer than {SURE}, "
+                "no gain can be told from chance"
+            )
+        findings = self._check_up(chosen)
+        chosen, baselines = self._baselines(chosen, "results.jsonl")
+        if len(chosen) < LEAST // 2:
+            raise DataError(
+                f"the plain edit succeeds without an error on {len(chosen)} of {size} records; at "
+                f"least {LEAST // 2} are needed for the search (results.jsonl in --out has all "
+                "errors)"
+            )
+        if len(chosen) < size:
+            text = f"the editor fails on {size - len(chosen)} of {size} records; they are left out"
+            findings.append(Finding(text, False))
         fixed = dict(options.fixed or {})
         kept = fixed.pop("keep", None) or {}
-        space = Space(self._own(), options.keep, 2 * steps_of(plain), fixed, kept)
-        baseline = objectives(plain)
+        space = Space(self._own(), options.keep, 2 * steps_of(baselines.plain), fixed, kept)
         first = dict(self._editor.settings())
         for finding in findings:
             first |= finding.change
-        search = self._search(space, chosen, plain, first)
-        best = self._best(search.ranked(plain), plain, more)
+        search = self._search(space, chosen, baselines, first)
+        best = self._best(search.ranked(), baselines, more)
+        again = 0 if best is None else self._tested_before(best)
         judged = [] if best is None else self._judged(best, unseen)
         verdict = None if best is None else judge(judged)
         causal = None
         if best is not None and verdict is not None and verdict.shortcomings:
             causal = self._causal(best, unseen)
+        plain = objectives(baselines.plain, baselines.asked)
         tried, front = search.tried, search.front()
-        return Tuning(found, findings, baseline, tried, front, best, verdict, causal, judged)
+        return Tuning(found, findings, plain, tried, front, best, again, verdict, causal, judged)
 
     def _expect_same(self, chosen: Sequence[Record], unseen: Sequence[Record]) -> None:
         """Check that the records and the layers are those of the run that is resumed.
@@ -186,18 +208,29 @@ class Tuner:
         scorer = Scorer(self._editor.model, self._editor.tokenizer)
         return known(records, scorer, self._advance)
 
-    def _check_up(self, chosen: Sequence[Record]) -> tuple[list[Finding], list[Result]]:
-        """Return the findings, and the results of the plain edit on all records."""
+    def _check_up(self, chosen: Sequence[Record]) -> list[Finding]:
+        """Test the editor on a few records."""
         self._begin("check-up", None)
-        few, file = chosen[:CHECKED], self._folder / "results.jsonl"
-        here = self._engine
+        few, here = chosen[:CHECKED], self._engine
         if not isinstance(here, LocalEngine):  # a few edits at a time do not need workers
             here = LocalEngine(TrialEvaluator(self._editor, self._options.seed))
-        checks = Runs(here, file, self._advance)
-        findings = check_up(self._editor, lambda name, setup: checks.results({name: setup}, few))
-        runs = Runs(self._engine, file, self._advance)
-        self._begin("plain edits", len(runs.missing({PLAIN: PLAIN_SETUP}, chosen)))
-        return findings, runs.results({PLAIN: PLAIN_SETUP}, chosen)
+        runs = Runs(here, self._folder / "results.jsonl", self._advance)
+        return check_up(self._editor, lambda name, setup: runs.results({name: setup}, few))
+
+    def _baselines(self, records: Sequence[Record], file: str) -> tuple[list[Record], Baselines]:
+        """Return the records that the plain edit can edit, and the results on them.
+
+        A record on which the editor itself fails says nothing about settings.
+        """
+        runs = Runs(self._engine, self._folder / file, self._advance)
+        setups = {UNEDITED: PLAIN_SETUP, PLAIN: PLAIN_SETUP}
+        self._begin("plain edits", len(runs.missing(setups, records)))
+        found = runs.results(setups, records)
+        pairs = list(zip(found[::2], found[1::2], strict=True))
+        edited = [pair for pair in pairs if pair[1].error is None]
+        keys = {plain.record for _, plain in edited}
+        baselines = Baselines([unedited for unedited, _ in edited], [plain for _, plain in edited])
+        return [record for record in records if record.key in keys], baselines
 
     def _own(self) -> dict[str, Dimension]:
         """Return the editor's own settings to search."""
@@ -221,18 +254,19 @@ class Tuner:
         self,
         space: Space,
         chosen: Sequence[Record],
-        plain: Sequence[Result],
+        baselines: Baselines,
         first: Mapping[str, Any],
     ) -> Search:
         options = self._options
         recipes = space.first(first)
-        search = Search(space, chosen, self._folder / "study.journal", recipes, options.seed)
+        file = self._folder / "study.journal"
+        search = Search(space, chosen, baselines, file, recipes, options.seed)
         self._begin("search", None)
 
         def told(result: Result) -> None:
             self._advance(result)
             text = f"search, {len(search.tried)} trials"
-            for best in search.ranked(plain)[:1]:
+            for best in search.ranked()[:1]:
                 come = best.objectives()
                 text += f", best {best.name}: specificity {come.specificity:.3f}"
                 text += f", generality {come.generality:.3f}"
@@ -243,7 +277,7 @@ class Tuner:
         return search
 
     def _best(
-        self, ranked: Sequence[Tried], plain: Sequence[Result], more: Sequence[Record]
+        self, ranked: Sequence[Tried], baselines: Baselines, more: Sequence[Record]
     ) -> Tried | None:
         """Return the trial nearest to the targets on the records so far and on more of them.
 
@@ -252,24 +286,29 @@ class Tuner:
 
         Args:
             ranked: the trials whose edits succeed, the best first.
-            plain: the plain edits on the records so far.
+            baselines: the unedited model and the plain edit on the records so far.
             more: the further records.
         """
         finalists = ranked[:FINALISTS]
         if len(finalists) < 2 or not more:
             return next(iter(finalists), None)
+        more, further = self._baselines(more, "finals.jsonl")
         runs = Runs(self._engine, self._folder / "finals.jsonl", self._advance)
         self._begin("the best on more records", None)
-        all_plain = [*plain, *runs.results({PLAIN: PLAIN_SETUP}, more)]
-        margins = {tried.name: margin(tried.results, plain) for tried in finalists}
+        margins = {tried.name: margin(tried.results, baselines) for tried in finalists}
         confirmed: set[str] = set()
         while True:
             best = max(finalists, key=lambda tried: margins[tried.name])
             if best.name in confirmed:
                 return best
             results = [*best.results, *runs.results({best.name: best.setup}, more)]
-            margins[best.name] = margin(results, all_plain)
+            margins[best.name] = margin(results, baselines + further)
             confirmed.add(best.name)
+
+    def _tested_before(self, best: Tried) -> int:
+        """Return the number of other trials that earlier runs tested on the unseen records."""
+        files = self._folder.glob("judged-*.jsonl")
+        return sum(file.stem != f"judged-{best.number}" for file in files)
 
     def _judged(self, best: Tried, unseen: Sequence[Record]) -> list[Result]:
         """Return the results on the unseen records: unedited, plain, the stop alone, and tuned."""

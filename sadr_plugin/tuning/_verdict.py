@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import DataError
-from ..evaluation import UNEDITED, ArmSummary, Result, summarise
+from ..evaluation import UNEDITED, ArmSummary, Estimate, Result, difference, summarise
 from ..evaluation._metrics import DISTRACTED, SHORT
-from ._targets import HELD, LOST, REGAINED, WON_BACK
+from ._targets import HELD, KEPT, LOST, REGAINED, WON_BACK
 
 PLAIN, CONTROL, TUNED = "plain", "stop alone", "tuned"
+
+COMPARED = ("paraphrase", "neighbourhood", "relation", DISTRACTED + "neighbourhood")
+"""The metrics in which the settings are compared with the plain edit and the stop alone."""
 
 
 @dataclass(frozen=True)
@@ -21,43 +24,54 @@ class Verdict:
         summaries: the unedited model, the plain edit, the stop alone, and the tuned settings.
         regained: by metric, the share of the plain edit's loss that the settings regain, 1 for all
             of it. None if the plain edit lost nothing.
-        lost: the PS of the plain edit minus the PS of the settings, in points. None without
-            paraphrases.
+        changes: by arm (`PLAIN`, `CONTROL`) and metric, what the settings change compared with that
+            arm, in points, with the 95 % interval.
         shortcomings: the targets that were missed, in words.
+        untested: the targets about which the records ask nothing, by metric.
     """
 
     summaries: list[ArmSummary]
     regained: dict[str, float | None]
-    lost: float | None
+    changes: dict[str, dict[str, Estimate]]
     shortcomings: list[str]
+    untested: list[str]
+
+    @property
+    def lost(self) -> float | None:
+        """The PS that the settings lose compared with the plain edit, in points."""
+        found = self.changes[PLAIN].get("paraphrase")
+        return None if found is None else 0 - found.mean
 
     @property
     def helps(self) -> bool:
         """Whether the settings regain part of a metric, with a corrected p below 0.05."""
-        tested = self._arm(TUNED).corrected.get(PLAIN, {})
+        tested = self.p_values(PLAIN)
         return any(
             share is not None and share > 0 and p is not None and p < 0.05
             for task, share in self.regained.items()
             for p in (tested.get(task),)
         )
 
-    def _arm(self, name: str) -> ArmSummary:
-        return next(summary for summary in self.summaries if summary.arm == name)
+    def p_values(self, arm: str) -> dict[str, float | None]:
+        """Return the corrected p values of the settings against an arm, by metric."""
+        tuned = next(summary for summary in self.summaries if summary.arm == TUNED)
+        return tuned.corrected.get(arm, {})
 
     def sentence(self) -> str:
         """Return the verdict in words."""
         short = "; ".join(self.shortcomings)
-        if self.helps:
-            return (
-                f"These settings help, but {short}."
-                if short
-                else "These settings help, and they reach all targets."
-            )
+        if self.helps and short:
+            return f"These settings help, but {short}."
         if short:
             return f"No settings were found that help by more than chance: {short}."
+        untested = ", ".join(SHORT[task] for task in self.untested)
+        reach = f"reach all targets but {untested}, about which nothing was asked"
+        reach = reach if untested else "reach all targets"
+        if self.helps:
+            return f"These settings help, and they {reach}."
         return (
-            "These settings reach all targets on the unseen records, but this may be chance: there "
-            "are too few records, or the plain edit breaks too little."
+            f"These settings {reach} on the unseen records, but this may be chance: there are too "
+            "few records, or the plain edit breaks too little."
         )
 
 
@@ -88,11 +102,12 @@ def judge(results: Sequence[Result]) -> Verdict:
         for task in ("relation", DISTRACTED + "neighbourhood", "neighbourhood")
         if task in tuned
     }
-    lost = plain["paraphrase"] - tuned["paraphrase"] if "paraphrase" in tuned else None
+    changes = {arm: _changes(results, arm) for arm in (PLAIN, CONTROL)}
     failed = of_arm[TUNED].failed
     shortcomings = [] if not failed else [f"{failed} of the edits fail"]
-    shortcomings += _shortcomings(plain, tuned, regained, lost)
-    return Verdict(summaries, regained, lost, shortcomings)
+    shortcomings += _shortcomings(plain, tuned, regained)
+    untested = [task for task in (*WON_BACK, "paraphrase") if task not in tuned]
+    return Verdict(summaries, regained, changes, shortcomings, untested)
 
 
 def _share(unedited: float, plain: float, tuned: float) -> float | None:
@@ -100,21 +115,31 @@ def _share(unedited: float, plain: float, tuned: float) -> float | None:
     return (tuned - plain) / (unedited - plain) if unedited > plain else None
 
 
+def _changes(results: Sequence[Result], arm: str) -> dict[str, Estimate]:
+    """Return what the settings change compared with an arm, by metric."""
+    of_arm = {
+        name: {r.record: r.scores for r in results if r.arm == name and r.error is None}
+        for name in (PLAIN, CONTROL, TUNED)
+    }
+    common = [key for key in of_arm[TUNED] if all(key in found for found in of_arm.values())]
+    tuned, other = ([of_arm[name][key] for key in common] for name in (TUNED, arm))
+    found = {task: difference(tuned, other, task) for task in COMPARED}
+    return {task: estimate for task, estimate in found.items() if estimate is not None}
+
+
 def _shortcomings(
-    plain: Mapping[str, float],
-    tuned: Mapping[str, float],
-    regained: Mapping[str, float | None],
-    lost: float | None,
+    plain: Mapping[str, float], tuned: Mapping[str, float], regained: Mapping[str, float | None]
 ) -> list[str]:
     """Return the targets that were missed, in words."""
     found = []
     if tuned["efficacy"] < HELD:
         found.append(f"ES is {tuned['efficacy']:.1f}, below {HELD:g}")
-    for task, share in regained.items():
-        if share is None and tuned[task] < plain[task]:
+    for task in (*WON_BACK, *KEPT):
+        if task not in tuned:
+            continue
+        share, lost = regained.get(task), plain[task] - tuned[task]
+        if lost > (0 if task in WON_BACK else LOST):
             found.append(f"{SHORT[task]} falls from {plain[task]:.1f} to {tuned[task]:.1f}")
-        elif share is not None and share < REGAINED and task in WON_BACK:
-            found.append(f"{max(share, 0):.0%} of the lost {SHORT[task]} is regained, not half")
-    if lost is not None and lost > LOST:
-        found.append(f"PS is {lost:.1f} points lower")
+        elif task in WON_BACK and share is not None and share < REGAINED:
+            found.append(f"{share:.0%} of the lost {SHORT[task]} is regained, not half")
     return found
