@@ -106,7 +106,7 @@ def tune(
 
     A check-up tests the editor with the settings of the file. A search then tries the editor's own
     settings and SADR's, on half of the records that the model knows. At the end, the best settings,
-    the plain edit and the stop alone are compared on the other half. That half is used only once.
+    the plain edit and the stop alone are compared on the other half.
     """
     from rich.console import Console
 

@@ -218,7 +218,8 @@ def _changes(verdict: Verdict) -> list[list[str]]:
         row = [SHORT[task]]
         for arm in (PLAIN, CONTROL):
             p = verdict.p_values(arm).get(task)
-            row += [cell(verdict.changes[arm][task], "{} ({} to {})"), number(p, 3)]
+            shown = "<0.001" if p is not None and p < 0.001 else number(p, 3)
+            row += [cell(verdict.changes[arm][task], "{} ({} to {})"), shown]
         rows.append(row)
     return rows
 
