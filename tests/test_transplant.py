@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 
 import numpy
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.attention._tracer import tracer_for
+from sadr_plugin.commands._drift_findings import DriftOfRecords
 from sadr_plugin.commands._options import layer_range
 from sadr_plugin.drift import (
     CausalEvaluator,
@@ -22,7 +24,7 @@ from sadr_plugin.drift import (
     restored,
     transferred,
 )
-from sadr_plugin.errors import ConfigError
+from sadr_plugin.errors import ConfigError, EvaluationError
 from sadr_plugin.evaluation import UNEDITED, Arm, EvaluationRun, LocalEngine, Question, Result
 from sadr_plugin.evaluation._single import RecordTask
 from sadr_plugin.models._architectures import ARCHITECTURES, build
@@ -261,6 +263,17 @@ def test_correlations_over_questions_with_intervals_over_records():
     for coefficient in (relation.pearson, relation.spearman):
         assert coefficient.low < coefficient.value < coefficient.high < 1
     assert sorted(relation.points)[0][0] == pytest.approx(min(drifts))
+
+
+def test_the_data_without_scipy_lacks_the_correlations_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    found = [result("0", UNEDITED, None, [-1.0, -2.0, -3.0])]
+    found.append(result("0", "plain", [1.0, 2.0, 3.0], [-2.0, -4.0, -7.0]))
+    with pytest.raises(EvaluationError, match="SciPy is not installed"):
+        correlations(found)
+    data = DriftOfRecords(found, ["plain"]).as_data()
+    assert data["correlations"] is None
+    assert [arm["arm"] for arm in data["arms"]] == [UNEDITED, "plain"]
 
 
 def test_the_heads_of_a_variant():

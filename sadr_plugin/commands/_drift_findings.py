@@ -179,13 +179,17 @@ class DriftOfRecords:
         )
 
     def as_data(self) -> dict[str, Any]:
-        """Return the results as data for JSON."""
+        """Return the results as data for JSON. The correlations are None without SciPy."""
+        try:
+            related = [asdict(found) for found in correlations(self.results)]
+        except EvaluationError:  # `show` says why
+            related = None
         return {
             "arms": [asdict(summary) for summary in summarise(self.results, self.arms)],
             "heads": {
                 arm: [asdict(h) for h in _heads(self.results, arm)] for arm in self.edited_arms
             },
-            "correlations": [asdict(found) for found in correlations(self.results)],
+            "correlations": related,
         }
 
     def page(self) -> Page:
