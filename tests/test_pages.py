@@ -109,22 +109,25 @@ def test_a_screen_reader_finds_a_name_for_everything(browser, tmp_path):
     assert all(tables + marks)
 
 
-@needs_browser
-def test_a_page_opens_without_an_error_or_a_request(browser, tmp_path):
-    made = page()
-    made.chart("again", heads([Head(2, 0, 0.5, 0.1, 0.2), Head(2, 1, 1.0, 0.1, 0.2)], "again"))
-    made.write(tmp_path / "page.html")
-    assert (tmp_path / "page.html").stat().st_size < 2_000_000
-    opened(browser, tmp_path / "page.html")
+def opens_alone(browser, file):
+    """Open a page, and check its size, its errors and its requests."""
+    assert file.stat().st_size < 2_000_000
+    opened(browser, file)
     time.sleep(0.3)
     assert browser.get_log("browser") == []
     sent = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
     urls = [
         m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"
     ]
-    assert [url for url in urls if not url.startswith("data:")] == [
-        (tmp_path / "page.html").as_uri()
-    ]
+    assert [url for url in urls if not url.startswith("data:")] == [file.as_uri()]
+
+
+@needs_browser
+def test_a_page_opens_without_an_error_or_a_request(browser, tmp_path):
+    made = page()
+    made.chart("again", heads([Head(2, 0, 0.5, 0.1, 0.2), Head(2, 1, 1.0, 0.1, 0.2)], "again"))
+    made.write(tmp_path / "page.html")
+    opens_alone(browser, tmp_path / "page.html")
     assert browser.title == "A <title>"
     (cell,) = browser.find_elements("css selector", "td.bad")
     assert cell.text == "51.2"
@@ -397,3 +400,42 @@ def test_the_page_of_an_evaluation(tmp_path, mode):
     assert page.count("<svg") == 1
     (summary,) = tmp_path.rglob("summary.json")
     assert json.loads((tmp_path / "e.json").read_text()) == json.loads(summary.read_text())
+
+
+def drawn(browser):
+    """The names of all marks of charts that have a size on the screen."""
+    return browser.execute_script(
+        """
+        const marks = [...document.querySelectorAll("figure.chart svg [aria-label]")];
+        const size = (mark) => mark.getBoundingClientRect();
+        return marks.filter((mark) => size(mark).width + size(mark).height > 0)
+            .map((mark) => mark.getAttribute("aria-label"));
+        """
+    )
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("command", "marks"),
+    [
+        ("eval", ["ES, plain: "]),
+        ("sequence", ["ES, percent, plain, 1: ", "ES, percent, sadr, 2: "]),
+        ("tune", ["the plain edit: specificity", "trial 0: specificity", "ES, tuned: "]),
+    ],
+)
+def test_the_pages_of_commands_are_drawn(browser, tmp_path, command, marks):
+    from test_evaluation import sadr_eval
+    from test_tuning import sadr_tune
+
+    file = tmp_path / "page.html"
+    if command == "tune":
+        shown = sadr_tune(tmp_path, "--budget", "3s", "--report", file)
+    else:
+        mode = "single" if command == "eval" else command
+        with registered(Stranger()):
+            shown = sadr_eval(tmp_path, "--mode", mode, "--report", file)
+    assert shown.exit_code == 0, shown.output
+    opens_alone(browser, file)
+    names = drawn(browser)
+    for mark in marks:
+        assert any(name.startswith(mark) for name in names), names
