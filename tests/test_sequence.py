@@ -6,6 +6,9 @@ import random
 import signal
 import subprocess
 import sys
+import time
+import warnings
+from collections import deque
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -127,6 +130,9 @@ class Killed(SmallEditor):
 
 KILLED = """
 import sys
+import time
+import warnings
+from collections import deque
 sys.path[:0] = {path!r}
 from pathlib import Path
 from test_sequence import Killed, run
@@ -294,6 +300,47 @@ def test_workers_without_a_place_are_done_without(tmp_path, monkeypatch):
 class Holder:
     def ready(self):
         pass
+
+
+class Together:
+    """Ends a task only when four tasks are under way."""
+
+    arms = ("plain",)
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def items(self, task):
+        (self.folder / f"under-way-{task}").touch()
+        end = time.monotonic() + 150
+        while len(list(self.folder.glob("under-way-*"))) < 4:
+            assert time.monotonic() < end, "the four tasks do not run at once"
+            time.sleep(0.05)
+        yield task
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize("patience", [200.0, 0.2])
+def test_more_workers_than_cpus(tmp_path, monkeypatch, patience):
+    ray = pytest.importorskip("ray", reason="the ray engine's own package is optional")
+    from sadr_plugin.evaluation.engines import _ray
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(_ray, "PATIENCE", patience)
+    ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    engine = RayEngine(partial(Together, tmp_path), Together.arms, 4)
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            if patience > 1:  # a worker that never starts then ends the test
+                warnings.filterwarnings("error", message="SADR")
+            assert sorted(engine.items(deque(range(4)))) == [0, 1, 2, 3]
+    finally:
+        ray.shutdown()
+    named = [str(w.message) for w in seen if "workers have not started" in str(w.message)]
+    assert len(named) == (patience < 1), "slow starts are named once"
 
 
 def test_what_is_written_and_shown(tmp_path):
