@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._version import versions
+from .._version import code_version, versions
 from ..errors import ConfigError
 
-PACKAGES = ("sadr-plugin", "easyeditor", "pyfastedit", "torch", "transformers", "nnsight")
+PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight")
+
+TOOLKITS = {"easyeditor": "easyeditor", "pyfastedit": "fastedit"}
+"""The distributions of toolkits, with the names of their packages."""
 
 
 def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
@@ -62,8 +65,12 @@ def _expect_same(file: Path, about: dict[str, Any]) -> None:
 
 
 def packages() -> dict[str, str | None]:
-    """Return the versions of the packages that results depend on."""
-    return versions(PACKAGES)
+    """Return the versions of the packages that results depend on.
+
+    A toolkit whose code is not that of its installed distribution has none.
+    """
+    toolkits = {name: code_version(name, package) for name, package in TOOLKITS.items()}
+    return {**versions(PACKAGES), **toolkits}
 
 
 def machine() -> dict[str, Any]:
