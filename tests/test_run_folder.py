@@ -10,6 +10,8 @@ import pytest
 from sadr_plugin._version import code_sha256, code_version
 from sadr_plugin.adapter import EditorOptions, HparamsSummary
 from sadr_plugin.commands import _run_folder
+from sadr_plugin.commands._run_folder import claim
+from sadr_plugin.errors import ConfigError
 
 
 @pytest.fixture
@@ -77,3 +79,16 @@ def test_a_run_records_the_toolkit_the_plugins_and_whether_remote_code_runs(kit,
     assert found["trust_remote_code"] is True
     other = about(None, EditorOptions())
     assert (other["toolkit_sha256"], other["trust_remote_code"]) == (None, False)
+
+
+@pytest.mark.parametrize("name", ["checkpoints.jsonl", "study.journal", "judged-3.jsonl"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_of_a_run_whose_results_are_gone_are_not_continued(tmp_path, name, resume):
+    claim(tmp_path, {"seed": 0}, resume=False)
+    (tmp_path / name).touch()
+    claim(tmp_path, {"seed": 0}, resume)  # nothing is in it
+    (tmp_path / name).write_text("{}\n")
+    with pytest.raises(ConfigError, match=f"holds {name} of a run whose results.jsonl is gone"):
+        claim(tmp_path, {"seed": 1}, resume)
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    claim(tmp_path, {"seed": 0}, resume=True)
