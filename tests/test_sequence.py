@@ -23,6 +23,7 @@ from sadr_plugin.evaluation import (
     Checkpoint,
     LocalEngine,
     RayEngine,
+    Result,
     SequenceEvaluator,
     SequenceRun,
     UneditedWeights,
@@ -372,6 +373,30 @@ def test_only_checkpoints_of_every_arm_are_summed_up(tmp_path):
     found = run(tmp_path)
     short = [c for c in found.checkpoints if (c.arm, c.edits) != ("sadr", 6)]
     assert [p.edits for p in summarise_sequence(found.results, short).points] == [1, 4]
+
+
+def test_p_values_are_corrected_at_each_checkpoint_by_itself():
+    """Holm's method counts the tests of one checkpoint: here there is one at each."""
+    right, wrong, ends = [[-0.1, -5.0]], [[-5.0, -0.1]], (8, 12)
+    results, reached = [], [Checkpoint(UNEDITED, 0, [], None, {})]
+    for arm, answers in ((UNEDITED, right), ("plain", wrong), ("sadr", right)):
+        asked = [(i, 0, "single") for i in range(12)]
+        if arm != UNEDITED:
+            asked = [(i, i + 1, "made") for i in range(12)]
+            asked += [(i, end, "checkpoint") for end in ends for i in range(end)]
+            reached += [Checkpoint(arm, end, [], None, {}) for end in ends]
+        results += [
+            Result(
+                str(i), arm, {"neighbourhood": answers}, None, None, None, edits=edits, when=when
+            )
+            for i, edits, when in asked
+        ]
+    found = summarise_sequence(results, reached)
+    for point in found.points:
+        plain = point.arms[1]
+        assert plain.versus["sadr"]["neighbourhood"] == 2 / 2**point.edits
+        assert plain.corrected["sadr"]["neighbourhood"] == 2 / 2**point.edits
+    assert [point.edits for point in found.points] == list(ends)
 
 
 @pytest.mark.parametrize(
