@@ -6,6 +6,9 @@ import random
 import signal
 import subprocess
 import sys
+import time
+import warnings
+from collections import deque
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,7 @@ from sadr_plugin.evaluation import (
     Checkpoint,
     LocalEngine,
     RayEngine,
+    Result,
     SequenceEvaluator,
     SequenceRun,
     UneditedWeights,
@@ -127,6 +131,9 @@ class Killed(SmallEditor):
 
 KILLED = """
 import sys
+import time
+import warnings
+from collections import deque
 sys.path[:0] = {path!r}
 from pathlib import Path
 from test_sequence import Killed, run
@@ -296,6 +303,47 @@ class Holder:
         pass
 
 
+class Together:
+    """Ends a task only when four tasks are under way."""
+
+    arms = ("plain",)
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def items(self, task):
+        (self.folder / f"under-way-{task}").touch()
+        end = time.monotonic() + 150
+        while len(list(self.folder.glob("under-way-*"))) < 4:
+            assert time.monotonic() < end, "the four tasks do not run at once"
+            time.sleep(0.05)
+        yield task
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize("patience", [200.0, 0.2])
+def test_more_workers_than_cpus(tmp_path, monkeypatch, patience):
+    ray = pytest.importorskip("ray", reason="the ray engine's own package is optional")
+    from sadr_plugin.evaluation.engines import _ray
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(_ray, "PATIENCE", patience)
+    ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    engine = RayEngine(partial(Together, tmp_path), Together.arms, 4)
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            if patience > 1:  # a worker that never starts then ends the test
+                warnings.filterwarnings("error", message="SADR")
+            assert sorted(engine.items(deque(range(4)))) == [0, 1, 2, 3]
+    finally:
+        ray.shutdown()
+    named = [str(w.message) for w in seen if "workers have not started" in str(w.message)]
+    assert len(named) == (patience < 1), "slow starts are named once"
+
+
 def test_what_is_written_and_shown(tmp_path):
     found = run(tmp_path)
     summary = write_sequence(tmp_path, found.results, found.checkpoints, {"seed": 0})
@@ -325,6 +373,30 @@ def test_only_checkpoints_of_every_arm_are_summed_up(tmp_path):
     found = run(tmp_path)
     short = [c for c in found.checkpoints if (c.arm, c.edits) != ("sadr", 6)]
     assert [p.edits for p in summarise_sequence(found.results, short).points] == [1, 4]
+
+
+def test_p_values_are_corrected_at_each_checkpoint_by_itself():
+    """Holm's method counts the tests of one checkpoint: here there is one at each."""
+    right, wrong, ends = [[-0.1, -5.0]], [[-5.0, -0.1]], (8, 12)
+    results, reached = [], [Checkpoint(UNEDITED, 0, [], None, {})]
+    for arm, answers in ((UNEDITED, right), ("plain", wrong), ("sadr", right)):
+        asked = [(i, 0, "single") for i in range(12)]
+        if arm != UNEDITED:
+            asked = [(i, i + 1, "made") for i in range(12)]
+            asked += [(i, end, "checkpoint") for end in ends for i in range(end)]
+            reached += [Checkpoint(arm, end, [], None, {}) for end in ends]
+        results += [
+            Result(
+                str(i), arm, {"neighbourhood": answers}, None, None, None, edits=edits, when=when
+            )
+            for i, edits, when in asked
+        ]
+    found = summarise_sequence(results, reached)
+    for point in found.points:
+        plain = point.arms[1]
+        assert plain.versus["sadr"]["neighbourhood"] == 2 / 2**point.edits
+        assert plain.corrected["sadr"]["neighbourhood"] == 2 / 2**point.edits
+    assert [point.edits for point in found.points] == list(ends)
 
 
 @pytest.mark.parametrize(

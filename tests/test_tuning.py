@@ -765,6 +765,24 @@ def test_a_small_number_is_read_as_a_number(tmp_path):
     assert yaml.safe_load(findings._settings(best))["size"] == 5e-05
 
 
+def test_halves_of_a_run_without_any_result_do_not_count(tmp_path):
+    """The run ended between the choice of the records and the first edit."""
+    own, options = Tunable(), Options(seconds=0, records=4, judged=4)
+    halves, results = tmp_path / "halves.json", tmp_path / "results.jsonl"
+
+    def expect_same(chosen):
+        with Progress(disable=True) as progress:
+            engine = LocalEngine(TrialEvaluator(own))
+            Tuner(own, engine, tmp_path, options, progress)._expect_same(chosen, [])
+
+    expect_same(records(4))
+    expect_same(records(5))
+    assert len(json.loads(halves.read_text())["chosen"]) == 5
+    results.write_text("{}\n")
+    with pytest.raises(ConfigError, match="differ from the earlier run"):
+        expect_same(records(4))
+
+
 class TunableStranger:
     @hookimpl
     def sadr_read_hparams(self, file):

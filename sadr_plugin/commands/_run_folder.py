@@ -9,10 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._version import versions
+from .._version import code_version, versions
 from ..errors import ConfigError
 
-PACKAGES = ("sadr-plugin", "easyeditor", "pyfastedit", "torch", "transformers", "nnsight")
+PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight")
+
+TOOLKITS = {"easyeditor": "easyeditor", "pyfastedit": "fastedit"}
+"""The distributions of toolkits, with the names of their packages."""
+
+CONTINUED = (
+    "checkpoints.jsonl",
+    "study.journal",
+    "finals.jsonl",
+    "judged-*.jsonl",
+    "causal-*.jsonl",
+)
+"""The other files from which a run continues. They belong to the results in ``results.jsonl``."""
 
 
 def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
@@ -24,12 +36,11 @@ def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
         resume: whether the run may continue from the results in the folder.
 
     Raises:
-        ConfigError: the folder has results of another run, or results without ``run.json``. A run
-            without any result does not count.
+        ConfigError: the folder has results of another run, results without ``run.json``, or other
+            files of a run without its results. A run without any result does not count.
     """
     file, text = folder / "run.json", json.dumps(about, indent=2)
-    results = folder / "results.jsonl"
-    if results.exists() and results.stat().st_size:
+    if _has_content(folder / "results.jsonl"):
         if not file.exists():
             raise ConfigError(
                 f"--out: {folder} holds results but no run.json, which would say of which run; "
@@ -41,11 +52,21 @@ def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
             )
         _expect_same(file, json.loads(text))
         return
+    left = [found.name for name in CONTINUED for found in folder.glob(name) if _has_content(found)]
+    if left:
+        raise ConfigError(
+            f"--out: {folder} holds {', '.join(sorted(left))} of a run whose results.jsonl is "
+            "gone; name another folder, or empty this one"
+        )
     from ..evaluation._files import replacing
 
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(file) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def _has_content(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 def _expect_same(file: Path, about: dict[str, Any]) -> None:
@@ -62,8 +83,12 @@ def _expect_same(file: Path, about: dict[str, Any]) -> None:
 
 
 def packages() -> dict[str, str | None]:
-    """Return the versions of the packages that results depend on."""
-    return versions(PACKAGES)
+    """Return the versions of the packages that results depend on.
+
+    A toolkit whose code is not that of its installed distribution has none.
+    """
+    toolkits = {name: code_version(name, package) for name, package in TOOLKITS.items()}
+    return {**versions(PACKAGES), **toolkits}
 
 
 def machine() -> dict[str, Any]:

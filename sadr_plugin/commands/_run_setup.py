@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._version import code_sha256
 from ..adapter import EditorOptions, HparamsSummary
 from ..errors import ConfigError
-from ..plugins import plugin_manager
+from ..plugins import loaded_adapters, plugin_manager
 from ._hparams import summary_of
 from ._options import Engines, Precision
 from ._run_folder import packages
@@ -74,8 +76,24 @@ def about_run(
         "seed": options.seed,
         "matmul": place.matmul.value,
         "dtype": options.dtype,
+        "trust_remote_code": options.trust_remote_code,
         "mode": mode,
         "versions": packages(),
+        "toolkit_sha256": _toolkit_sha256(summary),
+        "plugins": _plugins(),
+    }
+
+
+def _toolkit_sha256(summary: HparamsSummary) -> str | None:
+    """Return the hash of the toolkit's code. A version does not tell the code of a checkout."""
+    return code_sha256(re.split("[.:]", summary.hparams)[0]) if summary.hparams else None
+
+
+def _plugins() -> dict[str, str | None]:
+    """Return the installed plugins in force, with their distributions and versions."""
+    return {
+        name: f"{plugin.dist.metadata['Name']} {plugin.dist.version}" if plugin.dist else None
+        for name, plugin in sorted(loaded_adapters().items())
     }
 
 

@@ -36,7 +36,8 @@ class Point:
 
     Attributes:
         edits: the number of edits.
-        arms: the arms, the unedited one first, over all records edited so far.
+        arms: the arms, the unedited one first, over all records edited so far. p values are
+            corrected for the number of tests at this checkpoint, not for other checkpoints.
         models: more data about each arm's model.
     """
 

@@ -183,7 +183,7 @@ class Tuner:
     def _expect_same(self, chosen: Sequence[Record], unseen: Sequence[Record]) -> None:
         """Check that the records and the layers are those of the run that is resumed.
 
-        A new run writes them into the folder.
+        A new run writes them into the folder. So does one that follows a run without any result.
 
         Raises:
             ConfigError: they differ.
@@ -195,7 +195,8 @@ class Tuner:
             "unseen": [record.key for record in unseen],
             "layers": None if layer is None else list(layer.choices or ()),
         }
-        if not file.exists():
+        results = self._folder / "results.jsonl"
+        if not file.exists() or not results.exists() or not results.stat().st_size:
             file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         elif json.loads(file.read_text(encoding="utf-8")) != about:
             raise ConfigError(

@@ -23,7 +23,7 @@ ATTEMPTS = 3
 """The number of times that a task is started if its workers die."""
 
 PATIENCE = 60.0
-"""The seconds that the cluster has to find a GPU, or a share of one, for a worker."""
+"""The seconds that the cluster has to start a worker, and to find it a GPU or a share of one."""
 
 
 @dataclass
@@ -40,8 +40,9 @@ class RayEngine:
 
     Ray chooses the cluster: the connection of this process, ``RAY_ADDRESS``, or a cluster started
     on this machine. Otherwise it uses this machine alone. Items arrive one whole task at a time. A
-    worker that dies is replaced, and its task starts again. If the cluster has no room for some of
-    the workers, the engine continues without them and warns.
+    worker that dies is replaced, and its task starts again. If the cluster has no GPU for some of
+    the workers, the engine continues without them and warns. Workers reserve no CPUs, so there may
+    be more of them than CPUs.
 
     Args:
         make: makes a worker's evaluator, on the worker. All modules and files that it uses have to
@@ -104,6 +105,7 @@ class _Crew:
         self._gpu_share = 1 / math.ceil(self._count / gpus) if gpus else 0
         self._idle: list[Any] = []
         self._running: dict[ray.ObjectRef[list[Item]], _Running] = {}
+        self._starting: list[ray.ObjectRef[None]] = []
         self._places: dict[Any, PlacementGroup] = {}
         self._failure: Exception | None = None
 
@@ -120,8 +122,8 @@ class _Crew:
             finished, _ = self._ray.wait(list(self._running), timeout=PATIENCE)
             if finished:
                 yield from self._outcome(finished[0], waiting)
-            else:
-                self._give_up_unplaced(waiting)
+            elif not self._give_up_unplaced(waiting):
+                self._warn_of_late_starts()
         if self._failure is None:
             self._finish()
         if self._failure is not None:
@@ -158,15 +160,19 @@ class _Crew:
             return items
         return []
 
-    def _give_up_unplaced(self, waiting: deque[tuple[Any, int]]) -> None:
-        """Continue without the workers for which the cluster has no room."""
+    def _give_up_unplaced(self, waiting: deque[tuple[Any, int]]) -> bool:
+        """Continue without the workers for which the cluster has no room.
+
+        Returns:
+            Whether there are such workers.
+        """
         unplaced = [
             (reference, of)
             for reference, of in self._running.items()
             if of.worker in self._places and not self._places[of.worker].wait(1)
         ]
         if not unplaced:
-            return
+            return False
         free = {k: v for k, v in self._ray.available_resources().items() if k in ("CPU", "GPU")}
         needs = f"each needs {self._gpu_share:g} of a GPU; free in the cluster: {free or 'nothing'}"
         why = (
@@ -185,6 +191,21 @@ class _Crew:
             warnings.warn(
                 f"SADR: {why}; the run continues with the other {self._count}", stacklevel=2
             )
+        return True
+
+    def _warn_of_late_starts(self) -> None:
+        """Name the workers that have not started, once. They may still do so."""
+        starting, self._starting = self._starting, []
+        if not starting:
+            return
+        _, late = self._ray.wait(starting, num_returns=len(starting), timeout=0)
+        if late:
+            warnings.warn(
+                f"SADR: {len(late)} of {self._count} workers have not started for "
+                f"{PATIENCE:.0f} seconds, and the run waits for them; `ray status` says what the "
+                "cluster lacks; stop the run and give fewer --workers if they never start",
+                stacklevel=2,
+            )
 
     def _finish(self) -> None:
         for answer in [worker.finish.remote() for worker in self._idle]:
@@ -199,7 +220,9 @@ class _Crew:
         self._failure = self._failure or error
 
     def _new_worker(self) -> Any:
-        options: dict[str, Any] = {"num_gpus": self._gpu_share}
+        # A reserved CPU would be held for the worker's whole life. Without one for each worker, the
+        # others would never start.
+        options: dict[str, Any] = {"num_cpus": 0, "num_gpus": self._gpu_share}
         place = None
         if self._gpu_share:  # without a GPU, a worker needs no placement group
             from ray.util.placement_group import placement_group
@@ -207,12 +230,13 @@ class _Crew:
 
             place = placement_group([{"GPU": self._gpu_share}])
             strategy = PlacementGroupSchedulingStrategy(placement_group=place)
-            options |= {"num_cpus": 0, "scheduling_strategy": strategy}
+            options["scheduling_strategy"] = strategy
         actor = self._ray.remote(_Worker).options(**options)
         worker = actor.remote(os.getcwd(), self._make, self._threads)
         if place is not None:
             self._places[worker] = place
         self._stack.callback(self._release, worker)
+        self._starting.append(worker.started.remote())
         return worker
 
     def _release(self, worker: Any) -> None:
@@ -239,6 +263,9 @@ class _Worker:
         self._make = make
         self._threads = threads
         self._evaluator: Evaluator | None = None
+
+    def started(self) -> None:
+        """Do nothing. Ray answers this call when the worker has started."""
 
     def items(self, task: Any) -> list[Item]:
         if self._evaluator is None:

@@ -1,0 +1,94 @@
+"""The folder of a run: what it records of the code, and which runs may continue in it."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sadr_plugin._version import code_sha256, code_version
+from sadr_plugin.adapter import EditorOptions, HparamsSummary
+from sadr_plugin.commands import _run_folder
+from sadr_plugin.commands._run_folder import claim
+from sadr_plugin.errors import ConfigError
+
+
+@pytest.fixture
+def kit(tmp_path):
+    """An installed toolkit with its metadata."""
+    site = tmp_path / "site"
+    (site / "somekit" / "models").mkdir(parents=True)
+    (site / "somekit" / "__init__.py").write_text("raise AssertionError('imported')")
+    (site / "somekit" / "models" / "rome.py").write_text("STEPS = 20")
+    (site / "somekit-1.0.dist-info").mkdir()
+    (site / "somekit-1.0.dist-info" / "METADATA").write_text("Name: somekit\nVersion: 1.0\n")
+    return site
+
+
+def test_the_code_of_a_toolkit_is_told_without_importing_it(kit, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(kit))
+    first = code_sha256("somekit")
+    assert (code_version("somekit", "somekit"), len(first)) == ("1.0", 64)
+    checkout = tmp_path / "checkout"
+    shutil.copytree(kit / "somekit", checkout / "somekit")
+    monkeypatch.syspath_prepend(str(checkout))
+    assert code_version("somekit", "somekit") is None, "the distribution is not what would run"
+    assert code_sha256("somekit") == first, "the folder does not count"
+    (checkout / "somekit" / "models" / "rome.py").write_text("STEPS = 25")
+    changed = code_sha256("somekit")
+    assert changed != first
+    (checkout / "somekit" / "models" / "rome.py").rename(checkout / "somekit" / "rome.py")
+    assert code_sha256("somekit") not in (first, changed), "names of files count"
+    assert "somekit" not in sys.modules
+
+
+def test_code_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "made_in_memory", SimpleNamespace(__spec__=None))
+    for package in ("no_such_package", "made_in_memory"):
+        assert code_sha256(package) is None
+        assert code_version("pytest", package) is None
+    assert code_version("no-such-distribution", "pytest") is None
+
+
+def test_a_toolkit_on_the_path_has_no_version(kit, tmp_path, monkeypatch):
+    monkeypatch.setattr(_run_folder, "TOOLKITS", {"somekit": "somekit"})
+    monkeypatch.syspath_prepend(str(kit))
+    assert _run_folder.packages()["somekit"] == "1.0"
+    shutil.copytree(kit / "somekit", tmp_path / "checkout" / "somekit")
+    monkeypatch.syspath_prepend(str(tmp_path / "checkout"))
+    assert _run_folder.packages()["somekit"] is None
+
+
+def test_a_run_records_the_toolkit_the_plugins_and_whether_remote_code_runs(kit, monkeypatch):
+    from sadr_plugin.commands import _run_setup
+
+    dist = SimpleNamespace(metadata={"Name": "my-heads"}, version="2.1")
+    loaded = {"heads": SimpleNamespace(dist=dist), "loose": SimpleNamespace(dist=None)}
+    monkeypatch.setattr(_run_setup, "loaded_adapters", lambda: loaded)
+    monkeypatch.syspath_prepend(str(kit))
+    chosen = SimpleNamespace(file=Path(__file__), records=[])
+
+    def about(hparams, options):
+        summary = HparamsSummary("Some", "tiny", 1, "layers.{}", None, hparams)
+        return _run_setup.about_run("single", summary, chosen, options, _run_setup.Place())
+
+    found = about("somekit.models.rome:HyperParams", EditorOptions(0, None, True))
+    assert found["toolkit_sha256"] == code_sha256("somekit")
+    assert found["plugins"] == {"heads": "my-heads 2.1", "loose": None}
+    assert found["trust_remote_code"] is True
+    other = about(None, EditorOptions())
+    assert (other["toolkit_sha256"], other["trust_remote_code"]) == (None, False)
+
+
+@pytest.mark.parametrize("name", ["checkpoints.jsonl", "study.journal", "judged-3.jsonl"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_of_a_run_whose_results_are_gone_are_not_continued(tmp_path, name, resume):
+    claim(tmp_path, {"seed": 0}, resume=False)
+    (tmp_path / name).touch()
+    claim(tmp_path, {"seed": 0}, resume)  # nothing is in it
+    (tmp_path / name).write_text("{}\n")
+    with pytest.raises(ConfigError, match=f"holds {name} of a run whose results.jsonl is gone"):
+        claim(tmp_path, {"seed": 1}, resume)
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    claim(tmp_path, {"seed": 0}, resume=True)
