@@ -63,7 +63,8 @@ def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
     """Return the editor and the model that an hparams file names, for an evaluation.
 
     ``sadr eval FILE``, ``sadr drift FILE`` and ``sadr tune FILE`` call this hook after
-    `sadr_read_hparams`. The first answer that is not None counts. See `sadr_plugin.evaluation.Editor`.
+    `sadr_read_hparams`. The first answer that is not None counts. See
+    `sadr_plugin.evaluation.Editor`.
 
     Returns:
         None if the file is not for your toolkit.
