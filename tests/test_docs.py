@@ -210,6 +210,27 @@ def check(words: list[str]) -> None:
         assert program in SYSTEM, "no rule says how to check this program"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sadr eval a.yaml --nonsense",
+        "for f in *.yaml; do sadr none $f; done",
+        "cat a | sadr stats b.yaml --nonsense",
+        "make nothing",
+        "pip install --nonsense .",
+        "pip install '.[nonsense]'",
+        "python benchmarks/speed.py --nonsense",
+        """echo "$(python -c '1 +')" """,
+        "pytest tests/nonsense.py",
+        "nonsense",
+    ],
+)
+def test_a_wrong_command_is_found(line):
+    with pytest.raises((AssertionError, KeyError, SyntaxError)):
+        for words in commands(line, {}):
+            check(words)
+
+
 FOLDERS = ("benchmarks/", "tests/", "examples/", "./examples/", "requirements/", "docs/")
 
 
