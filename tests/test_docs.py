@@ -227,8 +227,12 @@ def check(words: list[str]) -> None:
 )
 def test_a_wrong_command_is_found(line):
     with pytest.raises((AssertionError, KeyError, SyntaxError)):
-        for words in commands(line, {}):
-            check(words)
+        check_all(line, {})
+
+
+def check_all(text: str, values: dict[str, list[str]]) -> None:
+    for words in commands(text, values):
+        check(words)
 
 
 FOLDERS = ("benchmarks/", "tests/", "examples/", "./examples/", "requirements/", "docs/")

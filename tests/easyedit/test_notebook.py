@@ -26,7 +26,7 @@ def test_its_first_cell_installs_what_the_pages_say():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     first = next(cell for cell in notebook.cells if cell.cell_type == "code").source
     in_cell = [
-        line.replace("%pip install --quiet", "pip install").replace('"..[report]"', '".[report]"')
+        line.replace("%pip install -q", "pip install").replace('"..[report]"', '".[report]"')
         for line in first.splitlines()
     ]
     toolkit = commands("use-in-easyedit.md", "### Beside EasyEdit's PyPI release")
