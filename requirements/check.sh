@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Tests the wheel in a clean environment:
+# Tests the wheel and the source archive in a clean environment:
 #
 #     requirements/check.sh PYTHON [lowest]
 #
 # The script builds the wheel and installs it with all extras. It then runs the tests that need no
 # toolkit, outside the checkout. With "lowest", every direct requirement has its lowest version that
-# is allowed.
+# is allowed. At the end, the source archive takes the place of the wheel: it has to be imported, and
+# to install the same files.
 set -euo pipefail
 python=$1
 lowest=${2:-}
@@ -21,6 +22,7 @@ cp -r "$here/tests" "$here/docs" "$here/pyproject.toml" "$work/"
 "$work/tools/bin/pip" install --quiet build uv
 "$work/tools/bin/python" -m build --quiet --outdir "$work/dist" "$here"
 wheel=$(ls "$work"/dist/*.whl)
+archive=$(ls "$work"/dist/*.tar.gz)
 
 "$python" -m venv "$work/venv"
 if [ "$lowest" = lowest ]; then
@@ -44,3 +46,13 @@ cd "$work"
     tests/test_pages.py tests/test_plugins.py tests/test_replay.py \
     tests/test_reuse.py tests/test_terms.py tests/test_tracing.py tests/test_tuning.py \
     tests/test_weights.py
+
+# The installed files, without those that pip compiled.
+installed() { "$work/venv/bin/pip" show --files sadr-plugin | sed '1,/^Files:/d' | grep -v __pycache__ | sort; }
+installed > "$work/of-wheel"
+"$work/venv/bin/pip" uninstall --quiet --yes sadr-plugin
+"$work/venv/bin/pip" install --quiet --no-deps "$archive"
+installed > "$work/of-source"
+diff "$work/of-wheel" "$work/of-source"
+"$work/venv/bin/python" -c "import sadr_plugin, sadr_easyedit, sadr_fastedit, sadr_memit; print(sadr_plugin.__file__)"
+"$work/venv/bin/sadr" --version

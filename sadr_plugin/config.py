@@ -173,8 +173,8 @@ class SadrConfig(BaseModel):
     gamma: Annotated[float, BeforeValidator(_number), Field(ge=0)] | None = None
     """Weight γ of the penalty in the loss (paper, section 5.1), a plain factor.
 
-    None takes the editor's published value: ROME 1e-2, MEMIT 5e-3, PMET 8e-2. These values are for
-    GPT-J 6B. Small models need larger ones.
+    None takes the editor's default. ROME 1e-2, MEMIT 5e-3 and PMET 8e-2 are the paper's values, for
+    GPT-J 6B. Every other editor has that of the nearest of these. Small models need larger ones.
     """
 
     divergence: Divergence = "kl"

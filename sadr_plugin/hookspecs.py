@@ -50,7 +50,8 @@ def sadr_hparams_base() -> str:  # type: ignore[empty-body]
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     """Return what an hparams file says, without importing the toolkit.
 
-    ``sadr doctor FILE`` calls this hook. The first answer that is not None counts.
+    ``sadr doctor FILE``, ``sadr eval FILE``, ``sadr drift FILE`` and ``sadr tune FILE`` call this
+    hook. The first answer that is not None counts.
 
     Returns:
         None if the file is not for your toolkit.
@@ -61,8 +62,9 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
 def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
     """Return the editor and the model that an hparams file names, for an evaluation.
 
-    ``sadr eval FILE`` calls this hook after `sadr_read_hparams`. The first answer that is not None
-    counts. See `sadr_plugin.evaluation.Editor`.
+    ``sadr eval FILE``, ``sadr drift FILE`` and ``sadr tune FILE`` call this hook after
+    `sadr_read_hparams`. The first answer that is not None counts. See
+    `sadr_plugin.evaluation.Editor`.
 
     Returns:
         None if the file is not for your toolkit.

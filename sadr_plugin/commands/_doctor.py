@@ -65,7 +65,7 @@ def doctor(
 
     Output(json=json).check()
     console = Console()
-    found = _found()
+    found = _installed()
     only, problems = None, []
     if hparams is not None:
         summary = _read(hparams)
@@ -84,7 +84,7 @@ def doctor(
         console.print(f"[green]✓[/green] {escape(str(hparams))}: SADR works with this")
 
 
-def _found() -> dict[str, Any]:
+def _installed() -> dict[str, Any]:
     """Return what is installed and what can be attached, as data for JSON."""
     distributions = {name: adapter.dist for name, adapter in loaded_adapters().items()}
     return {
@@ -96,11 +96,11 @@ def _found() -> dict[str, Any]:
         "left_out": {name: str(reason) for name, reason in failed_adapters().items()},
         "editors": [
             {
-                "editor": found.point.editor,
-                "function": found.point.function,
-                "obstacle": found.obstacle,
+                "editor": editor.point.editor,
+                "function": editor.point.function,
+                "obstacle": editor.obstacle,
             }
-            for found in attachabilities()
+            for editor in attachabilities()
         ],
     }
 

@@ -11,7 +11,6 @@ from pluggy import HookRelay
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint, Prompt
-from ..attention._layers import layer_modules
 from ..attention._positions import Positions
 from ..replay._replay import Replay
 from ..replay._vectors import Vectors
@@ -65,8 +64,7 @@ class RunningEdit:
             first step.
         editor: the editor's name.
         gamma: the editor's own weight for SADR's term.
-        hooks: the hooks of the plugin manager.
-        vectors: the vectors that the loop adds in the edited layer.
+        hooks: the hooks of the plugin manager, to ask what other plugins answer.
         step: the index of this step, from 0.
         rows: the loop's attention rows at this step.
         selected: the share of (layer, prompt, head) triples that SADR's term restricts. SADR's term
@@ -77,16 +75,20 @@ class RunningEdit:
     selected: Tensor
 
     def __init__(
-        self, point: EditPoint, edit: Edit, hooks: HookRelay, reuse: Callable[[], Reuse] | None
+        self,
+        point: EditPoint,
+        edit: Edit,
+        hooks: HookRelay,
+        vectors: Vectors,
+        reuse: Callable[[], Reuse] | None,
     ) -> None:
         self.edit = edit
         self.editor = point.editor
         self.gamma = point.gamma
         self.hooks = hooks
         self.step = 0
+        self._vectors = vectors
         self._reuse = reuse
-        layers = layer_modules(edit.model, edit.layer_template)
-        self.vectors = Vectors(layers[edit.layer], point.editor)
 
     @property
     def vector_is_zero(self) -> bool:
@@ -114,13 +116,8 @@ class RunningEdit:
         Raises:
             PositionError: the subject's tokens cannot be found.
         """
-        return Replay(self.edit, self.vectors, self._reuse, prompts, read_from)
+        return Replay(self.edit, self._vectors, self._reuse, prompts, read_from)
 
     def unedited(self) -> AbstractContextManager[None]:
         """Run the model without the loop's vectors inside a ``with`` block."""
-        return self.vectors.absent()
-
-    def forget(self) -> None:
-        """Release the tensors that were stored."""
-        self.vectors.forget()
-        self.__dict__.pop("rows", None)
+        return self._vectors.absent()

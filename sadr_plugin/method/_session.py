@@ -16,6 +16,7 @@ from pluggy import HookRelay
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
+from ..attention._layers import layer_modules
 from ..attention._positions import Positions
 from ..attention._rows import rows_of
 from ..attention._tracer import tracer_for
@@ -23,6 +24,7 @@ from ..config import SadrConfig
 from ..errors import PenaltyError, PositionError
 from ..events import Report, Step
 from ..patching._forward import ForwardSlot, signature_of
+from ..replay._vectors import Vectors
 from ..reuse._reuse import reuse_for
 from ._batch import LoopBatch
 from ._drift_term import DRIFT, complain, not_finite
@@ -77,7 +79,9 @@ class EditSession:
         self._place = VectorPlace(point, edit)
         self._reuse = reuse_for(watch, hooks) if config.reuse else None
         others = None if self._reuse is None else self._reuse.for_other_prompts
-        self._running = RunningEdit(point, edit, hooks, others)
+        layers = layer_modules(edit.model, edit.layer_template)
+        self._vectors = Vectors(layers[edit.layer], point.editor)
+        self._running = RunningEdit(point, edit, hooks, self._vectors, others)
         self._terms = terms_of(self._running, config)
         self._without_gradient = {term.name for term in self._terms if term.weight > 0}
         self._has_more_terms = any(term.name != DRIFT for term in self._terms)
@@ -139,7 +143,8 @@ class EditSession:
                 self._forward.restore()
         self._baseline = self._current = self._positions = self._logits = None
         self._terms = []
-        self._running.forget()
+        self._vectors.forget()
+        vars(self._running).pop("rows", None)  # a plugin may keep the running edit
 
     def report(self) -> Report:
         """Return what has happened so far."""
@@ -223,12 +228,12 @@ class EditSession:
             "strayed": None if self._reuse is None else self._reuse.strayed,
             "ahead": None if self.steps else self._seen_ahead(current),
             "target": self._batch.target(labels, logits),
-            "vector": running.vectors.length() if self._has_more_terms else None,
+            "vector": self._vectors.length() if self._has_more_terms else None,
         }
         found = _fetched(values, loss)
-        return self._judged(found, {name: found[f"term {name}"] for name in terms})
+        return self._checked_step(found, {name: found[f"term {name}"] for name in terms})
 
-    def _judged(self, found: dict[str, float], terms: dict[str, float]) -> Step:
+    def _checked_step(self, found: dict[str, float], terms: dict[str, float]) -> Step:
         running, index = self._running, len(self.steps)
         unsound = [name for name, value in terms.items() if not math.isfinite(value)]
         if found["unsound"] or unsound:
@@ -268,12 +273,12 @@ class EditSession:
     def _vectors_watched(self) -> AbstractContextManager[None]:
         if not self._has_more_terms:
             return nullcontext()
-        return self._running.vectors.watched(*self._batch.edited_place())
+        return self._vectors.watched(*self._batch.edited_place())
 
     def _watched_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = self._by_name(args, kwargs)
         positions = None
-        is_loops = torch.is_grad_enabled() and not self._running.vectors.are_aside()
+        is_loops = torch.is_grad_enabled() and not self._vectors.are_aside()
         if is_loops and isinstance(given.get("input_ids"), Tensor):
             positions = self._batch.positions(given["input_ids"], given.get("attention_mask"))
         if positions is None:

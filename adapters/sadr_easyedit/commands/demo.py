@@ -141,7 +141,7 @@ class Demonstration:
             if row.kind not in ("edit", "paraphrase"):
                 lost = [place for place, (right, new) in enumerate(pairs) if right <= new]
                 bad |= dict.fromkeys([(number, 3 + place) for place in lost], "bad")
-        page.table(table, "Probability of the right answer / of the edited-in one.", bad)
+        page.table(table, "Probability of the right answer / of the new object.", bad)
         page.table(
             [
                 ["", "plain ROME", "with SADR"],
@@ -153,9 +153,9 @@ class Demonstration:
         )
         page.heading("Attention, head by head")
         page.text(
-            "Each square is a head; its colour, how far its row of attention at the prompt's last "
-            "token has moved, KL(before ‖ after). The row of one head is shown below: point at a "
-            "square, or walk with the arrow keys."
+            "Each square is a head. Its colour shows how far its row of attention at the prompt's "
+            "last token has moved, KL(before ‖ after). The row of one head is shown below: point "
+            "at a square, or walk with the arrow keys."
         )
         page.attention(self.maps, ARMS[1:])
         page.heading("Step by step")
@@ -313,7 +313,7 @@ def show(
         padding=(0, 0, 0, 1),
         title=f"{settings.prompt.format(settings.subject)} → {settings.target}, layer "
         f"{settings.layer}, γ = {settings.gamma:g}",
-        caption="probability of the right answer/of the edited-in one\nneighbour: a fact about "
+        caption="probability of the right answer/of the new object\nneighbour: a fact about "
         "something else; distracted: one asked after the edited\nfact has been stated; drift: "
         "the penalty, on the edited model",
     )
