@@ -22,8 +22,8 @@ class Transplant:
     Use it as a context manager. nnsight watches the model inside the block.
 
     Args:
-        editor: gives the model. All layers except the first are watched, because no edit changes
-            the attention of the first layer.
+        editor: gives the model. All layers except the first are watched, because no edit of MLPs
+            changes the attention of the first layer.
 
     Raises:
         UnsupportedModelError: here or on entering, if the plugin cannot read the model's attention.
