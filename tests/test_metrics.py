@@ -24,7 +24,7 @@ from sadr_plugin.evaluation import (
     sign_test,
 )
 from sadr_plugin.evaluation._metrics import probability, score
-from sadr_plugin.evaluation._significance import student_quantile
+from sadr_plugin.evaluation._significance import mean_interval, student_quantile
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from support import tiny_llama, word_tokenizer
 
@@ -262,3 +262,13 @@ def test_smollm2_gets_the_builtin_records_right(smol):
         if task == "efficacy":  # there the edit's object is the one that counts as right
             right, wrong = wrong, right
         assert all(r > w for r, w in zip(right, wrong, strict=True)), task
+
+
+def test_the_interval_of_a_mean():
+    """Student's t with two degrees of freedom is 4.3027 at 0.975."""
+    low, high = mean_interval([11, 12, None, 13])
+    assert (low, high) == pytest.approx((12 - 4.3027 / 3**0.5, 12 + 4.3027 / 3**0.5), abs=1e-4)
+    assert mean_interval([0, 0.1, 0.2])[0] == 0, "a drift is not negative"
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
+    for unknown in ([], [1], [1, None], [1, math.nan], [1, math.inf]):
+        assert mean_interval(unknown) is None

@@ -256,12 +256,11 @@ BAD = [
     (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new.str"),
     (changed(WIKIDATA, [], "ground_truth"), "ground_truth"),
     (without(ZSRE, "answers"), "answers: Field required"),
-    (without(WIKIDATA, "ground_truth"), "ground_truth: is missing, as in WikiData_recent"),
+    (without(WIKIDATA, "ground_truth"), "ground_truth: is missing or empty, as in WikiData_recent"),
+    (changed(WIKIDATA, None, "ground_truth"), "ground_truth: is missing or empty"),
+    (changed(WIKIDATA, [[""]], "ground_truth"), "ground_truth: is missing or empty"),
     ({"concept": "x", "text": "x is", "labels": "y"}, "a text of WikiBio has no object"),
-    (
-        changed(KNOWEDIT, ["Lyon"], "locality", "Relation_Specificity", "ground_truth"),
-        "ground_truth: expected 2 answers in a list",
-    ),
+    (changed(ZSRE, 3, "loc_ans"), "loc_ans: expected text, got 3"),
     (
         changed(KNOWEDIT, [3, 4], "locality", "Relation_Specificity", "ground_truth"),
         "ground_truth: expected text, got 3",
@@ -299,6 +298,74 @@ def test_groups_that_are_not_asked_are_named(tmp_path):
     data = load(write(tmp_path, items))
     assert len(data.records) == 4
     assert data.not_asked == {"portability.Two_Hops": 1, "p-reasoning": 1, "o-commonsense": 2}
+
+
+EASYEDIT = {
+    "subject": "Danielle",
+    "prompt": "What is the mother tongue of Danielle?",
+    "target_new": "English",
+    "ground_truth": "French",
+    "rephrase_prompt": "Danielle, a native",
+    "locality_prompt": "The mother tongue of Leon is",
+    "locality_ground_truth": "French",
+}
+EMPTY = [None, "", " ", [], [None, ""]]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(value, ()) for value in EMPTY] + [(["", "Danielle, a native"], PARAPHRASE)],
+)
+def test_empty_paraphrases_do_not_count(tmp_path, value, expected):
+    items = [changed(EASYEDIT, value, "rephrase_prompt"), changed(ZSRE, value, "rephrase")]
+    records = load(write(tmp_path, items)).records
+    assert [record.paraphrases for record in records] == [expected, expected]
+
+
+@pytest.mark.parametrize("value", [None, "", [], {}, {"Reasoning": "", "Forgetfulness": None}])
+@pytest.mark.parametrize("key", ["portability", "locality"])
+def test_no_groups(tmp_path, key, value):
+    data = load(write(tmp_path, [changed(KNOWEDIT, value, key)]))
+    assert data.records[0].paraphrases
+    assert data.not_asked == {}
+
+
+TWO = ["Danielle was born in", "Danielle works as"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "expected"),
+    [
+        (TWO, "Lyon", RELATION),
+        (TWO, ["Lyon"], RELATION),
+        (TWO, [["Lyon", "Lugdunum"], ["a dancer"], ["more"]], RELATION),
+        (TWO, [["Lyon"], None], RELATION),
+        (["", TWO[0]], ["a dancer", "Lyon"], RELATION),
+        *((TWO, value, ()) for value in (None, "", [], [[""]], [None, None])),
+        *((value, "Lyon", ()) for value in EMPTY),
+    ],
+)
+def test_lists_are_read_as_in_easyedit(tmp_path, prompt, answers, expected):
+    """In pairs if there are as many of each; otherwise the first of each counts."""
+    fact = {"prompt": prompt, "ground_truth": answers}
+    item = changed(KNOWEDIT, fact, "locality", "Relation_Specificity")
+    (record,) = load(write(tmp_path, [item])).records
+    assert record.relations == expected
+
+
+def test_a_question_without_its_answers_key(tmp_path):
+    item = changed(KNOWEDIT, {"prompt": TWO[0]}, "locality", "Relation_Specificity")
+    assert load(write(tmp_path, [item])).records[0].relations == ()
+
+
+@pytest.mark.parametrize("keys", [("locality_prompt", "locality_ground_truth"), ("loc", "loc_ans")])
+def test_neighbours_under_either_name(tmp_path, keys):
+    prompt, answer = keys
+    item = without(without(EASYEDIT, "locality_prompt"), "locality_ground_truth")
+    good = {**item, prompt: "The mother tongue of Leon is", answer: "French"}
+    items = [good, item, {**good, answer: None}, {**good, prompt: ""}]
+    records = load(write(tmp_path, items)).records
+    assert [record.neighbours for record in records] == [NEIGHBOUR, (), (), ()]
 
 
 def test_a_question_that_no_model_can_win_is_left_out(tmp_path):
@@ -360,7 +427,14 @@ def test_every_reference_of_the_schema_is_answered():
     assert named == schema()["$defs"].keys()
 
 
-@pytest.mark.parametrize("item", [COUNTERFACT, MERGED, WIKIDATA, KNOWEDIT, ZSRE])
+@pytest.mark.parametrize(
+    "item",
+    [
+        *(COUNTERFACT, MERGED, WIKIDATA, KNOWEDIT, ZSRE, EASYEDIT),
+        changed(changed(EASYEDIT, "", "rephrase_prompt"), None, "locality_prompt"),
+        changed(changed(KNOWEDIT, None, "portability"), None, "locality"),
+    ],
+)
 def test_the_schema_takes_what_is_read(item):
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator(schema()).validate([item])

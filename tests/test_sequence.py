@@ -241,6 +241,7 @@ def test_a_model_that_collapses_is_shown_as_it_is(tmp_path):
     assert summary.points[-1].arms[1].accuracy["efficacy"].mean == 0
     drawn = sequence(summarise_sequence(found.results, found.checkpoints), "")
     save(drawn, tmp_path / "summary.svg")
+    assert ">FL, bits</text>" in (tmp_path / "summary.svg").read_text()
 
 
 def test_looking_at_a_model_changes_nothing(tmp_path):
@@ -346,23 +347,35 @@ def test_more_workers_than_cpus(tmp_path, monkeypatch, patience):
 
 def test_what_is_written_and_shown(tmp_path):
     found = run(tmp_path)
-    summary = write_sequence(tmp_path, found.results, found.checkpoints, {"seed": 0})
+    # The records have one prompt, and so one drift.
+    results = [replace(r, drift=r.drift + int(r.record)) for r in found.results]
+    summary = write_sequence(tmp_path, results, found.checkpoints, {"seed": 0})
     assert [point.edits for point in summary.points] == list(WHEN)
     assert [arm.arm for arm in summary.made] == [UNEDITED, "plain", "sadr"]
     assert summary.points[0].models["plain"].perplexity > 0
     assert summary.points[-1].arms[1].steps == 4
     data = json.loads((tmp_path / "summary.json").read_text())
-    assert data["points"][2]["models"]["sadr"]["change"] > 0
+    shares = data["points"][2]["models"]["sadr"]
+    assert list(shares["changes"]) == list(SmallEditor.weights)
+    assert shares["change"] == shares["changes"][SmallEditor.weights[0]] > 0
+    assert data["points"][0]["arms"][1]["drift_interval"] is None, "one record"
     rows = (tmp_path / "summary.md").read_text().splitlines()
     assert len(rows) == 2 + 3 * 3 + 2
     assert len({row.count("|") for row in rows}) == 1
+    assert "| DNS | DRS |" in rows[0]
+    at_the_end = summary.points[-1].arms[1]
+    low, high = at_the_end.drift_interval
+    assert 0 <= low < at_the_end.drift < high
+    assert f"| {at_the_end.drift:.2f} ({low:.2f}–{high:.2f}) |" in rows[-4]
     console = Console(width=80)
     with console.capture() as capture:
         console.print(sequence_table(summary, "title"))
     assert "…" not in capture.get(), "nothing is cut off on a terminal of 80 columns"
+    assert "DRS" not in capture.get(), "it has no room for it"
     save(sequence(summary, "Small editor"), tmp_path / "summary.svg")
     picture = (tmp_path / "summary.svg").read_text()
-    for shown in ("NS, percent", "UF, percent", "perplexity", "plain", "sadr", "Small editor"):
+    curves = ("S, percent", "NS, percent", "DRS, percent", "UF, percent", "drift", "perplexity")
+    for shown in (*curves, "plain", "sadr", "Small editor"):
         assert f">{shown}</text>" in picture
     assert "PS, percent" not in picture, "no record has a paraphrase"
     with pytest.raises(EvaluationError, match="no checkpoint"):

@@ -52,6 +52,18 @@ LEAVES_OUT_SPACE = ("PMET",)
 """Editors that put no space before a target. ROME and R-ROME always add one, even a second."""
 
 
+class Template(str):
+    """A prompt with ``{}`` in the place of the subject. The subject is not put there again.
+
+    AlphaEdit and SPHERE also replace the subject in a prompt that has ``{}`` already. In "The
+    Artist {} lived in" they would find "Art" once more.
+    """
+
+    def replace(self, old: str, new: str, count: Any = -1, /) -> str:
+        """Return the prompt unchanged if something is to become ``{}``."""
+        return self if new == "{}" else super().replace(old, new, count)
+
+
 def needs_statistics(hparams: Any) -> bool:
     """Whether an editor needs layer statistics. ROME and R-ROME can also work without them."""
     return bool(hparams.alg_name not in ONE_AT_A_TIME or hparams.mom2_adjustment)
@@ -230,7 +242,7 @@ class EasyEditEditor(Editor):
         space = " " if self._hparams.alg_name in LEAVES_OUT_SPACE else ""
         return {
             "case_id": record.key,
-            "prompt": record.template,
+            "prompt": Template(record.template),
             "subject": record.subject,
             "target_new": space + record.target_new.strip(),
             "ground_truth": record.target_true,

@@ -26,6 +26,13 @@ from ._subjects import find_subject
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _present(value: Any) -> Any:
+    """Return a value, or None if it is empty: an empty list, or only empty texts."""
+    texts = value if isinstance(value, list) else [value]
+    empty = all(text is None or (isinstance(text, str) and not text.strip()) for text in texts)
+    return None if empty else value
+
+
 def _first(value: Any) -> Any:
     """Return the first answer from nested lists of equally good answers."""
     while isinstance(value, list) and value:
@@ -36,6 +43,8 @@ def _first(value: Any) -> Any:
 # The schema describes the content of a file. By default it would not include the lists.
 _NEST = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]}
 Answer = Annotated[Text, BeforeValidator(_first), WithJsonSchema(_NEST)]
+Prompts = Annotated[str | list[str | None] | None, BeforeValidator(_present)]
+"""One prompt or several. Empty ones do not count."""
 
 
 class _Format(BaseModel):
@@ -171,43 +180,62 @@ class Merged(_Format):
         return [name for name in self.model_extra or {} if name.startswith(("p-", "l-", "o-"))]
 
 
-class _Facts(BaseModel):
-    """Questions with their answers: one of each, or two lists of the same length."""
+def _listed(prompts: str | list[str | None] | None) -> list[str]:
+    """Return the prompts that are not empty."""
+    listed = prompts if isinstance(prompts, list) else [prompts]
+    return [prompt for prompt in listed if prompt and prompt.strip()]
 
-    prompt: Text | list[Text]
-    ground_truth: Any
+
+def _questions(
+    prompts: str | list[str | None] | None, answers: Any, wrong: str, field: str
+) -> Iterator[Question]:
+    """Yield questions. One without a prompt or without an answer is left out, as in EasyEdit.
+
+    Lists of the same length are read in pairs. Otherwise the first prompt has the first answer, as
+    in EasyEdit's class of this data.
+
+    Args:
+        prompts: one prompt or several.
+        answers: the answers. Each can be a list of equally good ones.
+        wrong: the wrong answer.
+        field: the key of the answers, for the error.
+
+    Raises:
+        ValueError: an answer is no text.
+    """
+    listed = prompts if isinstance(prompts, list) else [prompts]
+    if len(listed) > 1 and isinstance(answers, list) and len(answers) == len(listed):
+        pairs: list[tuple[str | None, Any]] = list(zip(listed, answers, strict=True))
+    else:
+        pairs = [(prompt, answers) for prompt in _listed(prompts)[:1]]
+    for prompt, answer in pairs:
+        right = _first(answer)
+        if right is not None and right != [] and not isinstance(right, str):
+            raise ValueError(f"{field}: expected text, got {_short(right)}")
+        if prompt and prompt.strip() and right and right.strip():
+            yield Question(prompt, right, wrong)
+
+
+class _Facts(BaseModel):
+    """Questions with their answers: one of each, or lists."""
+
+    prompt: Prompts = None
+    ground_truth: Any = None
 
     def questions(self, wrong: str) -> Iterator[Question]:
-        """Yield the questions. A question without an answer is left out, as in EasyEdit.
-
-        Raises:
-            ValueError: the answers do not fit the questions.
-        """
-        if isinstance(self.prompt, str):
-            pairs = [(self.prompt, self.ground_truth)]
-        else:
-            answers = self.ground_truth
-            if len(self.prompt) == 1:
-                answers = [answers]
-            if not isinstance(answers, list) or len(answers) != len(self.prompt):
-                raise ValueError(f"ground_truth: expected {len(self.prompt)} answers in a list")
-            pairs = list(zip(self.prompt, answers, strict=True))
-        for prompt, answer in pairs:
-            right = _first(answer)
-            if not isinstance(right, str) and right != []:
-                raise ValueError(f"ground_truth: expected text, got {_short(right)}")
-            if isinstance(right, str) and right.strip():
-                yield Question(prompt, right, wrong)
+        """Yield the questions; see `_questions`."""
+        return _questions(self.prompt, self.ground_truth, wrong, "ground_truth")
 
 
-Groups = dict[str, list[_Facts] | _Facts | None]
+Group = Annotated[list[_Facts] | _Facts | None, BeforeValidator(_present)]
+Groups = Annotated[dict[str, Group] | None, BeforeValidator(_present)]
 
 
 def _asked(groups: Groups, names: Sequence[str], wrong: str) -> tuple[Question, ...]:
     """Return the questions of some groups."""
     facts: list[_Facts] = []
     for name in names:
-        group = groups.get(name) or []
+        group = (groups or {}).get(name) or []
         facts += group if isinstance(group, list) else [group]
     return tuple(question for fact in facts for question in fact.questions(wrong))
 
@@ -220,46 +248,53 @@ ASKED = {"portability": ALIASES + CONSEQUENCES, "locality": RELATIONS + REMINDER
 
 
 class KnowEdit(_Format):
-    """KnowEdit's sets (ZsRE, WikiData_counterfact), and EasyEdit's earlier version of ZsRE.
+    """KnowEdit's sets (ZsRE, WikiData_counterfact), and EasyEdit's CounterFact and earlier ZsRE.
 
-    The first of several equally good answers counts, as in EasyEdit.
+    The first of several equally good answers counts, as in EasyEdit. Null and empty values count as
+    absent.
     """
 
     subject: Text
     prompt: Text
     target_new: Answer
     ground_truth: Answer
-    rephrase_prompt: Text | list[Text] | None = None
-    loc: Text | None = None
-    loc_ans: Answer | None = None
-    portability: Groups = {}
-    locality: Groups = {}
+    rephrase_prompt: Prompts = None
+    loc: Prompts = None
+    loc_ans: Any = None
+    locality_prompt: Prompts = None
+    locality_ground_truth: Any = None
+    portability: Groups = None
+    locality: Groups = None
 
     def record(self, key: str) -> Record:
         """Return the item as a `Record`."""
         new, true = self.target_new, self.ground_truth
-        rephrased = self.rephrase_prompt or []
-        rephrased = [rephrased] if isinstance(rephrased, str) else rephrased
-        neighbours: tuple[Question, ...] = ()
-        if self.loc and self.loc_ans:
-            neighbours = (Question(self.loc.removeprefix("nq question: "), self.loc_ans, new),)
         return replace(
             _edit(key, self.subject, self.prompt, new, true),
-            paraphrases=tuple(Question(prompt, new, true) for prompt in rephrased),
+            paraphrases=tuple(Question(p, new, true) for p in _listed(self.rephrase_prompt)),
             # The answer for an alias is the new object, possibly in other words.
             aliases=_asked(self.portability, ALIASES, true),
             consequences=_asked(self.portability, CONSEQUENCES, true),
             relations=_asked(self.locality, RELATIONS, new),
             reminders=_asked(self.locality, REMINDERS, new),
-            neighbours=neighbours,
+            neighbours=tuple(self._neighbours(new)),
         )
+
+    def _neighbours(self, new: str) -> Iterator[Question]:
+        """Yield the questions about other subjects, under the earlier and the newer keys."""
+        for prompts, answers, field in (
+            (self.loc, self.loc_ans, "loc_ans"),
+            (self.locality_prompt, self.locality_ground_truth, "locality_ground_truth"),
+        ):
+            for question in _questions(prompts, answers, new, field):
+                yield replace(question, prompt=question.prompt.removeprefix("nq question: "))
 
     def groups_not_asked(self) -> list[str]:
         """Return the names of the groups that KnowEdit does not have."""
         return [
             f"{field}.{name}"
             for field, known in ASKED.items()
-            for name, facts in getattr(self, field).items()
+            for name, facts in (getattr(self, field) or {}).items()
             if name not in known and facts
         ]
 
@@ -270,7 +305,7 @@ class ZsRE(KnowEdit):
     prompt: Text = Field(alias="src")
     target_new: Answer = Field(alias="alt")
     ground_truth: Answer = Field(alias="answers")
-    rephrase_prompt: Text | list[Text] | None = Field(None, alias="rephrase")
+    rephrase_prompt: Prompts = Field(None, alias="rephrase")
 
 
 FORMATS: dict[str, type[_Format]] = {
@@ -311,10 +346,11 @@ def _refuse_without_object(item: dict[str, Any]) -> None:
     """
     if "concept" in item and "labels" in item:
         raise ValueError("concept: a text of WikiBio has no object to edit")
-    if {"subject", "prompt", "target_new"} <= item.keys() and "ground_truth" not in item:
+    known = {"subject", "prompt", "target_new"} <= item.keys()
+    if known and _present(_first(item.get("ground_truth"))) is None:
         raise ValueError(
-            "ground_truth: is missing, as in WikiData_recent; every score compares the new object "
-            "with the true one. Add it, or use ZsRE or WikiData_counterfact"
+            "ground_truth: is missing or empty, as in WikiData_recent; every score compares the "
+            "new object with the true one. Add it, or use ZsRE or WikiData_counterfact"
         )
 
 

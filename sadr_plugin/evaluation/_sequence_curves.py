@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ._metrics import SHORT
 from ._results import UNEDITED
 from ._sequence_summary import Point
-from ._sequence_tables import UNRELATED_SHORT
+from ._sequence_tables import METRICS, UNRELATED_SHORT
 from ._significance import Estimate
-from ._summary import IN_TABLE
+from ._summary import ArmSummary
 
-Curve = Callable[[Point, str], Estimate | float | None]
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean that is no percentage, with its 95 % interval.
+
+    Attributes:
+        mean: the mean.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+Curve = Callable[[Point, str], Estimate | Mean | float | None]
 """Returns the value of an arm at a checkpoint; None if there is none."""
 
 
@@ -21,13 +38,12 @@ def curves() -> dict[str, Curve]:
     def unrelated(kind: str) -> Curve:
         return lambda point, arm: point.models[arm].unrelated[kind]
 
-    def drift(point: Point, arm: str) -> float | None:
-        return next((a.drift for a in point.arms if a.arm == arm and arm != UNEDITED), None)
-
     return {
-        **{f"{SHORT[task]}, percent": accuracy(task) for task in IN_TABLE},
+        "S, percent": lambda point, arm: (found := _arm(point, arm)) and found.score,
+        **{f"{SHORT[task]}, percent": accuracy(task) for task in METRICS},
         **{f"{short}, percent": unrelated(kind) for kind, short in UNRELATED_SHORT.items()},
-        "drift": drift,
+        "FL, bits": lambda point, arm: (found := _arm(point, arm)) and found.fluency,
+        "drift": _drift,
         "perplexity": lambda point, arm: point.models[arm].perplexity,
         "change of the weights": lambda point, arm: point.models[arm].change,
     }
@@ -37,6 +53,19 @@ def accuracy(task: str) -> Curve:
     """Return the curve of the share of right answers, in percent."""
 
     def curve(point: Point, arm: str) -> Estimate | None:
-        return next((a.accuracy[task] for a in point.arms if a.arm == arm), None)
+        found = _arm(point, arm)
+        return None if found is None else found.accuracy[task]
 
     return curve
+
+
+def _arm(point: Point, arm: str) -> ArmSummary | None:
+    return next((summary for summary in point.arms if summary.arm == arm), None)
+
+
+def _drift(point: Point, arm: str) -> Mean | float | None:
+    found = _arm(point, arm)
+    if found is None or found.drift is None or arm == UNEDITED:
+        return None
+    interval = found.drift_interval
+    return found.drift if interval is None else Mean(found.drift, *interval)

@@ -23,11 +23,13 @@ class Model:
         perplexity: the perplexity of the text; None without one.
         change: the mean over the edited weights of the norm of the change, as a share of the
             weight's norm.
+        changes: this share for each edited weight, by name.
     """
 
     unrelated: dict[str, Estimate | None]
     perplexity: float | None
     change: float
+    changes: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -104,4 +106,5 @@ def _model(checkpoint: Checkpoint) -> Model:
         unrelated={kind: estimate(checkpoint.unrelated, kind) for kind in UNRELATED},
         perplexity=checkpoint.perplexity,
         change=sum(changes) / len(changes) if changes else 0.0,
+        changes=dict(checkpoint.changes),
     )

@@ -25,11 +25,14 @@ MADE = "made"
 UNRELATED_SHORT = {"fact": "UF", "relation": "UR"}
 """Abbreviations: facts about subjects that are never edited, and their relations."""
 
+METRICS = (*IN_TABLE, "distracting relation")
+"""The metrics in ``summary.md``. The terminal has no room for the last one."""
+
 HEADER = [
     "edits",
     "arm",
     "S",
-    *(SHORT[task] for task in IN_TABLE),
+    *(SHORT[task] for task in METRICS),
     *UNRELATED_SHORT.values(),
     "FL",
     "drift",
@@ -54,10 +57,10 @@ def sequence_rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
             edits,
             arm.arm,
             number(arm.score, 1),
-            *(percent(arm.accuracy[task]) for task in IN_TABLE),
+            *(percent(arm.accuracy[task]) for task in METRICS),
             *(percent(model.unrelated[kind]) if model else NOTHING for kind in UNRELATED),
             number(arm.fluency and 100 * arm.fluency, 0),
-            number(arm.drift if is_edited else None, 2),
+            _drift(arm) if is_edited else NOTHING,
             number(model.perplexity if model else None, 1),
             number(model.change if model and is_edited else None, 3),
         ]
@@ -70,6 +73,15 @@ def sequence_rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
     rows += [row(MADE, arm, None) for arm in summary.made if arm.arm != UNEDITED]
     filled = [any(row[place] != NOTHING for row in rows) for place in range(len(HEADER))]
     return [list(compress(row, filled)) for row in (HEADER, *rows)]
+
+
+def _drift(arm: ArmSummary) -> str:
+    """Format the drift with its interval."""
+    mean = number(arm.drift, 2)
+    if arm.drift_interval is None:
+        return mean
+    low, high = arm.drift_interval
+    return f"{mean} ({low:.2f}–{high:.2f})"
 
 
 def sequence_table(summary: SequenceSummary, title: str) -> Table:

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import TypeVar
 
 from ._metrics import Scores, accuracy
@@ -122,6 +123,23 @@ def _wilson(mean: float, count: float, quantile: float) -> tuple[float, float]:
     centre = (mean + square / 2) / (1 + square)
     half = math.sqrt(square * (mean * (1 - mean) + square / 4)) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean of records' values, by Student's t.
+
+    Args:
+        values: the value of each record, at least 0; None if it has none. The interval does not
+            reach below 0.
+
+    Returns:
+        None with fewer than two values, or if one is not finite.
+    """
+    known = [value for value in values if value is not None]
+    if len(known) < 2 or not all(map(math.isfinite, known)):
+        return None
+    half = student_quantile(0.975, len(known) - 1) * stdev(known) / math.sqrt(len(known))
+    return max(0.0, fmean(known) - half), fmean(known) + half
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from ._metrics import TASKS, Scores, probability, score
 from ._results import UNEDITED, Result
-from ._significance import Estimate, estimate, holm, sign_test
+from ._significance import Estimate, estimate, holm, mean_interval, sign_test
 
 IN_TABLE = ("efficacy", "paraphrase", "neighbourhood", "relation", "distracting neighbourhood")
 """The paper's columns, in the paper's order. The summary also has the other metrics."""
@@ -31,6 +31,7 @@ class ArmSummary:
         rewrite_acc: the mean of the records' values, in percent. EasyEdit uses the same name.
         fluency: FL in bits. None without texts.
         drift: the mean of the records' drift.
+        drift_interval: the ends of its 95 % interval, by Student's t. None with a single record.
         steps: the mean number of optimisation steps.
         seconds: the mean time of an edit, in seconds.
         versus: the two-sided p of the sign test against each other arm, by metric.
@@ -47,6 +48,7 @@ class ArmSummary:
     rewrite_acc: float | None
     fluency: float | None
     drift: float | None
+    drift_interval: tuple[float, float] | None
     steps: float
     seconds: float
     versus: dict[str, dict[str, float | None]]
@@ -110,6 +112,7 @@ def _summary(
         rewrite_acc=_mean([r.rewrite_acc and 100 * r.rewrite_acc for r in own]),
         fluency=_mean([r.fluency for r in own]),
         drift=_mean([r.drift for r in own]),
+        drift_interval=mean_interval([r.drift for r in own]),
         steps=_mean([r.steps for r in own]) or 0.0,
         seconds=_mean([r.seconds for r in own]) or 0.0,
         versus=_against(arm, tests),

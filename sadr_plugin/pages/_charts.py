@@ -15,6 +15,7 @@ from ..errors import EvaluationError
 if TYPE_CHECKING:
     from ..drift import Correlation, Head
     from ..evaluation import ArmSummary, Estimate, SequenceSummary
+    from ..evaluation._sequence_curves import Mean
     from ..events import Report
 
 Chart = Any
@@ -229,9 +230,10 @@ def sequence(
     for name, curve in curves().items():
         if shown is not None and name not in shown:
             continue
+        percent = name.endswith("percent")
         rows = [
-            {"edits": point.edits, "arm": arm, **_interval(value, f"{name}, {arm}, {point.edits}")}
-            for point in summary.points
+            {"edits": at, "arm": arm, **_interval(value, f"{name}, {arm}, {at}", percent)}
+            for point, at in ((point, point.edits) for point in summary.points)
             for arm in point.models
             if (value := curve(point, arm)) is not None
         ]
@@ -256,6 +258,7 @@ def _curve(alt: Any, rows: list[dict[str, Any]], name: str, arms: Sequence[str])
         color=_arm_colour(alt, arms),
     )
     percent = name.endswith("percent")
+    has_intervals = any("low" in row for row in rows)
     scale = alt.Scale(domain=[0, 100]) if percent else alt.Scale(zero=False)
     band = base.mark_area(opacity=0.12, aria=False).encode(
         y=alt.Y("low:Q", title=None, scale=scale), y2="high:Q"
@@ -263,7 +266,7 @@ def _curve(alt: Any, rows: list[dict[str, Any]], name: str, arms: Sequence[str])
     line = base.mark_line(point=alt.OverlayMarkDef(size=20)).encode(
         y=alt.Y("mean:Q", title=None, scale=scale), description="label:N"
     )
-    return ((band + line) if percent else line).properties(width=180, height=130)
+    return ((band + line) if has_intervals else line).properties(width=180, height=130)
 
 
 def losses(found: Correlation) -> Chart:
@@ -326,18 +329,19 @@ def front(rows: Sequence[Mapping[str, Any]], x: str, y: str, title: str) -> Char
     return (line + points).properties(width=WIDTH - 160, height=300)
 
 
-def _interval(found: Estimate | float, label: str) -> dict[str, Any]:
+def _interval(found: Estimate | Mean | float, label: str, percent: bool = True) -> dict[str, Any]:
     """Return a value as a row of data, with its interval and a sentence."""
     if isinstance(found, float | int):
         return {"mean": found, "label": f"{label}: {found:.3g}"}
+    mean = f"{found.mean:.1f} percent" if percent else f"{found.mean:.3g}"
     if found.low is None or found.high is None:
-        return {"mean": found.mean, "label": f"{label}: {found.mean:.1f} percent"}
-    between = f"{found.low:.0f} to {found.high:.0f}"
+        return {"mean": found.mean, "label": f"{label}: {mean}"}
+    form = ".0f" if percent else ".3g"
     return {
         "mean": found.mean,
         "low": found.low,
         "high": found.high,
-        "label": f"{label}: {found.mean:.1f} percent, interval {between}",
+        "label": f"{label}: {mean}, interval {found.low:{form}} to {found.high:{form}}",
     }
 
 

@@ -16,7 +16,8 @@ from sadr_easyedit.statistics import Job, _statistic
 from sadr_plugin import enabled, reports
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError
-from sadr_plugin.evaluation import Record, UneditedWeights, edited, read_checkpoints
+from sadr_plugin.evaluation import Question, Record, UneditedWeights, edited, read_checkpoints
+from sadr_plugin.evaluation._measure import Measure
 
 RECORDS = [
     Record("0", "The Eiffel Tower", "{} is in the city of", "Rome", "Paris"),
@@ -83,6 +84,24 @@ def test_an_edit_and_a_batch(editor_name, settings, model, tok):
     unedited.check()
     remembers = editor_name in ("AlphaEdit", "SPHERE")
     assert bool(remembered) == remembers
+
+
+def test_a_subject_that_is_also_part_of_another_word(editor_name, settings, model, tok):
+    """And that stands in the prompt twice. It is edited where the record has it."""
+    editor = EasyEditEditor(model, tok, settings(editor_name))
+    unedited = UneditedWeights(model, editor.weights)
+    record = Record("0", "Art", "The Artist {} and Art lived in the city of", "Rome", "Paris")
+    measure = Measure(editor, seed=0, fluency=False)
+
+    def new_object():
+        ((new, _),) = measure.scores({"fact": [Question(record.prompt, "Rome", "Paris")]})["fact"]
+        return new
+
+    before = new_object()
+    for sadr in (None, {"gamma": 1.0}):
+        with enabled(), reports() as found, edited(editor, unedited, [record], sadr):
+            assert new_object() > before
+            assert bool(found) == bool(sadr)
 
 
 @pytest.mark.parametrize("name", ["AlphaEdit", "SPHERE"])
