@@ -2,6 +2,7 @@
 that moves one fails here by that name. The two test environments hold the oldest release that is
 supported and the newest."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -77,6 +78,34 @@ def test_a_trace_gives_result_inputs_and_output(nnsight, source):
     assert torch.equal(last, output)
     with pytest.raises(_nnsight.NotCalled):
         _nnsight.observe(wrapped, lambda: torch.ones(1), reads)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_debugger_is_there_during_the_forward_and_afterwards(nnsight, fails):
+    seen = []
+
+    def tracing(frame, event, argument):
+        seen.append(frame.f_code.co_name)
+        return tracing
+
+    def traced_forward():
+        if fails:
+            raise KeyError("no such layer")
+        return root.twice(torch.ones(2))
+
+    root = Root()
+    wrapped, before = nnsight.NNsight(root), sys.gettrace()
+    sys.settrace(tracing)
+    try:
+        with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+            _nnsight.observe(wrapped, traced_forward, [])
+        kept = sys.gettrace()
+        text_after = str(wrapped)
+    finally:
+        sys.settrace(before)
+    assert kept is tracing
+    assert "traced_forward" in seen
+    assert text_after
 
 
 def test_what_is_put_on_a_module_is_in_its_dict(nnsight):

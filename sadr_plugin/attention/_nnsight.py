@@ -65,6 +65,9 @@ def observe(
 ) -> tuple[Any, list[Any]]:
     """Run ``forward`` under a trace of ``wrapped``, an `nnsight.NNsight`.
 
+    nnsight removes the process's trace function, which a debugger or a coverage tool has set. Here
+    it is back during ``forward``, and afterwards.
+
     Args:
         wrapped: its root module is called with ``forward`` and has to call it.
         forward: the function to run.
@@ -76,6 +79,22 @@ def observe(
     Raises:
         NotCalled: one of ``reads`` expected a call that was not made.
     """
+    traced_by = sys.gettrace()
+
+    def run() -> Any:
+        sys.settrace(traced_by)
+        return forward()
+
+    try:
+        return _observed(wrapped, forward if traced_by is None else run, reads)
+    finally:
+        # Not in the frame of the trace itself: nnsight leaves a trace function of its own there.
+        sys.settrace(traced_by)
+
+
+def _observed(
+    wrapped: Any, forward: Callable[[], Any], reads: Sequence[Callable[[], Any]]
+) -> tuple[Any, list[Any]]:
     nnsight = import_nnsight()
     from nnsight.intervention.interleaver import OutOfOrderError
 
