@@ -1,12 +1,14 @@
 """Attention put into other forwards, and the causal test that is made with it."""
 
 import functools
+import io
 import math
 import sys
 
 import numpy
 import pytest
 import torch
+from rich.console import Console
 
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.attention._tracer import tracer_for
@@ -25,7 +27,16 @@ from sadr_plugin.drift import (
     transferred,
 )
 from sadr_plugin.errors import ConfigError, EvaluationError
-from sadr_plugin.evaluation import UNEDITED, Arm, EvaluationRun, LocalEngine, Question, Result
+from sadr_plugin.evaluation import (
+    UNEDITED,
+    Arm,
+    EvaluationRun,
+    LocalEngine,
+    Question,
+    Result,
+    summarise,
+    table,
+)
 from sadr_plugin.evaluation._single import RecordTask
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from sadr_plugin.models.notices import quiet_transformers
@@ -263,6 +274,19 @@ def test_correlations_over_questions_with_intervals_over_records():
     for coefficient in (relation.pearson, relation.spearman):
         assert coefficient.low < coefficient.value < coefficient.high < 1
     assert sorted(relation.points)[0][0] == pytest.approx(min(drifts))
+
+
+def test_the_table_of_the_causal_test_fits_a_terminal():
+    kinds = ("efficacy", "paraphrase", "neighbourhood", "relation", "distracting neighbourhood")
+    found = [
+        Result(str(number), arm, {kind: [(0.0, -1.0)] for kind in kinds}, None, None, 1.0, steps=20)
+        for number in range(12)
+        for arm in (UNEDITED, "plain", restored("plain", Variant()))
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(table(summarise(found), "causal test"))
+    assert "…" not in console.file.getvalue()
+    assert "steps" in console.file.getvalue()
 
 
 def test_the_data_without_scipy_lacks_the_correlations_alone(monkeypatch):

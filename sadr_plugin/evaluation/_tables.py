@@ -80,7 +80,8 @@ def table(summaries: Sequence[ArmSummary], title: str) -> Table:
     place = rows[0].index("records")  # all arms have the same number of records
     header, *rows = [[*row[:place], *row[place + 1 :]] for row in rows]
     for column in header:
-        shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+        first = column == "arm"  # only this one can be wrapped, because names can be long
+        shown.add_column(column, justify="left" if first else "right", no_wrap=not first)
     for row in rows:
         shown.add_row(*row)
     return shown
