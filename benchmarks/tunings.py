@@ -40,20 +40,21 @@ def trials(folder: Path) -> list[dict[str, Any]]:
     study = optuna.load_study(
         study_name="tune", storage=JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     )
-    rows = [_row(PLAIN, objectives(plain, questions(plain)))]
+    rows = [_row(PLAIN, objectives(plain, questions(plain)), best=False)]
+    finished: list[tuple[str, Objectives]] = []
     for trial in study.trials:
         if not trial.user_attrs.get("given_up", True):
             results = [Result.from_data(dict(data)) for data in trial.user_attrs["results"]]
             kind = "with keep" if trial.params.get("keep") else "SADR alone"
-            rows.append(_row(kind, objectives(results, questions(plain))))
-    for row in rows[1:]:
-        row["best"] = not any(other[X] > row[X] and other[Y] > row[Y] for other in rows[1:])
+            finished.append((kind, objectives(results, questions(plain))))
+    for kind, found in finished:
+        rows.append(_row(kind, found, best=not any(other.beats(found) for _, other in finished)))
     return rows
 
 
-def _row(kind: str, found: Objectives) -> dict[str, Any]:
+def _row(kind: str, found: Objectives, best: bool) -> dict[str, Any]:
     label = f"{kind}: specificity {found.specificity:.3f}, generality {found.generality:.3f}"
-    return {X: found.generality, Y: found.specificity, "kind": kind, "best": False, "label": label}
+    return {X: found.generality, Y: found.specificity, "kind": kind, "best": best, "label": label}
 
 
 if __name__ == "__main__":

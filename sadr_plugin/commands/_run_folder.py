@@ -39,8 +39,10 @@ def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
         ConfigError: the folder has results of another run, results without ``run.json``, or other
             files of a run without its results. A run without any result does not count.
     """
+    from ..evaluation._files import has_content, replacing
+
     file, text = folder / "run.json", json.dumps(about, indent=2)
-    if _has_content(folder / "results.jsonl"):
+    if has_content(folder / "results.jsonl"):
         if not file.exists():
             raise ConfigError(
                 f"--out: {folder} holds results but no run.json, which would say of which run; "
@@ -52,21 +54,15 @@ def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
             )
         _expect_same(file, json.loads(text))
         return
-    left = [found.name for name in CONTINUED for found in folder.glob(name) if _has_content(found)]
+    left = [found.name for name in CONTINUED for found in folder.glob(name) if has_content(found)]
     if left:
         raise ConfigError(
             f"--out: {folder} holds {', '.join(sorted(left))} of a run whose results.jsonl is "
             "gone; name another folder, or empty this one"
         )
-    from ..evaluation._files import replacing
-
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(file) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def _has_content(file: Path) -> bool:
-    return file.exists() and file.stat().st_size > 0
 
 
 def _expect_same(file: Path, about: dict[str, Any]) -> None:

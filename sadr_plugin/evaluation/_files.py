@@ -50,6 +50,11 @@ def rewrite(file: Path, items: Sequence[Result | Checkpoint]) -> None:
         part.write_text("".join(map(_line_of, items)), encoding="utf-8")
 
 
+def has_content(file: Path) -> bool:
+    """Whether a file exists and is not empty."""
+    return file.exists() and file.stat().st_size > 0
+
+
 def drop_half_line(file: Path) -> None:
     """Remove an incomplete last line. No other process may write to the file."""
     if not file.exists():

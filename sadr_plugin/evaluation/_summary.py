@@ -67,13 +67,7 @@ def summarise(results: Sequence[Result], arms: Sequence[str] | None = None) -> l
     found = dict.fromkeys(result.arm for result in results)
     arms = [arm for arm in (UNEDITED, *(arms or found)) if arm in found]
     arms = list(dict.fromkeys(arms))
-    scored = {
-        arm: {r.record: r for r in results if r.arm == arm and r.error is None} for arm in arms
-    }
-    common = [
-        key for key in sorted(scored[arms[0]]) if all(key in found for found in scored.values())
-    ]
-    together = {arm: [scored[arm][key] for key in common] for arm in arms}
+    together = scored_in_all(results, arms)
     tests = {
         (one, other, task): sign_test(_scores(together[one]), _scores(together[other]), task)
         for one, other in combinations(arms, 2)
@@ -82,6 +76,17 @@ def summarise(results: Sequence[Result], arms: Sequence[str] | None = None) -> l
     corrected = holm({key: p for key, p in tests.items() if UNEDITED not in key})
     failed = {arm: sum(r.arm == arm and r.error is not None for r in results) for arm in arms}
     return [_summary(arm, failed[arm], together[arm], tests, corrected) for arm in arms]
+
+
+def scored_in_all(results: Sequence[Result], arms: Sequence[str]) -> dict[str, list[Result]]:
+    """Return the results of each arm on the records that all arms have scored, in one order."""
+    scored = {
+        arm: {r.record: r for r in results if r.arm == arm and r.error is None} for arm in arms
+    }
+    common = [
+        key for key in sorted(scored[arms[0]]) if all(key in found for found in scored.values())
+    ]
+    return {arm: [scored[arm][key] for key in common] for arm in arms}
 
 
 def _scores(results: Sequence[Result]) -> list[Scores]:

@@ -60,6 +60,12 @@ class Objectives:
     efficacy: float
     records: int
 
+    def beats(self, other: Objectives) -> bool:
+        """Whether these are at least as good in both objectives, and better in one."""
+        own, others = (self.specificity, self.generality), (other.specificity, other.generality)
+        pairs = list(zip(own, others, strict=True))
+        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
 
 def objectives(results: Sequence[Result], asked: Asked) -> Objectives:
     """Return the objectives of one setup from its results.

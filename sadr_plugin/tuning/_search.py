@@ -152,8 +152,8 @@ class Search:
 
         No other such trial is at least as good in both objectives and better in one.
         """
-        taking = self._taking()
-        return [one for one in taking if not any(_is_better(other, one) for other in taking)]
+        found = [(tried, tried.objectives()) for tried in self._taking()]
+        return [one for one, own in found if not any(other.beats(own) for _, other in found)]
 
     def ranked(self) -> list[Tried]:
         """Return the finished trials whose edits succeed, the closest to the targets first."""
@@ -241,13 +241,6 @@ class Search:
         setup = self._space.setup(trial.params)
         given_up = trial.user_attrs["given_up"]
         return Tried(trial.number, trial.params, setup, self._asked, results, given_up)
-
-
-def _is_better(one: Tried, other: Tried) -> bool:
-    """Whether a trial is at least as good as another in both objectives, and better in one."""
-    a, b = one.objectives(), other.objectives()
-    pairs = ((a.specificity, b.specificity), (a.generality, b.generality))
-    return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
 
 def _is_done(trial: optuna.trial.FrozenTrial) -> bool:

@@ -25,6 +25,7 @@ from ..evaluation import (
     Scorer,
     summarise,
 )
+from ..evaluation._files import has_content
 from ._checkup import Finding, check_up, steps_of
 from ._known import LEAST, Known, known, split
 from ._objectives import Objectives, objectives
@@ -195,8 +196,7 @@ class Tuner:
             "unseen": [record.key for record in unseen],
             "layers": None if layer is None else list(layer.choices or ()),
         }
-        results = self._folder / "results.jsonl"
-        if not file.exists() or not results.exists() or not results.stat().st_size:
+        if not (file.exists() and has_content(self._folder / "results.jsonl")):
             file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         elif json.loads(file.read_text(encoding="utf-8")) != about:
             raise ConfigError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..errors import DataError
 from ..evaluation import UNEDITED, ArmSummary, Estimate, Result, difference, summarise
 from ..evaluation._metrics import DISTRACTED, SHORT
+from ..evaluation._summary import scored_in_all
 from ._targets import HELD, KEPT, LOST, REGAINED, WON_BACK
 
 PLAIN, CONTROL, TUNED = "plain", "stop alone", "tuned"
@@ -117,12 +118,8 @@ def _share(unedited: float, plain: float, tuned: float) -> float | None:
 
 def _changes(results: Sequence[Result], arm: str) -> dict[str, Estimate]:
     """Return what the settings change compared with an arm, by metric."""
-    of_arm = {
-        name: {r.record: r.scores for r in results if r.arm == name and r.error is None}
-        for name in (PLAIN, CONTROL, TUNED)
-    }
-    common = [key for key in of_arm[TUNED] if all(key in found for found in of_arm.values())]
-    tuned, other = ([of_arm[name][key] for key in common] for name in (TUNED, arm))
+    together = scored_in_all(results, [PLAIN, CONTROL, TUNED])
+    tuned, other = ([result.scores for result in together[name]] for name in (TUNED, arm))
     found = {task: difference(tuned, other, task) for task in COMPARED}
     return {task: estimate for task, estimate in found.items() if estimate is not None}
 
