@@ -80,8 +80,13 @@ def test_a_trace_gives_result_inputs_and_output(nnsight, source):
         _nnsight.observe(wrapped, lambda: torch.ones(1), reads)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_debugger_is_there_during_the_forward_and_afterwards(nnsight, fails):
+class Unready(Root):
+    def forward(self, run):
+        raise KeyError("no such layer")
+
+
+@pytest.mark.parametrize(("of", "fails"), [(Root, False), (Root, True), (Unready, True)])
+def test_a_debugger_is_there_during_the_forward_and_afterwards(nnsight, of, fails):
     seen = []
 
     def tracing(frame, event, argument):
@@ -93,7 +98,7 @@ def test_a_debugger_is_there_during_the_forward_and_afterwards(nnsight, fails):
             raise KeyError("no such layer")
         return root.twice(torch.ones(2))
 
-    root = Root()
+    root = of()
     wrapped, before = nnsight.NNsight(root), sys.gettrace()
     sys.settrace(tracing)
     try:
@@ -104,7 +109,7 @@ def test_a_debugger_is_there_during_the_forward_and_afterwards(nnsight, fails):
     finally:
         sys.settrace(before)
     assert kept is tracing
-    assert "traced_forward" in seen
+    assert ("traced_forward" in seen) == (of is Root)
     assert text_after
 
 
