@@ -106,6 +106,21 @@ def checkout(repository):
                 del sys.modules[name]
 
 
+def request_of(prompt, subject, new, true, case_id=0):
+    """A request as the research code takes it."""
+    return {
+        "case_id": case_id,
+        "prompt": prompt,
+        "subject": subject,
+        "target_new": {"str": new},
+        "target_true": {"str": true},
+    }
+
+
+CITY = "{} is located in the city of", "The Eiffel Tower"
+CONTEXTS = [["{}"], ["Then, he said that {}", "However {}"]]
+
+
 def hparams_of(point, **changes):
     hparams = load(point.hparams)
     fields = {field.name for field in dataclasses.fields(hparams)}
@@ -161,12 +176,8 @@ class Conformance(EditorConformance):
         return hparams_of(self.point, **flag)
 
     def run(self, model, hparams):
-        request = {
-            "prompt": "the {} is in",
-            "subject": "tower",
-            "target_new": {"str": "rome"},
-            "target_true": {"str": "paris"},
-        }
+        # Each script puts a space before the object before it looks for the vector.
+        request = request_of("the {} is in", "tower", " rome", "paris")
         contexts = [["{}"], ["so then {}"]]
         return optimise(self.point, model, word_tokenizer(), hparams, 1, request, contexts, 64)
 
@@ -184,13 +195,7 @@ def test_on_smollm2(repository, editor, smol):
     """γ = 0 and the default one; hparams from the JSON the code's own scripts read."""
     model, tok = smol
     point = point_of(editor)
-    request = {
-        "prompt": "{} is located in the city of",
-        "subject": "The Eiffel Tower",
-        "target_new": {"str": " New York City"},
-        "target_true": {"str": "Paris"},
-    }
-    contexts = [["{}"], ["Then, he said that {}", "However {}"]]
+    request = request_of(*CITY, " New York City", "Paris")
     with checkout(repository):
         importlib.import_module(point.function.partition(".")[0])
         sadr_plugin.enable()
@@ -204,7 +209,7 @@ def test_on_smollm2(repository, editor, smol):
                 file = Path(os.environ["SADR_CACHE"], "hparams.json")
                 file.write_text(json.dumps(hparams if sadr is None else {**hparams, "sadr": sadr}))
                 hparams = load(point.hparams).from_json(file)
-                out = optimise(point, model, tok, hparams, 9, request, contexts, 1536)
+                out = optimise(point, model, tok, hparams, 9, request, CONTEXTS, 1536)
                 found[str(sadr)] = out if isinstance(out, tuple) else (out,)
     alone, free, reused, held = found.values()
     assert all(torch.equal(a, b) for a, b in zip(alone, free, strict=True))
@@ -237,13 +242,7 @@ def test_cached_vectors_are_not_shared(repository, editor, cache, tmp_path, monk
     point = point_of(editor)
     (tmp_path / "z").mkdir()
     template = str(tmp_path / "z" / ("{}_{}_{}_{}.npz" if repository == "PMET" else "{}_{}_{}.npz"))
-    request = {
-        "case_id": 7,
-        "prompt": "the {} is in",
-        "subject": "tower",
-        "target_new": {"str": "rome"},
-        "target_true": {"str": "paris"},
-    }
+    request = request_of("the {} is in", "tower", "rome", "paris", case_id=7)
 
     class Found(Exception):
         pass

@@ -11,18 +11,19 @@ import torch
 import sadr_plugin
 from sadr_plugin.devices import cuda_or_cpu
 from sadr_plugin.evaluation import Scorer, UneditedWeights
-from test_research_code import checkout, hparams_of, named_as_gpt2, point_of
+from test_research_code import (
+    CITY,
+    CONTEXTS,
+    checkout,
+    hparams_of,
+    named_as_gpt2,
+    point_of,
+    request_of,
+)
 
 LAYERS = [8, 9]
 MODULES = ["model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp.down_proj"]
-REQUEST = {
-    "case_id": 0,
-    "prompt": "{} is located in the city of",
-    "subject": "The Eiffel Tower",
-    "target_new": {"str": "Rome"},
-    "target_true": {"str": "Paris"},
-}
-CONTEXTS = [["{}"], ["Then, he said that {}", "However {}"]]
+REQUEST = request_of(*CITY, "Rome", "Paris")
 EDITS = {
     ("memit", "ROME"): "rome.rome_main:apply_rome_to_model",
     ("memit", "MEMIT"): "memit.memit_main:apply_memit_to_model",
