@@ -44,7 +44,8 @@ cd "$work"
     tests/test_verdicts.py \
     tests/test_keep.py tests/test_loop.py tests/test_loss.py tests/test_nnsight.py \
     tests/test_pages.py tests/test_plugins.py tests/test_replay.py \
-    tests/test_reuse.py tests/test_terms.py tests/test_tracing.py tests/test_tuning.py \
+    tests/test_reuse.py tests/test_reuse_in_full.py tests/test_terms.py tests/test_tracing.py \
+    tests/test_tuning.py tests/test_tuning_search.py tests/test_tuning_verdict.py \
     tests/test_weights.py
 
 # The installed files, without those that pip compiled.
