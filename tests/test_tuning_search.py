@@ -174,6 +174,10 @@ def test_the_front_and_the_best_of_it(tmp_path):
     search = searching(tmp_path, Tunable())
     tried_with(search, (0.9, 0.5, 0), (0.8, 0.8, 1), (0.7, 0.7, 0), (0.6, 0.9, 0), (1, 1, 2))
     assert [tried.number for tried in search.front()] == [0, 1, 3], "one edit of five may fail"
+    tried_with(search, (0.9, 0.4, 0), (0.9, 0.5, 0))
+    assert [tried.number for tried in search.front()] == [0, 1, 3, 1], (
+        "as good in one, worse in one"
+    )
 
 
 def test_a_trial_that_ended_early_is_placed_by_the_one_that_was_better(tmp_path):
