@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from typer.testing import CliRunner
 
+from sadr_plugin import EditorOptions, HparamsSummary
 from sadr_plugin._version import plugin_version
+from sadr_plugin.commands._doctor import model_obstacle
 from sadr_plugin.commands.cli import build
-from sadr_plugin.errors import SadrError
+from sadr_plugin.errors import ConfigError, SadrError
+from sadr_plugin.evaluation import load_model
 
 COMMANDS = ["doctor", "drift", "editors", "models", "demo", "stats", "eval", "tune"]
 
@@ -61,6 +65,20 @@ def test_a_corpus_that_is_not_there(tmp_path):
 
     with pytest.raises(SadrError, match=r"--corpus: there is no file .*none\.txt"):
         read_texts([tmp_path / "none.txt"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the client has been closed"), KeyError()])
+def test_whatever_keeps_a_model_from_being_loaded_is_named(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
+    message = f"model_name: 'far' cannot be loaded: {str(error) or 'KeyError'}"
+    with pytest.raises(ConfigError) as raised:
+        load_model("far", EditorOptions())
+    assert str(raised.value) == message
+    assert model_obstacle(HparamsSummary("ROME", "far", 1, "model.layers.{}", None)) == message
 
 
 def test_doctor_and_editors_as_data(tmp_path):

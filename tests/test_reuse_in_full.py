@@ -64,6 +64,7 @@ def two_heads(model):
 
 def shared_keys(model):
     model.config.num_kv_shared_layers = 1
+    model.config.use_cache = False  # transformers 5.5 would make a cache of too few layers
 
 
 def vector_below(model):

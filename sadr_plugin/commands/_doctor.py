@@ -31,14 +31,15 @@ def model_obstacle(summary: HparamsSummary) -> str | None:
     from ..attention._layers import Watch
     from ..attention._tracer import tracer_for
     from ..config import SadrConfig
+    from ..evaluation._loading import cannot_be_loaded
 
     try:
         # Without the answer, transformers would ask on the terminal whether to run a model's code.
         config = AutoConfig.from_pretrained(summary.model_name, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        return f"model_name: {summary.model_name!r} cannot be loaded: {str(error).splitlines()[0]}"
+    except Exception as error:
+        return cannot_be_loaded(summary.model_name, error).splitlines()[0]
     try:
         settings = SadrConfig.parse(summary.sadr) or SadrConfig()
         watch = Watch(model, summary.layer_template, summary.layer, settings.layers)

@@ -52,13 +52,18 @@ def load_model(
             **code,
         )
         tokenizer = AutoTokenizer.from_pretrained(name, **(special_tokens or {}), **code)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"model_name: {name!r} cannot be loaded: {error}") from None
+    except Exception as error:  # a missing folder, a hub out of reach, a broken file, no memory
+        raise ConfigError(cannot_be_loaded(name, error)) from error
     if special_tokens is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if not spread:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model.eval(), tokenizer
+
+
+def cannot_be_loaded(name: str, error: Exception) -> str:
+    """Say that a model cannot be loaded, and why."""
+    return f"model_name: {name!r} cannot be loaded: {str(error).strip() or type(error).__name__}"
 
 
 def attention_for_edits() -> str | None:
