@@ -252,6 +252,8 @@ class HparamsSummary:
         hparams: the class that the file is for, as in `EditPoint.hparams`. None if any class of
             this editor's name fits.
         settings: everything in the file. The results of a run depend on it.
+        remarks: what may make edits with this file fail or do harm, one text each. ``sadr doctor``
+            shows them.
     """
 
     editor: str
@@ -261,6 +263,7 @@ class HparamsSummary:
     sadr: Any
     hparams: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,10 @@ def test_the_flag_in_constructor_yaml_and_attribute(small, tmp_path):
     hparams.sadr = SadrConfig(gamma=1)
     assert hparams.sadr.gamma == 1
     assert hparams == SmallHparams(layer=2), "equality is the toolkit's"
+    file.write_text("layer: 2\nsadr:\n  # gamma: 4e-2\n")
+    with pytest.raises(ConfigError, match=r"small\.yaml: sadr: the key is empty"):
+        SmallHparams.from_hparams(str(file))
+    assert SmallHparams(sadr=None).sadr is None, "no file is read"
 
 
 @pytest.mark.parametrize(

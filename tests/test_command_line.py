@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from sadr_plugin import EditorOptions, HparamsSummary
 from sadr_plugin._version import plugin_version
+from sadr_plugin.commands._arms import arms
 from sadr_plugin.commands._doctor import model_obstacle
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError, SadrError
@@ -81,12 +83,37 @@ def test_whatever_keeps_a_model_from_being_loaded_is_named(monkeypatch, error):
     assert model_obstacle(HparamsSummary("ROME", "far", 1, "model.layers.{}", None)) == message
 
 
+def test_a_model_whose_folder_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = rf"model_name: there is no folder \./hugging_cache/qwen \(seen from {tmp_path}\)"
+    with pytest.raises(ConfigError, match=message):
+        load_model("./hugging_cache/qwen", EditorOptions())
+
+
+def test_json_on_the_standard_output_is_refused():
+    with pytest.raises(ConfigError, match="--json: '-' is no file; name one"):
+        sadr("doctor", "--json", "-")
+
+
+def test_a_control_that_is_the_plain_edit_is_named():
+    with pytest.warns(UserWarning, match="control is the same edit as plain"):
+        arms("plain,control,sadr", True, [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arms("plain,control,sadr", {"stop_at": 0.7}, [])
+        arms("control,sadr", True, [])
+
+
 def test_doctor_and_editors_as_data(tmp_path):
     file = tmp_path / "hparams.yaml"
     assert sadr("doctor", str(file), "--json", str(tmp_path / "doctor.json")).exit_code == 1
     found = json.loads((tmp_path / "doctor.json").read_text())
     assert found["versions"]["sadr-plugin"] == plugin_version()
-    assert found["hparams"] == {"file": str(file), "problems": [f"there is no file {file}"]}
+    assert found["hparams"] == {
+        "file": str(file),
+        "problems": [f"there is no file {file}"],
+        "remarks": [],
+    }
     assert sadr("editors", "--json", str(tmp_path / "editors.json")).exit_code == 0
     editors = json.loads((tmp_path / "editors.json").read_text())
     assert [e["function"] for e in editors] == [e["function"] for e in found["editors"]]

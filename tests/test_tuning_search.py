@@ -146,7 +146,7 @@ def test_a_search_finds_what_is_better_and_goes_on(tmp_path):
         assert tried.given_up == (len(tried.results) < 5)
         sadr = tried.setup.sadr
         assert (sadr["layers"], sadr["num_grad_steps"]) == ([3], 4)
-        assert 0.03 <= sadr["gamma"] <= 30
+        assert 0.003 <= sadr["gamma"] <= 30
         assert 0.5 <= sadr["stop_at"] <= 0.95
     specific = {
         tried.setup.settings["harm"]: tried.objectives().specificity for tried in search.finished

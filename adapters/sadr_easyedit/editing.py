@@ -13,7 +13,7 @@ from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import Dimension, Editor, generators_kept
 
 from .declarations import EDIT_POINTS
-from .hparams_files import vector_layer
+from .hparams_files import NO_STATISTICS, ONE_AT_A_TIME, vector_layer
 from .projection import prepare_projection
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ SEARCHED = {
     "mom2_update_weight": (0.1, 10.0),
 }
 """Settings that a search may change, with the smallest and largest factor on the file's value."""
-
-ONE_AT_A_TIME = ("ROME", "R-ROME")
-"""Editors that use the first of several requests and ignore the others."""
 
 LEAVES_OUT_SPACE = ("PMET",)
 """Editors that put no space before a target. ROME and R-ROME always add one, even a second."""
@@ -156,10 +153,7 @@ class EasyEditEditor(Editor):
 
         if needs_statistics(self._hparams):
             return remarks(Job(self.model, self.tokenizer, self._hparams))
-        return [
-            "mom2_adjustment: false: the edit looks at no layer statistics, and leaks into "
-            "whatever resembles the subject; set it to true, and compute them with sadr stats"
-        ]
+        return [NO_STATISTICS]
 
     def as_hparams(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """See `Editor.as_hparams`. ``layer`` is the last of the edited layers."""

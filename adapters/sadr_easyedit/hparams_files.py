@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,14 @@ from sadr_plugin import HparamsSummary, hookimpl
 from sadr_plugin.errors import ConfigError
 
 from .declarations import EDIT_POINTS
+
+ONE_AT_A_TIME = ("ROME", "R-ROME")
+"""Editors that use the first of several requests and ignore the others."""
+
+NO_STATISTICS = (
+    "mom2_adjustment: false: the edit looks at no layer statistics, and leaks into whatever "
+    "resembles the subject; set it to true, and compute them with sadr stats"
+)
 
 VECTOR_AT_FIRST = ("MEMIT-FE",)
 """The editors that find their vector at the first of the edited layers, not at the last."""
@@ -83,7 +91,28 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
         sadr=content.get("sadr"),
         hparams=next(p.hparams for p in EDIT_POINTS if p.editor == content["alg_name"]),
         settings=content,
+        remarks=_remarks(content),
     )
+
+
+def _remarks(content: Mapping[str, Any]) -> list[str]:
+    """Say what can be seen in the file alone. EasyEdit finds each of these during the edit."""
+    import torch
+
+    found = []
+    if content["alg_name"] in ONE_AT_A_TIME and not content.get("mom2_adjustment"):
+        found.append(NO_STATISTICS)
+    elif "stats_dir" in content:
+        folder = Path(str(content["stats_dir"]), str(content["model_name"]).rsplit("/")[-1])
+        if not folder.is_dir():
+            found.append(
+                f"stats_dir: there is no folder {folder} with the model's layer statistics; "
+                "EasyEdit would download Wikipedia to compute them, sadr stats works offline"
+            )
+    device, spread = content.get("device"), content.get("model_parallel")
+    if type(device) is int and device >= torch.cuda.device_count() and not spread:
+        found.append(f"device: {device} is no GPU of this machine; cpu takes the processor")
+    return found
 
 
 def edited_layers(file: Path, layers: object) -> list[int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from ..config import SadrConfig
 from ..errors import ConfigError
 from ..evaluation import Arm
+
+CHANGES_PLAIN = {"stop_at", "num_grad_steps", "terms"}
+"""Settings that change an edit whose γ is 0."""
 
 
 def arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
@@ -47,6 +51,12 @@ def arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
         raise ConfigError(f"--gamma: expected different values, got {gammas}")
     if gammas and not {"sadr", "sadr+keep"} & set(wanted):
         raise ConfigError(f"--gamma: there is no arm sadr or sadr+keep in {names!r}")
+    if {"plain", "control"} <= set(wanted) and not CHANGES_PLAIN & settings.keys():
+        warnings.warn(
+            "--arms: control is the same edit as plain, because the file sets neither stop_at nor "
+            "num_grad_steps under sadr",
+            stacklevel=2,
+        )
     found = [arm for name in wanted for arm in known[name]]
     for arm in found:
         SadrConfig.parse(arm.sadr)

@@ -67,17 +67,20 @@ def doctor(
     Output(json=json).check()
     console = Console()
     found = _installed()
-    only, problems = None, []
+    only, problems, remarks = None, [], []
     if hparams is not None:
         summary = _read(hparams)
         only = summary.editor if isinstance(summary, HparamsSummary) else None
         problems = [problem for problem in _problems(hparams, summary) if problem]
+        remarks = [] if isinstance(summary, str) else list(summary.remarks)
     for line in _report(found, only):
         console.print(escape(line), highlight=False, soft_wrap=True)
     if json is not None:
-        file = None if hparams is None else {"file": str(hparams), "problems": problems}
-        write_json(json, {**found, "hparams": file})
+        about = {"file": str(hparams), "problems": problems, "remarks": remarks}
+        write_json(json, {**found, "hparams": None if hparams is None else about})
     if hparams is not None:
+        for remark in remarks:
+            console.print(f"[yellow]![/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
         for problem in problems:
             console.print(f"[red]✗[/red] {escape(problem)}", highlight=False, soft_wrap=True)
         if problems:

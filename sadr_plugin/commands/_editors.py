@@ -44,8 +44,7 @@ def attachabilities() -> list[Attachability]:
 def _obstacle(point: EditPoint) -> str | None:
     toolkit = Name.parse(point.function).toolkit
     if importlib.util.find_spec(toolkit) is None:
-        where = "" if point.parameters is None else ", or its folder is not on PYTHONPATH"
-        return f"{toolkit} is not installed{where}"
+        return f"{toolkit} is not installed, or its folder is not on PYTHONPATH"
     try:
         loop = Name.parse(point.function).definition(ast.FunctionDef)
         hparams = Name.parse(point.hparams).definition(ast.ClassDef)

@@ -42,6 +42,8 @@ class Output:
             EvaluationError: the packages that draw charts are not installed.
         """
         for option, file in (("--json", self.json), ("--report", self.report)):
+            if file == Path("-"):
+                raise ConfigError(f"{option}: '-' is no file; name one")
             if file is not None and not file.absolute().parent.is_dir():
                 raise ConfigError(f"{option}: there is no folder {file.absolute().parent}")
             if file is not None and file.is_dir():

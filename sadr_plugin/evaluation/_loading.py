@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapter import EditorOptions
@@ -63,6 +64,8 @@ def load_model(
 
 def cannot_be_loaded(name: str, error: Exception) -> str:
     """Say that a model cannot be loaded, and why."""
+    if name.startswith((".", "/", "~")) and not Path(name).exists():
+        return f"model_name: there is no folder {name} (seen from {Path.cwd()}); write your own"
     return f"model_name: {name!r} cannot be loaded: {str(error).strip() or type(error).__name__}"
 
 

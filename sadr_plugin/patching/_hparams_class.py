@@ -12,6 +12,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from ..errors import ConfigError
@@ -23,6 +24,7 @@ Refusal = Callable[[type], str]
 _FIELDS = "__dataclass_fields__"
 _ABSENT = object()
 _patching = threading.RLock()
+_reading_file = ContextVar("_reading_file", default=False)
 
 
 def _flag_of(instance: Any) -> Any:
@@ -177,6 +179,8 @@ def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
         given = KEY in kwargs
         value = kwargs.pop(KEY, None)
         flag = inspect.getattr_static(type(self), KEY, None)
+        if given and value is None and _reading_file.get():
+            raise ConfigError("sadr: the key is empty; write true, false or settings")
         if given and isinstance(flag, Flag):
             flag.check(type(self), value)  # before the toolkit raises other errors
         init(self, *args, **kwargs)
@@ -191,9 +195,12 @@ def _naming_file(from_hparams: Any) -> Any:
 
     @functools.wraps(original)
     def wrapped(cls: type, path: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _reading_file.set(True)
         try:
             return original(cls, path, *args, **kwargs)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+        finally:
+            _reading_file.reset(token)
 
     return classmethod(wrapped)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import optuna
 
 CLAMP = "clamp_norm_factor"
-GAMMA = Dimension(0.03, 30.0, log=True)
+GAMMA = Dimension(0.003, 30.0, log=True)
 STOP_AT = Dimension(0.5, 0.95)
 WEIGHT = Dimension(0.2, 4.0, log=True)
 DISTRACTED = Dimension(0.5, 8.0, log=True)

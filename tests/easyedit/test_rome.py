@@ -153,6 +153,8 @@ def test_bad_input(rome_main, model, tok, rome_yaml):
     file = rome_yaml(sadr={"gama": 1})
     with pytest.raises(ConfigError, match=rf"{file}: sadr.gama: unknown key"):
         ROMEHyperParams.from_hparams(file)
+    with pytest.raises(ConfigError, match=rf"{file}: sadr: the key is empty; write true"):
+        ROMEHyperParams.from_hparams(rome_yaml(sadr=None))
     fields = {field.name: None for field in dataclasses.fields(FTHyperParams)}
     with pytest.raises(ConfigError, match=r"no editor is attached for FTHyperParams.*ROME"):
         FTHyperParams(**fields, sadr=True)
