@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import AttachmentError, PositionError
@@ -254,6 +255,7 @@ class HparamsSummary:
         settings: everything in the file. The results of a run depend on it.
         remarks: what may make edits with this file fail or do harm, one text each. ``sadr doctor``
             shows them.
+        find_model: gives the folder of a model whose ``model_name`` transformers does not know.
     """
 
     editor: str
@@ -264,6 +266,20 @@ class HparamsSummary:
     hparams: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    find_model: Callable[[], Path] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the types that the plugin relies on.
+
+        Raises:
+            AttachmentError: a field has another type.
+        """
+        for name, kind in (("editor", str), ("model_name", str), ("layer", int)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise AttachmentError(
+                    f"HparamsSummary.{name}: expected {kind.__name__}, got {value!r}"
+                )
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,19 @@ import pytest
 import transformers
 from typer.testing import CliRunner
 
-from sadr_plugin import EditorOptions, HparamsSummary
+from sadr_plugin import EditorOptions, HparamsSummary, hookimpl
 from sadr_plugin._version import plugin_version
 from sadr_plugin.commands._arms import arms
 from sadr_plugin.commands._doctor import model_obstacle
+from sadr_plugin.commands._hparams import summary_of
+from sadr_plugin.commands._options import expect_only_subject
+from sadr_plugin.commands._run_setup import make_editor
 from sadr_plugin.commands.cli import build
-from sadr_plugin.errors import ConfigError, SadrError
-from sadr_plugin.evaluation import load_model
+from sadr_plugin.commands.terminal import silence
+from sadr_plugin.errors import AttachmentError, ConfigError, SadrError
+from sadr_plugin.evaluation import Editor, load_model
+from sadr_plugin.testing import registered
+from support import tiny_llama
 
 COMMANDS = ["doctor", "drift", "editors", "models", "demo", "stats", "eval", "tune"]
 
@@ -133,3 +139,77 @@ def test_a_shell_can_complete():
     environment = {**os.environ, **complete}
     done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["drift"]
+
+
+class Wrong:
+    """An adapter whose hooks return something else than they should."""
+
+    def __init__(self, summary, editor=None):
+        self.summary, self.editor = summary, editor
+
+    @hookimpl
+    def sadr_read_hparams(self, file):
+        return self.summary
+
+    @hookimpl
+    def sadr_editor(self, file, options):
+        return self.editor
+
+
+def lacking(**attributes):
+    """An editor with these attributes alone."""
+    kind = type("Lacking", (Editor,), {"edit": lambda *_: None})
+    editor = kind()
+    vars(editor).update(attributes)
+    return editor
+
+
+SUMMARY = HparamsSummary("None's", "tiny", 1, "model.layers.{}", True)
+WHOLE = {"model": None, "tokenizer": None, "layer": 1, "layer_template": "layers.{}"}
+
+
+def test_what_hooks_return_is_checked(tmp_path):
+    file = tmp_path / "a.wrong"
+    file.touch()
+    wrong, message = Wrong({"editor": "a"}), "sadr_read_hparams returned dict, not an Hparams"
+    with registered(wrong), pytest.raises(ConfigError, match=message):
+        summary_of(file)
+    with pytest.raises(AttachmentError, match=r"HparamsSummary\.layer: expected int, got '1'"):
+        HparamsSummary("a", "b", "1", "layers.{}", True)
+    for editor, message in (
+        ((1, 2), "sadr_editor returned tuple, not an Editor"),
+        (
+            lacking(),
+            "sadr_editor: lacks model, tokenizer, layer, layer_template, wei",
+        ),
+        (lacking(**WHOLE, weights="a.b"), "its weights are a text, not a list"),
+    ):
+        with registered(Wrong(SUMMARY, editor)), pytest.raises(ConfigError, match=message):
+            make_editor(file, EditorOptions())
+
+
+def test_doctor_on_a_file_of_an_editor_that_nobody_declares(tmp_path):
+    file = tmp_path / "a.wrong"
+    file.touch()
+    with registered(Wrong(SUMMARY)):
+        shown = sadr("doctor", str(file))
+    assert """no adapter declares the editor "None's"; declared are""" in shown.stdout
+    assert shown.exit_code == 1
+
+
+def test_doctor_finds_a_model_by_the_adapters_name_for_it(tmp_path):
+    tiny_llama().config.save_pretrained(tmp_path)
+    summary = HparamsSummary("a", "far", 1, "model.layers.{}", True, find_model=lambda: tmp_path)
+    assert model_obstacle(summary) is None
+
+
+def test_a_prompt_with_other_braces_is_refused():
+    with pytest.raises(ConfigError, match=r"--prompt: '\{\} has \{x\}' holds a brace besides"):
+        expect_only_subject("--prompt", "{} has {x}")
+
+
+def test_what_a_toolkit_prints_is_not_kept():
+    with silence():
+        stream = sys.stdout
+        print("much")
+    assert stream.closed, "a file that keeps nothing, not a text in memory"

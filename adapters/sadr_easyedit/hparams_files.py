@@ -72,6 +72,8 @@ def _expect_suffix(file: Path) -> None:
 @hookimpl
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
     """Return what EasyEdit's YAML says, or None if ``alg_name`` names no attached editor."""
+    from .loading import packaged  # it imports packages of models
+
     if file.suffix not in (".yaml", ".yml"):
         return None
     content = read_yaml(file)
@@ -92,6 +94,7 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
         hparams=next(p.hparams for p in EDIT_POINTS if p.editor == content["alg_name"]),
         settings=content,
         remarks=_remarks(content),
+        find_model=packaged(str(content["model_name"])),
     )
 
 

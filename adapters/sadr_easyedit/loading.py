@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,8 @@ def load_model(
     """
     from sadr_plugin.evaluation import load_model
 
-    name = hparams.model_name
-    if name in PACKAGED and not Path(name).exists():
-        name = str(PACKAGED[name]())
+    find = packaged(hparams.model_name)
+    name = hparams.model_name if find is None else str(find())
     return load_model(
         name,
         options or EditorOptions(),
@@ -52,6 +52,11 @@ def load_model(
         attention=attention,
         special_tokens=QWEN_TOKENS if "qwen" in hparams.model_name.lower() else None,
     )
+
+
+def packaged(name: str) -> Callable[[], Path] | None:
+    """Return what finds a model of `PACKAGED`. None for other names, and for a folder."""
+    return None if Path(name).exists() else PACKAGED.get(name)
 
 
 def device_of(hparams: Any) -> str:

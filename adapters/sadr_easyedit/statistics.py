@@ -294,6 +294,8 @@ class _Unfinished:
             job.hparams.mom2_dataset,
             job.hparams.mom2_n_samples,
             job.hparams.mom2_dtype,
+            str(next(job.model.parameters()).dtype),
+            getattr(job.tokenizer, "model_max_length", None),
         )
         digest = hashlib.sha256(json.dumps([settings, list(texts)]).encode()).hexdigest()[:12]
         self._file = Path(job.hparams.stats_dir) / f".unfinished-{digest}.npz"
@@ -342,7 +344,7 @@ class _Unfinished:
             for key, value in statistic.sums.state_dict().items()
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        part = self._file.with_name(f"{self._file.stem}.part.npz")
+        part = self._file.with_name(f"{self._file.stem}.{os.getpid()}.part.npz")
         np.savez(part, groups=groups, **state)
         os.replace(part, self._file)
         self._saved = time.monotonic()

@@ -11,7 +11,7 @@ import typer
 from .._version import versions
 from ..adapter import HparamsSummary
 from ..errors import ConfigError, SadrError, UnsupportedModelError
-from ..plugins import failed_adapters, loaded_adapters, plugin_manager
+from ..plugins import edit_points, failed_adapters, loaded_adapters, plugin_manager
 from ._editors import attachabilities
 from ._hparams import summary_of
 from ._options import JsonFile
@@ -35,7 +35,8 @@ def model_obstacle(summary: HparamsSummary) -> str | None:
 
     try:
         # Without the answer, transformers would ask on the terminal whether to run a model's code.
-        config = AutoConfig.from_pretrained(summary.model_name, trust_remote_code=False)
+        source = summary.model_name if summary.find_model is None else summary.find_model()
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
@@ -147,6 +148,10 @@ def _problems(hparams: Path, summary: HparamsSummary | str) -> Iterator[str | No
         return
     own = [found for found in attachabilities() if found.point.editor == summary.editor]
     own = [found for found in own if summary.hparams in (None, found.point.hparams)]
+    if not own:
+        wanted = summary.editor if summary.hparams is None else (summary.editor, summary.hparams)
+        declared = ", ".join(sorted({point.editor for point in edit_points()}))
+        yield f"no adapter declares the editor {wanted!r}; declared are {declared}"
     for obstacle in dict.fromkeys(found.obstacle for found in own if found.obstacle is not None):
         yield f"{summary.editor}: {obstacle}"
     try:

@@ -31,6 +31,7 @@ from ._options import (
     Threads,
     TrustRemoteCode,
     Workers,
+    expect_only_subject,
     layer_range,
     split_fact,
 )
@@ -151,6 +152,7 @@ def drift(
     }
     if data is None and not (subject and prompt and target):
         raise ConfigError("give either --subject, --prompt and --target, or --data")
+    expect_only_subject("--prompt", prompt or "")
     for option, value in (many if data is None else single).items():
         if value:
             if data is None:

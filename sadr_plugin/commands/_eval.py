@@ -94,12 +94,12 @@ def evaluate(
         ),
     ] = "",
     text: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="With --mode batch or sequence: the text whose perplexity is measured. A file, or "
-            '"python" for Python\'s own manual.'
+            '"python" for Python\'s own manual. [default: python]'
         ),
-    ] = "python",
+    ] = None,
     arms: Annotated[
         str,
         typer.Option(
@@ -161,14 +161,16 @@ def evaluate(
     settings = Settings(chosen_arms, chosen.records, seed, fluency, skip_bad)
     plan: Plan
     if mode is Modes.single:
-        if batch_size is not None or checkpoints:
-            raise ConfigError("--batch-size, --checkpoints: for --mode batch or sequence only")
+        if batch_size is not None or checkpoints or text is not None:
+            raise ConfigError(
+                "--batch-size, --checkpoints, --text: for --mode batch or sequence only"
+            )
         plan = SinglePlan(settings, retry_failed)
     else:
         if retry_failed:
             raise ConfigError("--retry-failed: works only with --mode single")
         size = batch_size or (len(chosen.records) if mode is Modes.batch else 1)
-        plan = SequencePlan(settings, size, checkpoints, text)
+        plan = SequencePlan(settings, size, checkpoints, text or "python")
     if retry_failed and not resume:
         raise ConfigError("--retry-failed: works only with --resume")
     about |= plan.about
@@ -185,7 +187,7 @@ def evaluate(
     where = {"engine": engine.value, "workers": workers}
     context = {**about, "skipped": chosen.found.skipped, **where, **_run_folder.machine()}
     plan.write(out, context, title, console)
-    if json is not None:
+    if json is not None and json.resolve() != (out / "summary.json").resolve():
         shutil.copyfile(out / "summary.json", json)
     if output.wants_page:
         output.write_page(plan.page(title, context), console)

@@ -22,4 +22,8 @@ def summary_of(file: Path) -> HparamsSummary:
             f"{file}: no installed adapter knows it as an hparams file of an attached editor; "
             f"SADR works with {', '.join(editors)}"
         )
+    if not isinstance(summary, HparamsSummary):
+        raise ConfigError(
+            f"{file}: sadr_read_hparams returned {type(summary).__name__}, not an HparamsSummary"
+        )
     return summary

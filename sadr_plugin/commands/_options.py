@@ -94,6 +94,20 @@ JsonFile = Annotated[
 ]
 
 
+def expect_only_subject(option: str, prompt: str) -> None:
+    """Check that a prompt has no other braces than ``{}``, the place of the subject.
+
+    Raises:
+        ConfigError: it has others. The message names the option.
+    """
+    from ..evaluation._formats import only_braces
+
+    try:
+        only_braces(prompt)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {str(error).removeprefix('prompt: ')}") from None
+
+
 def split_fact(option: str, text: str) -> tuple[str, str]:
     """Split ``"PROMPT=ANSWER"`` into the prompt and the answer.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,11 @@ def silence() -> Iterator[None]:
     logging.lastResort.setLevel(logging.WARNING)
     warnings.showwarning = shown
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
             yield
     finally:
         warnings.showwarning = show

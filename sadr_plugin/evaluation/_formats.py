@@ -78,12 +78,12 @@ def _template(prompt: str, subject: str) -> str:
     if "{}" in prompt:
         if prompt.count("{}") > 1:
             raise ValueError(f"prompt: {prompt!r} holds '{{}}' more than once")
-        return _only_braces(prompt)
+        return only_braces(prompt)
     start = find_subject(subject, prompt)
-    return _only_braces(f"{prompt[:start]}{{}}{prompt[start + len(subject) :]}")
+    return only_braces(f"{prompt[:start]}{{}}{prompt[start + len(subject) :]}")
 
 
-def _only_braces(template: str) -> str:
+def only_braces(template: str) -> str:
     """Return the template unchanged if it has no other braces than ``{}``.
 
     Editors use `str.format` on it.

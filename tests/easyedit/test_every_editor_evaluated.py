@@ -197,7 +197,7 @@ def test_a_sequence(rome_yaml, tmp_path):
     (out / "run.json").unlink()
     with pytest.raises(ConfigError, match=r"results but no run\.json"):
         evaluate(file, *options, "--resume")
-    with pytest.raises(ConfigError, match="--batch-size, --checkpoints: for --mode batch or"):
+    with pytest.raises(ConfigError, match="--batch-size, --checkpoints, --text: for --mode batch"):
         evaluate(file, "--data", data, "--checkpoints", "1")
     with pytest.raises(ConfigError, match="takes one edit at a time"):
         evaluate(file, "--data", data, "--mode", "batch", "--out", tmp_path / "b")

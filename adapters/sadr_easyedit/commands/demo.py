@@ -18,6 +18,7 @@ from sadr_plugin.commands._options import (
     PngFolder,
     ReportFile,
     SvgFolder,
+    expect_only_subject,
     split_fact,
 )
 from sadr_plugin.commands._output import Output
@@ -231,6 +232,7 @@ def demo(
     from sadr_plugin import Prompt
     from sadr_plugin.evaluation import Record
 
+    expect_only_subject("--prompt", prompt)
     Prompt.from_template(prompt, subject)  # report a wrong prompt before the model loads
     output = Output(json_file, report, svg, png)
     output.check()
