@@ -59,7 +59,10 @@ SHORT = {
 """The abbreviations of the metrics."""
 
 IN_SCORE = ("efficacy", "paraphrase", "neighbourhood", "relation", DISTRACTED + "neighbourhood")
-"""The metrics in the score S, which is their harmonic mean."""
+"""The metrics in the score S, which is their harmonic mean. They are the paper's columns."""
+
+WITH_DRS = (*IN_SCORE, DISTRACTED + "relation")
+"""The metrics where there is room for one more."""
 
 Scores = Mapping[str, Sequence[tuple[float, float]]]
 """One record's scores: metric to (right, wrong) of each question, in nats."""

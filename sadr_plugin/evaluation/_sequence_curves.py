@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ._metrics import SHORT
+from ._metrics import SHORT, WITH_DRS
 from ._results import UNEDITED
 from ._sequence_summary import Point
-from ._sequence_tables import METRICS, UNRELATED_SHORT
+from ._sequence_tables import UNRELATED_SHORT
 from ._significance import Estimate
 from ._summary import ArmSummary
 
@@ -40,7 +40,7 @@ def curves() -> dict[str, Curve]:
 
     return {
         "S, percent": lambda point, arm: (found := _arm(point, arm)) and found.score,
-        **{f"{SHORT[task]}, percent": accuracy(task) for task in METRICS},
+        **{f"{SHORT[task]}, percent": accuracy(task) for task in WITH_DRS},
         **{f"{short}, percent": unrelated(kind) for kind, short in UNRELATED_SHORT.items()},
         "FL, bits": lambda point, arm: (found := _arm(point, arm)) and found.fluency,
         "drift": _drift,

@@ -9,11 +9,11 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._metrics import SHORT
+from ._metrics import IN_SCORE, SHORT, WITH_DRS
 from ._results import UNEDITED, Checkpoint, Result
 from ._sequence_summary import UNRELATED, Model, SequenceSummary, summarise_sequence
 from ._significance import Estimate
-from ._summary import IN_TABLE, ArmSummary
+from ._summary import ArmSummary
 from ._tables import NOTHING, cell, markdown_lines, number
 
 if TYPE_CHECKING:
@@ -25,14 +25,11 @@ MADE = "made"
 UNRELATED_SHORT = {"fact": "UF", "relation": "UR"}
 """Abbreviations: facts about subjects that are never edited, and their relations."""
 
-METRICS = (*IN_TABLE, "distracting relation")
-"""The metrics in ``summary.md``. The terminal has no room for the last one."""
-
 HEADER = [
     "edits",
     "arm",
     "S",
-    *(SHORT[task] for task in METRICS),
+    *(SHORT[task] for task in WITH_DRS),
     *UNRELATED_SHORT.values(),
     "FL",
     "drift",
@@ -40,7 +37,7 @@ HEADER = [
     "change",
 ]
 
-NARROW = ("edits", "arm", "S", *(SHORT[task] for task in IN_TABLE), "UF", "perplexity", "change")
+NARROW = ("edits", "arm", "S", *(SHORT[task] for task in IN_SCORE), "UF", "perplexity", "change")
 
 
 def sequence_rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
@@ -57,7 +54,7 @@ def sequence_rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
             edits,
             arm.arm,
             number(arm.score, 1),
-            *(percent(arm.accuracy[task]) for task in METRICS),
+            *(percent(arm.accuracy[task]) for task in WITH_DRS),
             *(percent(model.unrelated[kind]) if model else NOTHING for kind in UNRELATED),
             number(arm.fluency and 100 * arm.fluency, 0),
             _drift(arm) if is_edited else NOTHING,

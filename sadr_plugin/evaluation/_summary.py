@@ -10,9 +10,6 @@ from ._metrics import TASKS, Scores, probability, score
 from ._results import UNEDITED, Result
 from ._significance import Estimate, estimate, holm, mean_interval, sign_test
 
-IN_TABLE = ("efficacy", "paraphrase", "neighbourhood", "relation", "distracting neighbourhood")
-"""The paper's columns, in the paper's order. The summary also has the other metrics."""
-
 Tests = Mapping[tuple[str, str, str], float | None]
 """P values by two arms and a metric."""
 

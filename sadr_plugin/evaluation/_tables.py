@@ -9,15 +9,15 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._metrics import SHORT
+from ._metrics import IN_SCORE, SHORT
 from ._results import UNEDITED, Result
 from ._significance import Estimate
-from ._summary import IN_TABLE, ArmSummary, summarise
+from ._summary import ArmSummary, summarise
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADER = ["arm", "records", "S", *(SHORT[task] for task in IN_TABLE), "FL", "drift", "steps"]
+HEADER = ["arm", "records", "S", *(SHORT[task] for task in IN_SCORE), "FL", "drift", "steps"]
 
 NOTHING = "–"
 
@@ -51,7 +51,7 @@ def summary_rows(
             summary.arm,
             str(summary.records),
             number(summary.score, 1),
-            *(cell(summary.accuracy[task], form, digits) for task in IN_TABLE),
+            *(cell(summary.accuracy[task], form, digits) for task in IN_SCORE),
             number(summary.fluency and 100 * summary.fluency, 0),
             number(None if summary.arm == UNEDITED else summary.drift, 2),
             # No step was counted where no edit was made: exchanged attention, another model.

@@ -173,14 +173,13 @@ def metrics(summaries: Sequence[ArmSummary], title: str) -> Chart:
         EvaluationError: no record was scored in every arm.
     """
     from ..evaluation import SHORT
-    from ..evaluation._summary import IN_TABLE
+    from ..evaluation._metrics import WITH_DRS
 
     alt = _altair()
-    shown = (*IN_TABLE, "distracting relation")
     rows = [
         {"arm": s.arm, "metric": SHORT[task], **_interval(found, f"{SHORT[task]}, {s.arm}")}
         for s in summaries
-        for task in shown
+        for task in WITH_DRS
         if (found := s.accuracy[task]) is not None
     ]
     if not rows:
