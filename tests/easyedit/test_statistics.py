@@ -48,6 +48,30 @@ def job(tmp_path, editor="MEMIT", **changes):
     return Job(model, word_tokenizer(), hparams)
 
 
+def name_of_unfinished(job, corpus=("a",)):
+    return statistics._Unfinished(job, corpus)._file.name
+
+
+def test_the_sums_of_another_job_are_not_continued(tmp_path):
+    def elsewhere(job):
+        job.model.config._name_or_path = "other/llama"
+
+    def in_half(job):
+        job.model.to(torch.bfloat16)
+
+    def of_shorter_texts(job):
+        job.tokenizer.model_max_length = 7
+
+    jobs = [job(tmp_path), job(tmp_path, mom2_dataset="other"), job(tmp_path, mom2_dtype="float64")]
+    for change in (elsewhere, in_half, of_shorter_texts):
+        jobs.append(job(tmp_path))
+        change(jobs[-1])
+    names = [name_of_unfinished(one) for one in jobs]
+    names += [name_of_unfinished(job(tmp_path), ("b",))]
+    assert len(set(names)) == len(names)
+    assert name_of_unfinished(job(tmp_path)) == names[0]
+
+
 def texts(count=200):
     generator = np.random.default_rng(0)
     lengths = generator.integers(5, 20, size=count)
