@@ -26,12 +26,12 @@ from __future__ import annotations
 import copy
 import importlib
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ._comparisons import assert_equal, edited_tokens, own_attributes, selected_share, tensors_in
 from ._witnesses import NO_EDIT, Aim, Echo, Witness, registered, witnessing
 from .adapter import EditPoint
 from .errors import ConfigError, UnsupportedLoopError
@@ -104,10 +104,15 @@ class EditorConformance:
         """Enable SADR. The toolkit has to be imported already."""
         if self.adapter is not None:
             plugin_manager().register(self.adapter)
-        enable()
-        assert self.point in attached(), (
-            f"{self.point.editor} is not attached: register its adapter and import the toolkit"
-        )
+        try:
+            enable()
+            assert self.point in attached(), (
+                f"{self.point.editor} is not attached: register its adapter and import the toolkit"
+            )
+        except BaseException:
+            # pytest runs no teardown after a setup that failed.
+            EditorConformance.teardown_method(self)
+            raise
 
     def teardown_method(self) -> None:
         """Disable SADR again."""
@@ -216,7 +221,7 @@ class EditorConformance:
         assert witness.rows, NO_PENALTY
         declared, edited = (
             witness.rows[-1]["subject"].tolist(),
-            _edited_tokens(witness.rows[-1]),
+            edited_tokens(witness.rows[-1]),
         )
         assert edited == declared, (
             f"the editor changes the tokens {edited} of its prompts, the adapter's edited_token "
@@ -224,7 +229,7 @@ class EditorConformance:
         )
         first = len(report.steps) - len(witness.rows)
         for step, rows in zip(report.steps[first:], witness.rows, strict=True):
-            share = _selected_share(rows)
+            share = selected_share(rows)
             assert abs(share - step.selected) < 1e-6, (
                 f"step {step.index}: {step.selected} of the heads were selected, by definition "
                 f"{share}"
@@ -352,65 +357,3 @@ class EditorConformance:
         finally:
             hook.remove()
         return None
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Return the tensors in a nesting of tuples, lists and dictionaries, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-
-
-def assert_equal(
-    found: list[Tensor], expected: list[Tensor], message: str, tolerance: float = 0.0
-) -> None:
-    """Fail with ``message`` unless the tensors are equal, within the relative ``tolerance``."""
-    assert expected, "run() gave no tensor to compare"
-    assert len(found) == len(expected), message
-    for a, b in zip(found, expected, strict=True):
-        difference = (a - b).norm() / b.norm()
-        assert torch.equal(a, b) or difference <= tolerance, f"{message} (by {difference:.1e})"
-
-
-def own_attributes(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Return the identity of each module's own attributes, to compare before and after an edit."""
-    return {
-        name: {key: id(value) for key, value in vars(module).items() if key != "training"}
-        for name, module in model.named_modules()
-    }
-
-
-def _edited_tokens(rows: dict[str, Tensor]) -> list[int]:
-    """Find the edited token of each prompt from the attention rows alone.
-
-    A vector that is added at one token changes the key of that token in the next layer, and no
-    other key. In the first watched layer, the shares of all other tokens therefore keep their
-    ratios to each other.
-    """
-    before, now = rows["baseline"][0].double(), rows["current"][0].double()
-    edited = []
-    for prompt in range(before.shape[0]):
-        seen = (before[prompt] > 0).all(0) & (now[prompt] > 0).all(0)
-        ratio = (now[prompt][:, seen] / before[prompt][:, seen]).log()
-        apart = (ratio - ratio.median(-1, keepdim=True).values).abs().amax(0)
-        edited.append(int(seen.nonzero().flatten()[apart.argmax()]))
-    return edited
-
-
-def _selected_share(rows: dict[str, Tensor]) -> float:
-    """Compute the share of selected heads by the paper's definition, not the plugin's code."""
-    layers, prompts, heads, _ = rows["baseline"].shape
-    selected = 0
-    for layer in range(layers):
-        for prompt in range(prompts):
-            subject = int(rows["subject"][prompt])
-            limit = max(float(rows["baseline"][layer, prompt, h, subject]) for h in range(heads))
-            selected += sum(
-                float(rows["current"][layer, prompt, h, subject]) > limit for h in range(heads)
-            )
-    return selected / (layers * prompts * heads)

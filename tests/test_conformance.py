@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import sadr_plugin
 import smalledit.editor
 from sadr_plugin import hookimpl
 from sadr_plugin.testing import EditorConformance
@@ -269,3 +270,22 @@ def test_an_adapter_that_is_not_registered_is_noticed():
     kit = Small()
     with pytest.raises(AssertionError, match="SMALL is not attached"):
         kit.setup_method()
+
+
+def test_each_check_says_that_the_editor_is_not_attached():
+    """pytest makes a new object for each, and tears down none whose setup failed."""
+
+    class Unattached:
+        """Its declaration is not the one of the kit."""
+
+        @hookimpl
+        def sadr_edit_points(self):
+            return []
+
+    adapter = Unattached()
+    for _ in range(2):
+        kit = Small()
+        kit.adapter = adapter
+        with pytest.raises(AssertionError, match="SMALL is not attached"):
+            kit.setup_method()
+        assert not sadr_plugin.plugin_manager().is_registered(adapter)
