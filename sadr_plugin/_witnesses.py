@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -19,6 +20,12 @@ from .reuse._arguments import hidden_in
 
 if TYPE_CHECKING:
     from .method._running import LossTerm, RunningEdit
+
+PULL = 1e-3
+"""The part of the largest gradient of a prompt from which on the loss also pulls at another row.
+
+At zero vector, a KL term has no gradient but rounding.
+"""
 
 NO_EDIT = "no edit was reported: the flag does not reach the editor"
 
@@ -100,23 +107,27 @@ class Echo:
 
 
 class Aim:
-    """A plugin that compares what the editor's loss aims at with the adapter's target.
+    """A plugin that looks at what the editor's loss aims at.
 
-    It compares two gradients in the first step, at what the edited layer gives: that of the loss,
-    and that of the target's negative log-probability. The loss need not be computed from the
-    model's logits, and need not show its target.
+    It looks at the gradient of the loss in the first step, at what the edited layer gives. It
+    compares it with that of the negative log-probability of the adapter's target. The loss need not
+    be computed from the model's logits, and need not show its target.
 
     Attributes:
         edit: what is edited. None if SADR did not act on it.
         cosines: for each rewriting prompt that the loss looks at, the cosine between the gradients.
+        left_out: the texts of the rows after the prompts that end as one of them does, and that the
+            loss looks at.
     """
 
     def __init__(self) -> None:
         self.edit: Edit | None = None
         self.cosines: list[float] = []
+        self.left_out: list[str] = []
         self._running: Any = None
         self._hidden: Tensor | None = None
         self._input_ids: Tensor | None = None
+        self._mask: Tensor | None = None
         self._logits: Tensor | None = None
         self._hook: Any = None
 
@@ -134,17 +145,44 @@ class Aim:
         """Compute the target's gradient in the first step, and wait for the backward pass."""
         assert self.edit is not None
         hidden = self._hidden
-        if step.index > 0 or hidden is None or self._logits is None or self.edit.target is None:
+        if step.index > 0 or hidden is None:
             return
-        (wanted,) = torch.autograd.grad(-self._log_probability(), hidden, retain_graph=True)
+        wanted = None
+        if self._logits is not None and self.edit.target is not None:
+            (wanted,) = torch.autograd.grad(-self._log_probability(), hidden, retain_graph=True)
+        prompts = len(self._running.rows.positions.prediction)
+        texts = self._texts_like_a_prompt()
 
         def compare(gradient: Tensor) -> None:
-            for row in range(len(self._running.rows.positions.prediction)):
-                if gradient[row].any():
+            pull = gradient.flatten(1).norm(dim=1)
+            for row in range(prompts):
+                if wanted is not None and pull[row] > 0:
                     pair = gradient[row].flatten(), wanted[row].flatten()
                     self.cosines.append(float(nn.functional.cosine_similarity(*pair, dim=0)))
+            least = PULL * pull[:prompts].max()
+            self.left_out += [text for row, text in texts.items() if pull[row] > least]
 
         hidden.register_hook(compare)  # type: ignore[no-untyped-call]
+
+    def _texts_like_a_prompt(self) -> dict[int, str]:
+        """Return the text of each row after the prompts that ends as one of them does.
+
+        It ends so if it has the same text from the subject on, with what follows the prompt.
+        """
+        assert self.edit is not None
+        if self._input_ids is None:
+            return {}
+        rows = self._input_ids.tolist()
+        if self._mask is not None and self._mask.shape == self._input_ids.shape:
+            rows = [row[mask] for row, mask in zip(self._input_ids, self._mask.bool(), strict=True)]
+        # Text, because the first token of a subject may depend on whether text is before it.
+        decode = self.edit.tokenizer.decode
+        prompts = prompt_tokens(replace(self.edit, edited_token="subject_first"))
+        ends = tuple(
+            decode(row[prompt.edited :]).strip() for row, prompt in zip(rows, prompts, strict=False)
+        )
+        others = {row: decode(rows[row]) for row in range(len(prompts), len(rows))}
+        return {row: text for row, text in others.items() if text.strip().endswith(ends)}
 
     def _log_probability(self) -> Tensor:
         """Return the log-probability of the target after all prompts, as the batch has it."""
@@ -171,6 +209,7 @@ class Aim:
         """Store the loop's own forward. This is a forward hook for the model, with kwargs."""
         if torch.is_grad_enabled():
             self._input_ids = args[0] if args else kwargs["input_ids"]
+            self._mask = kwargs.get("attention_mask")
             self._logits = getattr(output, "logits", None)
 
     def close(self) -> None:

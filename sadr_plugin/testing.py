@@ -197,20 +197,22 @@ class EditorConformance:
 
     def test_target_is_what_the_loss_aims_at(self) -> None:
         """The adapter's target is the text that the editor's own loss makes likelier."""
-        model = self.new_model()
-        with registered(Aim()) as aim:
-            hook = model.register_forward_hook(aim.watch, with_kwargs=True)
-            try:
-                self.run(model, self.hparams(sadr={"gamma": 0, "reuse": False}))
-            finally:
-                hook.remove()
-                aim.close()
+        aim = self._aim()
         assert aim.edit is not None, NO_EDIT
         if not aim.cosines:
             importlib.import_module("pytest").skip("the adapter gives no target for the loss")
         assert min(aim.cosines) > SAME_AIM, (
             f"the editor's loss does not aim at the adapter's target {aim.edit.target!r}: the "
             f"cosine of their gradients is {min(aim.cosines):.2f}"
+        )
+
+    def test_no_prompt_is_left_out(self) -> None:
+        """The adapter names every rewriting prompt of the batch, those with a prefix too."""
+        aim = self._aim()
+        assert aim.edit is not None, NO_EDIT
+        assert not aim.left_out, (
+            f"after the adapter's prompts, the batch has others that the editor's loss looks at: "
+            f"{aim.left_out}; Edit.prompts has to name every rewriting prompt"
         )
 
     def test_selection_is_the_definition(self) -> None:
@@ -333,6 +335,18 @@ class EditorConformance:
         with witnessing() as witness:
             self._run(sadr=self._flag(gamma=gamma))
         return witness.only_report()
+
+    def _aim(self) -> Aim:
+        """Run an edit, and return what its loss aims at."""
+        model = self.new_model()
+        with registered(Aim()) as aim:
+            hook = model.register_forward_hook(aim.watch, with_kwargs=True)
+            try:
+                self.run(model, self.hparams(sadr={"gamma": 0, "reuse": False}))
+            finally:
+                hook.remove()
+                aim.close()
+        return aim
 
     def _break_off(self, model: nn.Module, error: BaseException | None) -> BaseException | None:
         """Run an edit. If ``error`` is given, raise it in the second forward with gradients.

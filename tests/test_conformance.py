@@ -106,6 +106,11 @@ def wrong_target(arguments):
     return replace(read_small(arguments), target=" louvre")
 
 
+def bare_prompt(arguments):
+    edit = read_small(arguments)
+    return replace(edit, prompts=edit.prompts[:1])
+
+
 def remembering():
     seen = []
 
@@ -153,6 +158,11 @@ BROKEN = {
         Small,
         lambda: Adapter(read=wrong_target),
         r"does not aim at the adapter's target ' louvre': the cosine of .* is -0\.",
+    ),
+    "test_no_prompt_is_left_out": (
+        Small,
+        lambda: Adapter(read=bare_prompt),
+        r"others that the editor's loss looks at: \['so the tower is in[^,]*'\]; Edit\.prompts",
     ),
     "test_num_grad_steps": (
         Small,
@@ -218,6 +228,7 @@ NEED_AN_EDIT = (
     "test_num_grad_steps",
     "test_target_grows_likelier",
     "test_target_is_what_the_loss_aims_at",
+    "test_no_prompt_is_left_out",
     "test_selection_is_the_definition",
 )
 
