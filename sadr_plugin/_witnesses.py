@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -13,8 +15,11 @@ from torch import Tensor, nn
 from .adapter import Edit
 from .attention._layers import layer_modules
 from .attention._positions import prompt_tokens, shared_length
+from .attention._tracer import tracer_for
+from .config import SadrConfig
 from .events import Report, Step
 from .hookspecs import hookimpl
+from .method._probe import stack_layers, watch_of
 from .plugins import plugin_manager
 from .reuse._arguments import hidden_in
 
@@ -211,6 +216,54 @@ class Aim:
             self._input_ids = args[0] if args else kwargs["input_ids"]
             self._mask = kwargs.get("attention_mask")
             self._logits = getattr(output, "logits", None)
+
+    def close(self) -> None:
+        """Remove the hook from the model."""
+        if self._hook is not None:
+            self._hook.remove()
+
+
+class Start:
+    """A plugin that compares an edit's baseline with the attention of the unedited model.
+
+    Attributes:
+        gap: the largest difference between the attention rows. None if SADR acted on no edit.
+    """
+
+    def __init__(self) -> None:
+        self.gap: float | None = None
+        self._running: Any = None
+        self._unedited: Any = None
+        self._given: tuple[Any, dict[str, Any]] = ((), {})
+        self._hook: Any = None
+
+    @hookimpl
+    def sadr_loss_terms(self, running: RunningEdit) -> list[LossTerm]:
+        """Copy the model, before the editor puts its vector into it. Return no term."""
+        self._running = running
+        self._unedited = copy.deepcopy(running.edit.model)
+        self._hook = running.edit.model.register_forward_pre_hook(self._enter, with_kwargs=True)
+        return []
+
+    @hookimpl
+    def sadr_step(self, step: Step) -> None:
+        """Run the batch of the first step in the copy."""
+        if step.index > 0:
+            return
+        rows, (args, kwargs) = self._running.rows, self._given
+        found = rows.current if rows.baseline is None else rows.baseline
+        edit = replace(self._running.edit, model=self._unedited)
+        run = functools.partial(self._unedited, *args, **kwargs)
+        with (
+            torch.no_grad(),
+            tracer_for(watch_of(edit, SadrConfig()), self._running.hooks) as tracer,
+        ):
+            _, unedited = tracer.run_with_rows(run, rows.positions.prediction)
+            self.gap = float((found - stack_layers(unedited, found.device)).abs().max())
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            self._given = args, kwargs
 
     def close(self) -> None:
         """Remove the hook from the model."""

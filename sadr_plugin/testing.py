@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from ._comparisons import assert_equal, edited_tokens, own_attributes, selected_share, tensors_in
-from ._witnesses import NO_EDIT, Aim, Echo, Witness, registered, witnessing
+from ._witnesses import NO_EDIT, Aim, Echo, Start, Witness, registered, witnessing
 from .adapter import EditPoint
 from .errors import ConfigError, UnsupportedLoopError
 from .events import Report
@@ -61,6 +61,9 @@ of them.
 
 REPLAY_TOLERANCE = 1e-3
 """The largest error allowed in the log-probabilities of a replayed prompt, in nats, for float32."""
+
+BASELINE_TOLERANCE = 1e-4
+"""The largest error allowed in an attention weight of the baseline, for float32."""
 
 SAME_AIM = 0.8
 """The smallest cosine between the gradients of the loss and of the target.
@@ -143,6 +146,19 @@ class EditorConformance:
         full = self._run(sadr={"gamma": self.gamma, "reuse": False})
         found = self._run(sadr={"gamma": self.gamma})
         assert_equal(found, full, "reuse changes the result", REUSE_TOLERANCE)
+
+    def test_baseline_is_the_unedited_model(self) -> None:
+        """The drift is measured from the attention of the model without the vector."""
+        with registered(Start()) as start:
+            try:
+                self._run(sadr={"gamma": 0, "reuse": False})
+            finally:
+                start.close()
+        assert start.gap is not None, NO_EDIT
+        assert start.gap <= BASELINE_TOLERANCE, (
+            f"the attention at the first step is up to {start.gap:.1e} off that of the unedited "
+            "model: the vector is not zero there, so the Edit needs zero_start=False"
+        )
 
     def test_term_is_in_value_and_gradient(self) -> None:
         """The loss grows by γ · penalty, and the optimisation reduces the penalty."""

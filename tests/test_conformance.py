@@ -73,6 +73,13 @@ class Coarse(Small):
         return vector + 1e-3 * bool(part)
 
 
+class Started(Small):
+    """Its vector is not zero at the first step."""
+
+    def hparams(self, **flag):
+        return SmallHparams(start=0.3, **flag)
+
+
 class Elsewhere(Small):
     """Part of what it does to its batch is done where no one looks."""
 
@@ -111,6 +118,10 @@ def bare_prompt(arguments):
     return replace(edit, prompts=edit.prompts[:1])
 
 
+def not_from_zero(arguments):
+    return replace(read_small(arguments), zero_start=False)
+
+
 def remembering():
     seen = []
 
@@ -144,6 +155,11 @@ BROKEN = {
         "gamma 0 changes the result",
     ),
     "test_reuse_changes_nothing": (Coarse, SmallAdapter, "reuse changes the result"),
+    "test_baseline_is_the_unedited_model": (
+        Started,
+        SmallAdapter,
+        r"is up to \d.* off that of the unedited model: the vector is not zero there",
+    ),
     "test_term_is_in_value_and_gradient": (
         Small,
         lambda: Adapter(penalty=without_gradient),
@@ -224,6 +240,7 @@ def test_every_check_has_its_broken_adapter():
 
 NEED_AN_EDIT = (
     "test_gamma_0_is_bit_identical",
+    "test_baseline_is_the_unedited_model",
     "test_term_is_in_value_and_gradient",
     "test_num_grad_steps",
     "test_target_grows_likelier",
@@ -253,6 +270,13 @@ class Twice(Small):
     def run(self, model, hparams):
         super().run(model, hparams)
         return super().run(model, hparams)
+
+
+class TestStarted(Started):
+    """With a forward of its own for the baseline, such an editor passes."""
+
+    adapter = Adapter(read=not_from_zero)
+    point = adapter.point
 
 
 class FewSteps(Small):

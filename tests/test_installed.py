@@ -254,6 +254,6 @@ def test_the_tutorials_package_beside_the_wheel(environment):
     wrapped = "print(hasattr(twovector.editor.find_vectors, '__wrapped__'))"
     assert run(environment, "-c", f"{first}; {wrapped}").stdout == "True True\n"
     kit = run(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(example / "tests"))
-    assert "14 passed" in kit.stdout
+    assert "15 passed" in kit.stdout
     run(environment, "-m", "pip", "uninstall", "--quiet", "--yes", "twovector")
     assert "TwoVector" not in run(environment, *sadr, "doctor").stdout
