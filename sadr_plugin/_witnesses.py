@@ -20,6 +20,7 @@ from .config import SadrConfig
 from .events import Report, Step
 from .hookspecs import hookimpl
 from .method._probe import stack_layers, watch_of
+from .method._stopping import IGNORED
 from .plugins import plugin_manager
 from .reuse._arguments import hidden_in
 
@@ -115,19 +116,20 @@ class Aim:
     """A plugin that looks at what the editor's loss aims at.
 
     It looks at the gradient of the loss in the first step, at what the edited layer gives. It
-    compares it with that of the negative log-probability of the adapter's target. The loss need not
-    be computed from the model's logits, and need not show its target.
+    compares it with that of the negative log-probability of the adapter's target, and of its
+    labels. The loss need not be computed from the model's logits, and need not show its target.
 
     Attributes:
         edit: what is edited. None if SADR did not act on it.
-        cosines: for each rewriting prompt that the loss looks at, the cosine between the gradients.
+        cosines: for ``target`` and ``labels``, if the adapter gives them: for each rewriting prompt
+            that the loss looks at, the cosine between the gradients.
         left_out: the texts of the rows after the prompts that end as one of them does, and that the
             loss looks at.
     """
 
     def __init__(self) -> None:
         self.edit: Edit | None = None
-        self.cosines: list[float] = []
+        self.cosines: dict[str, list[float]] = {}
         self.left_out: list[str] = []
         self._running: Any = None
         self._hidden: Tensor | None = None
@@ -147,23 +149,32 @@ class Aim:
 
     @hookimpl
     def sadr_step(self, step: Step) -> None:
-        """Compute the target's gradient in the first step, and wait for the backward pass."""
+        """Compute the target's gradients in the first step, and wait for the backward pass."""
         assert self.edit is not None
         hidden = self._hidden
         if step.index > 0 or hidden is None:
             return
-        wanted = None
+        said = {}
         if self._logits is not None and self.edit.target is not None:
-            (wanted,) = torch.autograd.grad(-self._log_probability(), hidden, retain_graph=True)
+            said["target"] = self._log_probability()
+        labels = self._running.labels
+        if labels is not None and step.target is not None:  # None: the labels have a wrong form
+            said["labels"] = self._log_probability_of(labels)
+        wanted = {
+            name: torch.autograd.grad(-value, hidden, retain_graph=True)[0]
+            for name, value in said.items()
+        }
         prompts = len(self._running.rows.positions.prediction)
         texts = self._texts_like_a_prompt()
 
         def compare(gradient: Tensor) -> None:
             pull = gradient.flatten(1).norm(dim=1)
-            for row in range(prompts):
-                if wanted is not None and pull[row] > 0:
-                    pair = gradient[row].flatten(), wanted[row].flatten()
-                    self.cosines.append(float(nn.functional.cosine_similarity(*pair, dim=0)))
+            for name, other in wanted.items():
+                self.cosines[name] = [
+                    float(nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+                    for a, b in zip(gradient[:prompts], other, strict=False)
+                    if a.any()
+                ]
             least = PULL * pull[:prompts].max()
             self.left_out += [text for row, text in texts.items() if pull[row] > least]
 
@@ -205,6 +216,13 @@ class Aim:
             for place, token in enumerate(target[: len(said)]):
                 total = total + said[place, token]
         return total
+
+    def _log_probability_of(self, labels: Tensor) -> Tensor:
+        """Return the log-probability of the loop's own labels."""
+        assert self._logits is not None
+        row, token = (labels != IGNORED).nonzero(as_tuple=True)
+        said = self._logits[row, token].log_softmax(-1)
+        return said.gather(-1, labels[row, token].to(said.device).unsqueeze(-1)).sum()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():

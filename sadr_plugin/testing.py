@@ -212,14 +212,21 @@ class EditorConformance:
         )
 
     def test_target_is_what_the_loss_aims_at(self) -> None:
-        """The adapter's target is the text that the editor's own loss makes likelier."""
+        """The adapter's target and labels are what the editor's own loss makes likelier."""
         aim = self._aim()
         assert aim.edit is not None, NO_EDIT
-        if not aim.cosines:
+        if not any(aim.cosines.values()):
             importlib.import_module("pytest").skip("the adapter gives no target for the loss")
-        assert min(aim.cosines) > SAME_AIM, (
+        target = min(aim.cosines.get("target", ()), default=1.0)
+        assert target > SAME_AIM, (
             f"the editor's loss does not aim at the adapter's target {aim.edit.target!r}: the "
-            f"cosine of their gradients is {min(aim.cosines):.2f}"
+            f"cosine of their gradients is {target:.2f}"
+        )
+        labels = min(aim.cosines.get("labels", ()), default=1.0)
+        assert labels > SAME_AIM, (
+            f"the editor's loss does not aim at the adapter's labels {self.point.labels!r}: the "
+            f"cosine of their gradients is {labels:.2f}; a label stands at the position whose "
+            "logits predict it, one before the token itself"
         )
 
     def test_no_prompt_is_left_out(self) -> None:

@@ -8,7 +8,7 @@ import torch
 
 import sadr_plugin
 import smalledit.editor
-from sadr_plugin import hookimpl
+from sadr_plugin import Edit, Prompt, hookimpl
 from sadr_plugin.testing import EditorConformance
 from smalledit.hparams import SmallHparams
 from support import SMALL, SmallAdapter, read_small, tiny_llama, word_tokenizer
@@ -231,6 +231,65 @@ def test_each_check_fails_on_what_it_guards(check):
     finally:
         kit.teardown_method()
     assert re.search(reason, str(failed.value), re.DOTALL), failed.value
+
+
+def labelled(model, tok, request, hparams: SmallHparams):
+    """A loop with two variables for its target's tokens."""
+    prompt = request["prompt"].format(request["subject"])
+    ids = tok([f"{prompt} {request['target']}"], return_tensors="pt")["input_ids"]
+    own = torch.full_like(ids, -100)
+    own[0, -1] = ids[0, -1]
+    predicted = own.roll(-1, 1)
+    delta = torch.zeros(model.config.hidden_size, requires_grad=True)
+
+    def add(module, args, output):
+        output = output.clone()
+        output[0, 1] += delta
+        return output
+
+    hook = model.model.layers[hparams.layer].mlp.register_forward_hook(add)
+    model.requires_grad_(False)
+    try:
+        for _ in range(hparams.v_num_grad_steps):
+            logits = model(input_ids=ids).logits
+            loss = torch.nn.functional.cross_entropy(logits[0], predicted[0])
+            loss.backward()
+            with torch.no_grad():
+                delta -= 0.5 * delta.grad
+                delta.grad = None
+    finally:
+        hook.remove()
+    return delta.detach()
+
+
+def bare(arguments):
+    request, hparams = arguments["request"], arguments["hparams"]
+    prompt = Prompt.from_template(request["prompt"], request["subject"])
+    return Edit(arguments["model"], arguments["tok"], [prompt], hparams.layer, "model.layers.{}")
+
+
+class Labelled(Small):
+    def run(self, model, hparams):
+        return smalledit.editor.labelled(model, word_tokenizer(), dict(REQUEST), hparams)
+
+
+def test_labels_stand_where_they_are_predicted(monkeypatch):
+    """Not at the tokens themselves, as the models of transformers take them."""
+    monkeypatch.setattr(smalledit.editor, "labelled", labelled, raising=False)
+    found = {}
+    for name in ("predicted", "own"):
+        kit = Labelled()
+        kit.adapter = Adapter(function="smalledit.editor:labelled", labels=name, read=bare)
+        kit.point = kit.adapter.point
+        kit.setup_method()
+        try:
+            kit.test_target_is_what_the_loss_aims_at()
+        except AssertionError as error:
+            found[name] = str(error)
+        finally:
+            kit.teardown_method()
+    assert list(found) == ["own"]
+    assert re.match(r"the editor's loss does not aim at the adapter's labels 'own'", found["own"])
 
 
 def test_every_check_has_its_broken_adapter():

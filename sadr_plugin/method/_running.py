@@ -67,11 +67,14 @@ class RunningEdit:
         hooks: the hooks of the plugin manager, to ask what other plugins answer.
         step: the index of this step, from 0.
         rows: the loop's attention rows at this step.
+        labels: the loop's own labels at this step, [prompts, tokens]; see `EditPoint.labels`. None
+            if the adapter names none.
         selected: the share of (layer, prompt, head) triples that SADR's term restricts. SADR's term
             sets it.
     """
 
     rows: Rows
+    labels: Tensor | None
     selected: Tensor
 
     def __init__(
