@@ -72,7 +72,10 @@ It is 1 if the loss is the target's negative log-probability at the first step. 
 it is rarely above 0.6.
 """
 
-NO_PENALTY = "no step had a penalty: too few steps, or too little drift to test with"
+NO_PENALTY = (
+    "no step had a penalty: too few steps, too small a learning rate, or too little drift to test "
+    "with"
+)
 
 
 class EditorConformance:
@@ -175,7 +178,8 @@ class EditorConformance:
         )
         assert len(free.steps) > first + 1, "no step follows the first with a penalty"
         assert held.steps[-1].penalty < free.steps[len(held.steps) - 1].penalty, (
-            "the penalty does not fall: it is not in the gradient"
+            "the penalty does not fall: it is not in the gradient, or the learning rate is too "
+            "small to test with"
         )
 
     def test_num_grad_steps(self) -> None:
@@ -241,7 +245,7 @@ class EditorConformance:
     def test_selection_is_the_definition(self) -> None:
         """Heads are selected by their attention to the edited token."""
         with witnessing() as witness:
-            self._run(sadr=self._flag(gamma=self.gamma))
+            self.run(self._frozen_model(), self.hparams(sadr=self._flag(gamma=self.gamma)))
         report = witness.only_report()
         assert witness.rows, NO_PENALTY
         declared, edited = (
@@ -262,7 +266,7 @@ class EditorConformance:
 
     def test_other_prompts_see_the_vector(self) -> None:
         """`RunningEdit.replay` computes what the loop computes. ``keep`` depends on this."""
-        model = self.new_model()
+        model = self._frozen_model()
         with registered(Echo()) as echo:
             hook = model.register_forward_hook(echo.watch)
             try:
@@ -274,11 +278,12 @@ class EditorConformance:
         assert len(echo.gaps) > 1, "no edit was reported, or one of a single step"
         assert max(echo.gaps) <= REPLAY_TOLERANCE, (
             f"the loop's own prompt, run as another, gives log-probabilities {max(echo.gaps):.1e} "
-            "off: the vector is not put where the loop puts it"
+            "off: the vector is not put where the loop puts it, or the adapter's prompts are not "
+            "the loop's; check layer, edited_token and prompts, which end before the target"
         )
         assert max(echo.moves) > 10 * REPLAY_TOLERANCE, (
-            f"the vector moves what the model says by {max(echo.moves):.1e} at most: too few steps "
-            "to test with"
+            f"the vector moves what the model says by {max(echo.moves):.1e} at most: too few "
+            "steps, or too small a learning rate, to test with"
         )
 
     def test_model_and_toolkit_are_restored(self) -> None:
@@ -359,9 +364,13 @@ class EditorConformance:
             self._run(sadr=self._flag(gamma=gamma))
         return witness.only_report()
 
+    def _frozen_model(self) -> nn.Module:
+        """Return a model in which only the vector has a gradient, so that its layer can be seen."""
+        return self.new_model().requires_grad_(False)
+
     def _aim(self) -> Aim:
         """Run an edit, and return what its loss aims at."""
-        model = self.new_model()
+        model = self._frozen_model()
         with registered(Aim()) as aim:
             hook = model.register_forward_hook(aim.watch, with_kwargs=True)
             try:

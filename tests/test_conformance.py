@@ -1,6 +1,7 @@
 """The kit passes on a sound adapter, and each check fails on one broken for it."""
 
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import sadr_plugin
 import smalledit.editor
 from sadr_plugin import Edit, Prompt, hookimpl
+from sadr_plugin.errors import AttachmentError
 from sadr_plugin.testing import EditorConformance
 from smalledit.hparams import SmallHparams
 from support import SMALL, SmallAdapter, read_small, tiny_llama, word_tokenizer
@@ -122,6 +124,11 @@ def not_from_zero(arguments):
     return replace(read_small(arguments), zero_start=False)
 
 
+def with_target(arguments):
+    edit = read_small(arguments)
+    return replace(edit, prompts=[replace(p, suffix=p.suffix + " rome") for p in edit.prompts])
+
+
 def remembering():
     seen = []
 
@@ -218,18 +225,22 @@ BROKEN = {
 }
 
 
+@contextmanager
+def ready(kit, adapter):
+    """A kit for an adapter, set up, as pytest does it around each test."""
+    kit.point, kit.adapter = getattr(adapter, "point", SMALL), adapter
+    kit.setup_method()
+    try:
+        yield kit
+    finally:
+        kit.teardown_method()
+
+
 @pytest.mark.parametrize("check", BROKEN)
 def test_each_check_fails_on_what_it_guards(check):
     editor, adapter, reason = BROKEN[check]
-    broken = adapter()
-    kit = editor()
-    kit.point, kit.adapter = getattr(broken, "point", SMALL), broken
-    kit.setup_method()
-    try:
-        with pytest.raises(AssertionError) as failed:
-            getattr(kit, check)()
-    finally:
-        kit.teardown_method()
+    with ready(editor(), adapter()) as kit, pytest.raises(AssertionError) as failed:
+        getattr(kit, check)()
     assert re.search(reason, str(failed.value), re.DOTALL), failed.value
 
 
@@ -278,18 +289,45 @@ def test_labels_stand_where_they_are_predicted(monkeypatch):
     monkeypatch.setattr(smalledit.editor, "labelled", labelled, raising=False)
     found = {}
     for name in ("predicted", "own"):
-        kit = Labelled()
-        kit.adapter = Adapter(function="smalledit.editor:labelled", labels=name, read=bare)
-        kit.point = kit.adapter.point
-        kit.setup_method()
-        try:
-            kit.test_target_is_what_the_loss_aims_at()
-        except AssertionError as error:
-            found[name] = str(error)
-        finally:
-            kit.teardown_method()
+        adapter = Adapter(function="smalledit.editor:labelled", labels=name, read=bare)
+        with ready(Labelled(), adapter) as kit:
+            try:
+                kit.test_target_is_what_the_loss_aims_at()
+            except AssertionError as error:
+                found[name] = str(error)
     assert list(found) == ["own"]
     assert re.match(r"the editor's loss does not aim at the adapter's labels 'own'", found["own"])
+
+
+def test_a_prompt_that_holds_the_target_is_named_as_a_cause():
+    message = "and prompts, which end before the target"
+    adapter = Adapter(read=with_target)
+    with ready(Small(), adapter) as kit, pytest.raises(AssertionError, match=message):
+        kit.test_other_prompts_see_the_vector()
+
+
+class Unfrozen(Small):
+    """An editor that leaves the parameters' gradients on."""
+
+    def run(self, model, hparams):
+        for parameter in model.parameters():
+            parameter.requires_grad_ = lambda _: None
+        return super().run(model, hparams)
+
+
+@pytest.mark.parametrize(("step", "side"), [(1, "below"), (-1, "above")])
+@pytest.mark.parametrize(
+    "check", ["test_selection_is_the_definition", "test_other_prompts_see_the_vector"]
+)
+def test_a_wrong_layer_is_named_though_the_editor_freezes_nothing(check, step, side):
+    def read(arguments):
+        edit = read_small(arguments)
+        return replace(edit, layer=edit.layer + step)
+
+    message = f"is added {side} layer .* correct the layer"
+    adapter = Adapter(read=read)
+    with ready(Unfrozen(), adapter) as kit, pytest.raises(AttachmentError, match=message):
+        getattr(kit, check)()
 
 
 def test_every_check_has_its_broken_adapter():
@@ -310,13 +348,8 @@ NEED_AN_EDIT = (
 
 
 def failure(kit, check):
-    kit.adapter = SmallAdapter()
-    kit.setup_method()
-    try:
-        with pytest.raises(AssertionError) as failed:
-            getattr(kit, check)()
-    finally:
-        kit.teardown_method()
+    with ready(kit, SmallAdapter()), pytest.raises(AssertionError) as failed:
+        getattr(kit, check)()
     return str(failed.value)
 
 
@@ -338,6 +371,11 @@ class TestStarted(Started):
     point = adapter.point
 
 
+class Slow(Small):
+    def hparams(self, **flag):
+        return SmallHparams(lr=1e-3, **flag)
+
+
 class FewSteps(Small):
     """As many steps as ``steps`` says: too few for a penalty, or none."""
 
@@ -353,6 +391,8 @@ class FewSteps(Small):
     [
         (Twice(), "test_selection_is_the_definition", "2 edits were reported: let run()"),
         (FewSteps(1), "test_selection_is_the_definition", "no step had a penalty: too few"),
+        (Slow(), "test_term_is_in_value_and_gradient", "or the learning rate is too small to test"),
+        (Slow(), "test_other_prompts_see_the_vector", "or too small a learning rate, to test with"),
         (FewSteps(0), "test_target_grows_likelier", "the edit had no step"),
     ],
 )
