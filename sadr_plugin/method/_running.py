@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pluggy import HookRelay
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint, Prompt
 from ..attention._positions import Positions
+from ..errors import AttachmentError
 from ..replay._replay import Replay
 from ..replay._vectors import Vectors
 from ..reuse._reuse import Reuse
@@ -93,6 +94,17 @@ class RunningEdit:
         self._vectors = vectors
         self._reuse = reuse
 
+    if not TYPE_CHECKING:  # a type checker would then accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            """Say why what a step sets is not there."""
+            if name in RunningEdit.__annotations__:
+                raise AttachmentError(
+                    f"running.{name} is there only while a step is computed; read it in the "
+                    "value() of a term"
+                )
+            raise AttributeError(f"a RunningEdit has no attribute {name!r}")
+
     @property
     def vector_is_zero(self) -> bool:
         """Whether the loop's vector is still zero."""
@@ -117,7 +129,8 @@ class RunningEdit:
                 predicted. None reads every token from the edited one on.
 
         Raises:
-            PositionError: the subject's tokens cannot be found.
+            AttachmentError: the arguments have wrong types, or a number is outside its prompt.
+            PositionError: there are no prompts, or the subject's tokens cannot be found.
         """
         return Replay(self.edit, self._vectors, self._reuse, prompts, read_from)
 
