@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -12,13 +15,23 @@ from torch import Tensor, nn
 from .adapter import Edit
 from .attention._layers import layer_modules
 from .attention._positions import prompt_tokens, shared_length
+from .attention._tracer import tracer_for
+from .config import SadrConfig
 from .events import Report, Step
 from .hookspecs import hookimpl
+from .method._probe import stack_layers, watch_of
+from .method._stopping import IGNORED
 from .plugins import plugin_manager
 from .reuse._arguments import hidden_in
 
 if TYPE_CHECKING:
     from .method._running import LossTerm, RunningEdit
+
+PULL = 1e-3
+"""The part of the largest gradient of a prompt from which on the loss also pulls at another row.
+
+At zero vector, a KL term has no gradient but rounding.
+"""
 
 NO_EDIT = "no edit was reported: the flag does not reach the editor"
 
@@ -100,23 +113,28 @@ class Echo:
 
 
 class Aim:
-    """A plugin that compares what the editor's loss aims at with the adapter's target.
+    """A plugin that looks at what the editor's loss aims at.
 
-    It compares two gradients in the first step, at what the edited layer gives: that of the loss,
-    and that of the target's negative log-probability. The loss need not be computed from the
-    model's logits, and need not show its target.
+    It looks at the gradient of the loss in the first step, at what the edited layer gives. It
+    compares it with that of the negative log-probability of the adapter's target, and of its
+    labels. The loss need not be computed from the model's logits, and need not show its target.
 
     Attributes:
         edit: what is edited. None if SADR did not act on it.
-        cosines: for each rewriting prompt that the loss looks at, the cosine between the gradients.
+        cosines: for ``target`` and ``labels``, if the adapter gives them: for each rewriting prompt
+            that the loss looks at, the cosine between the gradients.
+        left_out: the texts of the rows after the prompts that end as one of them does, and that the
+            loss looks at.
     """
 
     def __init__(self) -> None:
         self.edit: Edit | None = None
-        self.cosines: list[float] = []
+        self.cosines: dict[str, list[float]] = {}
+        self.left_out: list[str] = []
         self._running: Any = None
         self._hidden: Tensor | None = None
         self._input_ids: Tensor | None = None
+        self._mask: Tensor | None = None
         self._logits: Tensor | None = None
         self._hook: Any = None
 
@@ -131,20 +149,56 @@ class Aim:
 
     @hookimpl
     def sadr_step(self, step: Step) -> None:
-        """Compute the target's gradient in the first step, and wait for the backward pass."""
+        """Compute the target's gradients in the first step, and wait for the backward pass."""
         assert self.edit is not None
         hidden = self._hidden
-        if step.index > 0 or hidden is None or self._logits is None or self.edit.target is None:
+        if step.index > 0 or hidden is None:
             return
-        (wanted,) = torch.autograd.grad(-self._log_probability(), hidden, retain_graph=True)
+        said = {}
+        if self._logits is not None and self.edit.target is not None:
+            said["target"] = self._log_probability()
+        labels = self._running.labels
+        if labels is not None and step.target is not None:  # None: the labels have a wrong form
+            said["labels"] = self._log_probability_of(labels)
+        wanted = {
+            name: torch.autograd.grad(-value, hidden, retain_graph=True)[0]
+            for name, value in said.items()
+        }
+        prompts = len(self._running.rows.positions.prediction)
+        texts = self._texts_like_a_prompt()
 
         def compare(gradient: Tensor) -> None:
-            for row in range(len(self._running.rows.positions.prediction)):
-                if gradient[row].any():
-                    pair = gradient[row].flatten(), wanted[row].flatten()
-                    self.cosines.append(float(nn.functional.cosine_similarity(*pair, dim=0)))
+            pull = gradient.flatten(1).norm(dim=1)
+            for name, other in wanted.items():
+                self.cosines[name] = [
+                    float(nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+                    for a, b in zip(gradient[:prompts], other, strict=False)
+                    if a.any()
+                ]
+            least = PULL * pull[:prompts].max()
+            self.left_out += [text for row, text in texts.items() if pull[row] > least]
 
         hidden.register_hook(compare)  # type: ignore[no-untyped-call]
+
+    def _texts_like_a_prompt(self) -> dict[int, str]:
+        """Return the text of each row after the prompts that ends as one of them does.
+
+        It ends so if it has the same text from the subject on, with what follows the prompt.
+        """
+        assert self.edit is not None
+        if self._input_ids is None:
+            return {}
+        rows = self._input_ids.tolist()
+        if self._mask is not None and self._mask.shape == self._input_ids.shape:
+            rows = [row[mask] for row, mask in zip(self._input_ids, self._mask.bool(), strict=True)]
+        # Text, because the first token of a subject may depend on whether text is before it.
+        decode = self.edit.tokenizer.decode
+        prompts = prompt_tokens(replace(self.edit, edited_token="subject_first"))
+        ends = tuple(
+            decode(row[prompt.edited :]).strip() for row, prompt in zip(rows, prompts, strict=False)
+        )
+        others = {row: decode(rows[row]) for row in range(len(prompts), len(rows))}
+        return {row: text for row, text in others.items() if text.strip().endswith(ends)}
 
     def _log_probability(self) -> Tensor:
         """Return the log-probability of the target after all prompts, as the batch has it."""
@@ -163,6 +217,13 @@ class Aim:
                 total = total + said[place, token]
         return total
 
+    def _log_probability_of(self, labels: Tensor) -> Tensor:
+        """Return the log-probability of the loop's own labels."""
+        assert self._logits is not None
+        row, token = (labels != IGNORED).nonzero(as_tuple=True)
+        said = self._logits[row, token].log_softmax(-1)
+        return said.gather(-1, labels[row, token].to(said.device).unsqueeze(-1)).sum()
+
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
             self._hidden = hidden_in(args, kwargs)
@@ -171,7 +232,56 @@ class Aim:
         """Store the loop's own forward. This is a forward hook for the model, with kwargs."""
         if torch.is_grad_enabled():
             self._input_ids = args[0] if args else kwargs["input_ids"]
+            self._mask = kwargs.get("attention_mask")
             self._logits = getattr(output, "logits", None)
+
+    def close(self) -> None:
+        """Remove the hook from the model."""
+        if self._hook is not None:
+            self._hook.remove()
+
+
+class Start:
+    """A plugin that compares an edit's baseline with the attention of the unedited model.
+
+    Attributes:
+        gap: the largest difference between the attention rows. None if SADR acted on no edit.
+    """
+
+    def __init__(self) -> None:
+        self.gap: float | None = None
+        self._running: Any = None
+        self._unedited: Any = None
+        self._given: tuple[Any, dict[str, Any]] = ((), {})
+        self._hook: Any = None
+
+    @hookimpl
+    def sadr_loss_terms(self, running: RunningEdit) -> list[LossTerm]:
+        """Copy the model, before the editor puts its vector into it. Return no term."""
+        self._running = running
+        self._unedited = copy.deepcopy(running.edit.model)
+        self._hook = running.edit.model.register_forward_pre_hook(self._enter, with_kwargs=True)
+        return []
+
+    @hookimpl
+    def sadr_step(self, step: Step) -> None:
+        """Run the batch of the first step in the copy."""
+        if step.index > 0:
+            return
+        rows, (args, kwargs) = self._running.rows, self._given
+        found = rows.current if rows.baseline is None else rows.baseline
+        edit = replace(self._running.edit, model=self._unedited)
+        run = functools.partial(self._unedited, *args, **kwargs)
+        with (
+            torch.no_grad(),
+            tracer_for(watch_of(edit, SadrConfig()), self._running.hooks) as tracer,
+        ):
+            _, unedited = tracer.run_with_rows(run, rows.positions.prediction)
+            self.gap = float((found - stack_layers(unedited, found.device)).abs().max())
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            self._given = args, kwargs
 
     def close(self) -> None:
         """Remove the hook from the model."""

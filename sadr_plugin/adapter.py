@@ -107,7 +107,7 @@ class Edit:
         if not callable(self.prompts):
             return self.prompts
         prompts: object = self.prompts()
-        if not _are_prompts(prompts):
+        if not are_prompts(prompts):
             raise AttachmentError(
                 f"{_name(self.prompts)}, which is the prompts of an Edit, has to return a list of "
                 f"Prompts with texts, got {reprlib.repr(prompts)}"
@@ -205,7 +205,8 @@ def _name(function: Any) -> str:
     return reprlib.repr(function) if name is None else f"{function.__module__}.{name}"
 
 
-def _are_prompts(value: object) -> TypeGuard[Sequence[Prompt]]:
+def are_prompts(value: object) -> TypeGuard[Sequence[Prompt]]:
+    """Whether a value is a list of prompts whose parts are texts."""
     return isinstance(value, Sequence) and all(
         isinstance(prompt, Prompt)
         and all(isinstance(part, str) for part in (prompt.prefix, prompt.subject, prompt.suffix))
@@ -228,7 +229,7 @@ def _expected_in_edit() -> dict[str, tuple[str, Callable[[Any], bool]]]:
         "tokenizer": ("a tokenizer", callable),
         "prompts": (
             "a list of Prompts with texts, or a function that returns one",
-            lambda value: callable(value) or _are_prompts(value),
+            lambda value: callable(value) or are_prompts(value),
         ),
         "layer": ("a whole number", is_a(Integral)),
         "layer_template": text,

@@ -26,13 +26,13 @@ from __future__ import annotations
 import copy
 import importlib
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._witnesses import NO_EDIT, Aim, Echo, Witness, registered, witnessing
+from ._comparisons import assert_equal, edited_tokens, own_attributes, selected_share, tensors_in
+from ._witnesses import NO_EDIT, Aim, Echo, Start, Witness, registered, witnessing
 from .adapter import EditPoint
 from .errors import ConfigError, UnsupportedLoopError
 from .events import Report
@@ -62,6 +62,9 @@ of them.
 REPLAY_TOLERANCE = 1e-3
 """The largest error allowed in the log-probabilities of a replayed prompt, in nats, for float32."""
 
+BASELINE_TOLERANCE = 1e-4
+"""The largest error allowed in an attention weight of the baseline, for float32."""
+
 SAME_AIM = 0.8
 """The smallest cosine between the gradients of the loss and of the target.
 
@@ -69,7 +72,10 @@ It is 1 if the loss is the target's negative log-probability at the first step. 
 it is rarely above 0.6.
 """
 
-NO_PENALTY = "no step had a penalty: too few steps, or too little drift to test with"
+NO_PENALTY = (
+    "no step had a penalty: too few steps, too small a learning rate, or too little drift to test "
+    "with"
+)
 
 
 class EditorConformance:
@@ -104,10 +110,15 @@ class EditorConformance:
         """Enable SADR. The toolkit has to be imported already."""
         if self.adapter is not None:
             plugin_manager().register(self.adapter)
-        enable()
-        assert self.point in attached(), (
-            f"{self.point.editor} is not attached: register its adapter and import the toolkit"
-        )
+        try:
+            enable()
+            assert self.point in attached(), (
+                f"{self.point.editor} is not attached: register its adapter and import the toolkit"
+            )
+        except BaseException:
+            # pytest runs no teardown after a setup that failed.
+            EditorConformance.teardown_method(self)
+            raise
 
     def teardown_method(self) -> None:
         """Disable SADR again."""
@@ -139,6 +150,19 @@ class EditorConformance:
         found = self._run(sadr={"gamma": self.gamma})
         assert_equal(found, full, "reuse changes the result", REUSE_TOLERANCE)
 
+    def test_baseline_is_the_unedited_model(self) -> None:
+        """The drift is measured from the attention of the model without the vector."""
+        with registered(Start()) as start:
+            try:
+                self._run(sadr={"gamma": 0, "reuse": False})
+            finally:
+                start.close()
+        assert start.gap is not None, NO_EDIT
+        assert start.gap <= BASELINE_TOLERANCE, (
+            f"the attention at the first step is up to {start.gap:.1e} off that of the unedited "
+            "model: the vector is not zero there, so the Edit needs zero_start=False"
+        )
+
     def test_term_is_in_value_and_gradient(self) -> None:
         """The loss grows by γ · penalty, and the optimisation reduces the penalty."""
         free, held = self._report(gamma=0.0), self._report(gamma=self.gamma)
@@ -154,7 +178,8 @@ class EditorConformance:
         )
         assert len(free.steps) > first + 1, "no step follows the first with a penalty"
         assert held.steps[-1].penalty < free.steps[len(held.steps) - 1].penalty, (
-            "the penalty does not fall: it is not in the gradient"
+            "the penalty does not fall: it is not in the gradient, or the learning rate is too "
+            "small to test with"
         )
 
     def test_num_grad_steps(self) -> None:
@@ -191,32 +216,41 @@ class EditorConformance:
         )
 
     def test_target_is_what_the_loss_aims_at(self) -> None:
-        """The adapter's target is the text that the editor's own loss makes likelier."""
-        model = self.new_model()
-        with registered(Aim()) as aim:
-            hook = model.register_forward_hook(aim.watch, with_kwargs=True)
-            try:
-                self.run(model, self.hparams(sadr={"gamma": 0, "reuse": False}))
-            finally:
-                hook.remove()
-                aim.close()
+        """The adapter's target and labels are what the editor's own loss makes likelier."""
+        aim = self._aim()
         assert aim.edit is not None, NO_EDIT
-        if not aim.cosines:
+        if not any(aim.cosines.values()):
             importlib.import_module("pytest").skip("the adapter gives no target for the loss")
-        assert min(aim.cosines) > SAME_AIM, (
+        target = min(aim.cosines.get("target", ()), default=1.0)
+        assert target > SAME_AIM, (
             f"the editor's loss does not aim at the adapter's target {aim.edit.target!r}: the "
-            f"cosine of their gradients is {min(aim.cosines):.2f}"
+            f"cosine of their gradients is {target:.2f}"
+        )
+        labels = min(aim.cosines.get("labels", ()), default=1.0)
+        assert labels > SAME_AIM, (
+            f"the editor's loss does not aim at the adapter's labels {self.point.labels!r}: the "
+            f"cosine of their gradients is {labels:.2f}; a label stands at the position whose "
+            "logits predict it, one before the token itself"
+        )
+
+    def test_no_prompt_is_left_out(self) -> None:
+        """The adapter names every rewriting prompt of the batch, those with a prefix too."""
+        aim = self._aim()
+        assert aim.edit is not None, NO_EDIT
+        assert not aim.left_out, (
+            f"after the adapter's prompts, the batch has others that the editor's loss looks at: "
+            f"{aim.left_out}; Edit.prompts has to name every rewriting prompt"
         )
 
     def test_selection_is_the_definition(self) -> None:
         """Heads are selected by their attention to the edited token."""
         with witnessing() as witness:
-            self._run(sadr=self._flag(gamma=self.gamma))
+            self.run(self._frozen_model(), self.hparams(sadr=self._flag(gamma=self.gamma)))
         report = witness.only_report()
         assert witness.rows, NO_PENALTY
         declared, edited = (
             witness.rows[-1]["subject"].tolist(),
-            _edited_tokens(witness.rows[-1]),
+            edited_tokens(witness.rows[-1]),
         )
         assert edited == declared, (
             f"the editor changes the tokens {edited} of its prompts, the adapter's edited_token "
@@ -224,7 +258,7 @@ class EditorConformance:
         )
         first = len(report.steps) - len(witness.rows)
         for step, rows in zip(report.steps[first:], witness.rows, strict=True):
-            share = _selected_share(rows)
+            share = selected_share(rows)
             assert abs(share - step.selected) < 1e-6, (
                 f"step {step.index}: {step.selected} of the heads were selected, by definition "
                 f"{share}"
@@ -232,7 +266,7 @@ class EditorConformance:
 
     def test_other_prompts_see_the_vector(self) -> None:
         """`RunningEdit.replay` computes what the loop computes. ``keep`` depends on this."""
-        model = self.new_model()
+        model = self._frozen_model()
         with registered(Echo()) as echo:
             hook = model.register_forward_hook(echo.watch)
             try:
@@ -244,11 +278,12 @@ class EditorConformance:
         assert len(echo.gaps) > 1, "no edit was reported, or one of a single step"
         assert max(echo.gaps) <= REPLAY_TOLERANCE, (
             f"the loop's own prompt, run as another, gives log-probabilities {max(echo.gaps):.1e} "
-            "off: the vector is not put where the loop puts it"
+            "off: the vector is not put where the loop puts it, or the adapter's prompts are not "
+            "the loop's; check layer, edited_token and prompts, which end before the target"
         )
         assert max(echo.moves) > 10 * REPLAY_TOLERANCE, (
-            f"the vector moves what the model says by {max(echo.moves):.1e} at most: too few steps "
-            "to test with"
+            f"the vector moves what the model says by {max(echo.moves):.1e} at most: too few "
+            "steps, or too small a learning rate, to test with"
         )
 
     def test_model_and_toolkit_are_restored(self) -> None:
@@ -329,6 +364,22 @@ class EditorConformance:
             self._run(sadr=self._flag(gamma=gamma))
         return witness.only_report()
 
+    def _frozen_model(self) -> nn.Module:
+        """Return a model in which only the vector has a gradient, so that its layer can be seen."""
+        return self.new_model().requires_grad_(False)
+
+    def _aim(self) -> Aim:
+        """Run an edit, and return what its loss aims at."""
+        model = self._frozen_model()
+        with registered(Aim()) as aim:
+            hook = model.register_forward_hook(aim.watch, with_kwargs=True)
+            try:
+                self.run(model, self.hparams(sadr={"gamma": 0, "reuse": False}))
+            finally:
+                hook.remove()
+                aim.close()
+        return aim
+
     def _break_off(self, model: nn.Module, error: BaseException | None) -> BaseException | None:
         """Run an edit. If ``error`` is given, raise it in the second forward with gradients.
 
@@ -352,65 +403,3 @@ class EditorConformance:
         finally:
             hook.remove()
         return None
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Return the tensors in a nesting of tuples, lists and dictionaries, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-
-
-def assert_equal(
-    found: list[Tensor], expected: list[Tensor], message: str, tolerance: float = 0.0
-) -> None:
-    """Fail with ``message`` unless the tensors are equal, within the relative ``tolerance``."""
-    assert expected, "run() gave no tensor to compare"
-    assert len(found) == len(expected), message
-    for a, b in zip(found, expected, strict=True):
-        difference = (a - b).norm() / b.norm()
-        assert torch.equal(a, b) or difference <= tolerance, f"{message} (by {difference:.1e})"
-
-
-def own_attributes(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Return the identity of each module's own attributes, to compare before and after an edit."""
-    return {
-        name: {key: id(value) for key, value in vars(module).items() if key != "training"}
-        for name, module in model.named_modules()
-    }
-
-
-def _edited_tokens(rows: dict[str, Tensor]) -> list[int]:
-    """Find the edited token of each prompt from the attention rows alone.
-
-    A vector that is added at one token changes the key of that token in the next layer, and no
-    other key. In the first watched layer, the shares of all other tokens therefore keep their
-    ratios to each other.
-    """
-    before, now = rows["baseline"][0].double(), rows["current"][0].double()
-    edited = []
-    for prompt in range(before.shape[0]):
-        seen = (before[prompt] > 0).all(0) & (now[prompt] > 0).all(0)
-        ratio = (now[prompt][:, seen] / before[prompt][:, seen]).log()
-        apart = (ratio - ratio.median(-1, keepdim=True).values).abs().amax(0)
-        edited.append(int(seen.nonzero().flatten()[apart.argmax()]))
-    return edited
-
-
-def _selected_share(rows: dict[str, Tensor]) -> float:
-    """Compute the share of selected heads by the paper's definition, not the plugin's code."""
-    layers, prompts, heads, _ = rows["baseline"].shape
-    selected = 0
-    for layer in range(layers):
-        for prompt in range(prompts):
-            subject = int(rows["subject"][prompt])
-            limit = max(float(rows["baseline"][layer, prompt, h, subject]) for h in range(heads))
-            selected += sum(
-                float(rows["current"][layer, prompt, h, subject]) > limit for h in range(heads)
-            )
-    return selected / (layers * prompts * heads)

@@ -1,13 +1,16 @@
 """The kit passes on a sound adapter, and each check fails on one broken for it."""
 
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
+import sadr_plugin
 import smalledit.editor
-from sadr_plugin import hookimpl
+from sadr_plugin import Edit, Prompt, hookimpl
+from sadr_plugin.errors import AttachmentError
 from sadr_plugin.testing import EditorConformance
 from smalledit.hparams import SmallHparams
 from support import SMALL, SmallAdapter, read_small, tiny_llama, word_tokenizer
@@ -72,6 +75,13 @@ class Coarse(Small):
         return vector + 1e-3 * bool(part)
 
 
+class Started(Small):
+    """Its vector is not zero at the first step."""
+
+    def hparams(self, **flag):
+        return SmallHparams(start=0.3, **flag)
+
+
 class Elsewhere(Small):
     """Part of what it does to its batch is done where no one looks."""
 
@@ -103,6 +113,20 @@ def wrong_token(arguments):
 
 def wrong_target(arguments):
     return replace(read_small(arguments), target=" louvre")
+
+
+def bare_prompt(arguments):
+    edit = read_small(arguments)
+    return replace(edit, prompts=edit.prompts[:1])
+
+
+def not_from_zero(arguments):
+    return replace(read_small(arguments), zero_start=False)
+
+
+def with_target(arguments):
+    edit = read_small(arguments)
+    return replace(edit, prompts=[replace(p, suffix=p.suffix + " rome") for p in edit.prompts])
 
 
 def remembering():
@@ -138,6 +162,11 @@ BROKEN = {
         "gamma 0 changes the result",
     ),
     "test_reuse_changes_nothing": (Coarse, SmallAdapter, "reuse changes the result"),
+    "test_baseline_is_the_unedited_model": (
+        Started,
+        SmallAdapter,
+        r"is up to \d.* off that of the unedited model: the vector is not zero there",
+    ),
     "test_term_is_in_value_and_gradient": (
         Small,
         lambda: Adapter(penalty=without_gradient),
@@ -152,6 +181,11 @@ BROKEN = {
         Small,
         lambda: Adapter(read=wrong_target),
         r"does not aim at the adapter's target ' louvre': the cosine of .* is -0\.",
+    ),
+    "test_no_prompt_is_left_out": (
+        Small,
+        lambda: Adapter(read=bare_prompt),
+        r"others that the editor's loss looks at: \['so the tower is in[^,]*'\]; Edit\.prompts",
     ),
     "test_num_grad_steps": (
         Small,
@@ -191,19 +225,109 @@ BROKEN = {
 }
 
 
+@contextmanager
+def ready(kit, adapter):
+    """A kit for an adapter, set up, as pytest does it around each test."""
+    kit.point, kit.adapter = getattr(adapter, "point", SMALL), adapter
+    kit.setup_method()
+    try:
+        yield kit
+    finally:
+        kit.teardown_method()
+
+
 @pytest.mark.parametrize("check", BROKEN)
 def test_each_check_fails_on_what_it_guards(check):
     editor, adapter, reason = BROKEN[check]
-    broken = adapter()
-    kit = editor()
-    kit.point, kit.adapter = getattr(broken, "point", SMALL), broken
-    kit.setup_method()
-    try:
-        with pytest.raises(AssertionError) as failed:
-            getattr(kit, check)()
-    finally:
-        kit.teardown_method()
+    with ready(editor(), adapter()) as kit, pytest.raises(AssertionError) as failed:
+        getattr(kit, check)()
     assert re.search(reason, str(failed.value), re.DOTALL), failed.value
+
+
+def labelled(model, tok, request, hparams: SmallHparams):
+    """A loop with two variables for its target's tokens."""
+    prompt = request["prompt"].format(request["subject"])
+    ids = tok([f"{prompt} {request['target']}"], return_tensors="pt")["input_ids"]
+    own = torch.full_like(ids, -100)
+    own[0, -1] = ids[0, -1]
+    predicted = own.roll(-1, 1)
+    delta = torch.zeros(model.config.hidden_size, requires_grad=True)
+
+    def add(module, args, output):
+        output = output.clone()
+        output[0, 1] += delta
+        return output
+
+    hook = model.model.layers[hparams.layer].mlp.register_forward_hook(add)
+    model.requires_grad_(False)
+    try:
+        for _ in range(hparams.v_num_grad_steps):
+            logits = model(input_ids=ids).logits
+            loss = torch.nn.functional.cross_entropy(logits[0], predicted[0])
+            loss.backward()
+            with torch.no_grad():
+                delta -= 0.5 * delta.grad
+                delta.grad = None
+    finally:
+        hook.remove()
+    return delta.detach()
+
+
+def bare(arguments):
+    request, hparams = arguments["request"], arguments["hparams"]
+    prompt = Prompt.from_template(request["prompt"], request["subject"])
+    return Edit(arguments["model"], arguments["tok"], [prompt], hparams.layer, "model.layers.{}")
+
+
+class Labelled(Small):
+    def run(self, model, hparams):
+        return smalledit.editor.labelled(model, word_tokenizer(), dict(REQUEST), hparams)
+
+
+def test_labels_stand_where_they_are_predicted(monkeypatch):
+    """Not at the tokens themselves, as the models of transformers take them."""
+    monkeypatch.setattr(smalledit.editor, "labelled", labelled, raising=False)
+    found = {}
+    for name in ("predicted", "own"):
+        adapter = Adapter(function="smalledit.editor:labelled", labels=name, read=bare)
+        with ready(Labelled(), adapter) as kit:
+            try:
+                kit.test_target_is_what_the_loss_aims_at()
+            except AssertionError as error:
+                found[name] = str(error)
+    assert list(found) == ["own"]
+    assert re.match(r"the editor's loss does not aim at the adapter's labels 'own'", found["own"])
+
+
+def test_a_prompt_that_holds_the_target_is_named_as_a_cause():
+    message = "and prompts, which end before the target"
+    adapter = Adapter(read=with_target)
+    with ready(Small(), adapter) as kit, pytest.raises(AssertionError, match=message):
+        kit.test_other_prompts_see_the_vector()
+
+
+class Unfrozen(Small):
+    """An editor that leaves the parameters' gradients on."""
+
+    def run(self, model, hparams):
+        for parameter in model.parameters():
+            parameter.requires_grad_ = lambda _: None
+        return super().run(model, hparams)
+
+
+@pytest.mark.parametrize(("step", "side"), [(1, "below"), (-1, "above")])
+@pytest.mark.parametrize(
+    "check", ["test_selection_is_the_definition", "test_other_prompts_see_the_vector"]
+)
+def test_a_wrong_layer_is_named_though_the_editor_freezes_nothing(check, step, side):
+    def read(arguments):
+        edit = read_small(arguments)
+        return replace(edit, layer=edit.layer + step)
+
+    message = f"is added {side} layer .* correct the layer"
+    adapter = Adapter(read=read)
+    with ready(Unfrozen(), adapter) as kit, pytest.raises(AttachmentError, match=message):
+        getattr(kit, check)()
 
 
 def test_every_check_has_its_broken_adapter():
@@ -213,22 +337,19 @@ def test_every_check_has_its_broken_adapter():
 
 NEED_AN_EDIT = (
     "test_gamma_0_is_bit_identical",
+    "test_baseline_is_the_unedited_model",
     "test_term_is_in_value_and_gradient",
     "test_num_grad_steps",
     "test_target_grows_likelier",
     "test_target_is_what_the_loss_aims_at",
+    "test_no_prompt_is_left_out",
     "test_selection_is_the_definition",
 )
 
 
 def failure(kit, check):
-    kit.adapter = SmallAdapter()
-    kit.setup_method()
-    try:
-        with pytest.raises(AssertionError) as failed:
-            getattr(kit, check)()
-    finally:
-        kit.teardown_method()
+    with ready(kit, SmallAdapter()), pytest.raises(AssertionError) as failed:
+        getattr(kit, check)()
     return str(failed.value)
 
 
@@ -241,6 +362,18 @@ class Twice(Small):
     def run(self, model, hparams):
         super().run(model, hparams)
         return super().run(model, hparams)
+
+
+class TestStarted(Started):
+    """With a forward of its own for the baseline, such an editor passes."""
+
+    adapter = Adapter(read=not_from_zero)
+    point = adapter.point
+
+
+class Slow(Small):
+    def hparams(self, **flag):
+        return SmallHparams(lr=1e-3, **flag)
 
 
 class FewSteps(Small):
@@ -258,6 +391,8 @@ class FewSteps(Small):
     [
         (Twice(), "test_selection_is_the_definition", "2 edits were reported: let run()"),
         (FewSteps(1), "test_selection_is_the_definition", "no step had a penalty: too few"),
+        (Slow(), "test_term_is_in_value_and_gradient", "or the learning rate is too small to test"),
+        (Slow(), "test_other_prompts_see_the_vector", "or too small a learning rate, to test with"),
         (FewSteps(0), "test_target_grows_likelier", "the edit had no step"),
     ],
 )
@@ -269,3 +404,22 @@ def test_an_adapter_that_is_not_registered_is_noticed():
     kit = Small()
     with pytest.raises(AssertionError, match="SMALL is not attached"):
         kit.setup_method()
+
+
+def test_each_check_says_that_the_editor_is_not_attached():
+    """pytest makes a new object for each, and tears down none whose setup failed."""
+
+    class Unattached:
+        """Its declaration is not the one of the kit."""
+
+        @hookimpl
+        def sadr_edit_points(self):
+            return []
+
+    adapter = Unattached()
+    for _ in range(2):
+        kit = Small()
+        kit.adapter = adapter
+        with pytest.raises(AssertionError, match="SMALL is not attached"):
+            kit.setup_method()
+        assert not sadr_plugin.plugin_manager().is_registered(adapter)

@@ -249,11 +249,14 @@ def test_the_tutorials_package_beside_the_wheel(environment):
     shown = run(environment, *sadr, "doctor").stdout
     assert "twovector (from twovector 0.1.0)" in shown
     assert "TwoVector (twovector.editor:find_vectors): can be attached" in shown
+    loaded = "import sys, torch, sadr_plugin; sadr_plugin.plugin_manager()"
+    modules = "print([name for name in sys.modules if name.startswith('twovector')])"
+    assert run(environment, "-c", f"{loaded}; {modules}").stdout == "['twovector_sadr']\n"
     # The editor is the first to import torch, so SADR is enabled in the middle of its import.
     first = "import twovector; h = twovector.Hparams(sadr=True); print(h.sadr, end=' ')"
     wrapped = "print(hasattr(twovector.editor.find_vectors, '__wrapped__'))"
     assert run(environment, "-c", f"{first}; {wrapped}").stdout == "True True\n"
     kit = run(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(example / "tests"))
-    assert "13 passed" in kit.stdout
+    assert "15 passed" in kit.stdout
     run(environment, "-m", "pip", "uninstall", "--quiet", "--yes", "twovector")
     assert "TwoVector" not in run(environment, *sadr, "doctor").stdout

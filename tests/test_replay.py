@@ -10,7 +10,12 @@ from transformers import PreTrainedTokenizerFast
 import sadr_plugin
 from sadr_plugin import Edit, Prompt
 from sadr_plugin.attention._layers import Watch, layer_modules
-from sadr_plugin.errors import PositionError, UnsupportedLoopError, UnsupportedModelError
+from sadr_plugin.errors import (
+    AttachmentError,
+    PositionError,
+    UnsupportedLoopError,
+    UnsupportedModelError,
+)
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from sadr_plugin.replay._replay import Replay, _by_length
 from sadr_plugin.replay._vectors import Vectors
@@ -333,3 +338,24 @@ def test_a_tokenizer_that_ends_its_texts():
 def test_no_prompts():
     with pytest.raises(PositionError, match="an empty list of prompts"):
         Replay(Loop(big_llama(), "model.layers.{}").edit, None, None, [])
+
+
+@pytest.mark.parametrize("prompts", ["w2 w17", ["w2 w17"], PROMPTS[0], [Prompt("w2 ", 17, "")]])
+def test_something_else_than_prompts(prompts):
+    with pytest.raises(AttachmentError, match=r"takes a list of Prompts with texts .* got "):
+        Replay(Loop(big_llama(), "model.layers.{}").edit, None, None, prompts)
+
+
+@pytest.mark.parametrize(
+    ("read_from", "message"),
+    [
+        ([3], r"one number for each of the 3 prompts, got \[3\]"),
+        (3, "one number for each of the 3 prompts, got 3"),
+        ([3, 3, 300], "read_from holds 300 for the prompt 'w12 .* from 0 to 23, its length"),
+        ([3, -1, 3], "read_from holds -1 for the prompt 'w5 "),
+        ([3, "3", 3], "read_from holds '3' for the prompt 'w5 "),
+    ],
+)
+def test_a_place_to_read_from_that_is_in_no_prompt(read_from, message):
+    with pytest.raises(AttachmentError, match=message):
+        Replay(Loop(big_llama(), "model.layers.{}").edit, None, None, PROMPTS, read_from)

@@ -116,10 +116,22 @@ def test_the_plugins_own_terms_have_their_settings_elsewhere(small, request_, na
         edit(small, request_, Louvre(), keep=True, terms={name: {}})
 
 
-@pytest.mark.parametrize("value", [torch.zeros(2), 1.0])
+@pytest.mark.parametrize("value", [torch.zeros(2), torch.zeros(1), 1.0])
 def test_a_value_that_is_no_scalar(small, request_, value):
     with pytest.raises(AttachmentError, match="the value of the term 'louvre' has to be a scalar"):
         edit(small, request_, Louvre(value=value))
+
+
+@pytest.mark.parametrize("name", ["rows", "labels", "selected"])
+def test_what_a_step_sets_is_not_there_before_the_first(small, request_, name):
+    class Early:
+        @hookimpl
+        def sadr_loss_terms(self, running):
+            assert not hasattr(running, "row")
+            return [getattr(running, name)]
+
+    with pytest.raises(AttachmentError, match=rf"running\.{name} is there only while a step is"):
+        edit(small, request_, Early())
 
 
 def test_a_term_without_a_gradient_is_warned_of(small, request_):

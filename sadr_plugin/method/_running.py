@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pluggy import HookRelay
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint, Prompt
 from ..attention._positions import Positions
+from ..errors import AttachmentError
 from ..replay._replay import Replay
 from ..replay._vectors import Vectors
 from ..reuse._reuse import Reuse
@@ -67,11 +68,14 @@ class RunningEdit:
         hooks: the hooks of the plugin manager, to ask what other plugins answer.
         step: the index of this step, from 0.
         rows: the loop's attention rows at this step.
+        labels: the loop's own labels at this step, [prompts, tokens]; see `EditPoint.labels`. None
+            if the adapter names none.
         selected: the share of (layer, prompt, head) triples that SADR's term restricts. SADR's term
             sets it.
     """
 
     rows: Rows
+    labels: Tensor | None
     selected: Tensor
 
     def __init__(
@@ -89,6 +93,17 @@ class RunningEdit:
         self.step = 0
         self._vectors = vectors
         self._reuse = reuse
+
+    if not TYPE_CHECKING:  # a type checker would then accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            """Say why what a step sets is not there."""
+            if name in RunningEdit.__annotations__:
+                raise AttachmentError(
+                    f"running.{name} is there only while a step is computed; read it in the "
+                    "value() of a term"
+                )
+            raise AttributeError(f"a RunningEdit has no attribute {name!r}")
 
     @property
     def vector_is_zero(self) -> bool:
@@ -114,7 +129,8 @@ class RunningEdit:
                 predicted. None reads every token from the edited one on.
 
         Raises:
-            PositionError: the subject's tokens cannot be found.
+            AttachmentError: the arguments have wrong types, or a number is outside its prompt.
+            PositionError: there are no prompts, or the subject's tokens cannot be found.
         """
         return Replay(self.edit, self._vectors, self._reuse, prompts, read_from)
 

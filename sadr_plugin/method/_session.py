@@ -191,6 +191,7 @@ class EditSession:
         running = self._running
         running.step = len(self.steps)
         running.rows = Rows(self._baseline, current, self._positions)
+        running.labels = labels
         running.selected = current.new_zeros(())
         values = {}
         for term in self._terms:

@@ -50,13 +50,13 @@ def value_of(term: LossTerm) -> Tensor:
         AttachmentError: the value is not a scalar tensor.
     """
     value: object = term.value()
-    if not isinstance(value, Tensor) or value.numel() != 1:
+    if not isinstance(value, Tensor) or value.dim() != 0:
         given = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
         raise AttachmentError(
             f"sadr_loss_terms: the value of the term {term.name!r} has to be a scalar tensor, got "
             f"{given}"
         )
-    return value.reshape(())
+    return value
 
 
 def _checked(term: object) -> LossTerm:

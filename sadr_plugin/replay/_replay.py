@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..adapter import Edit, Prompt
+from ..adapter import Edit, Prompt, are_prompts
 from ..attention._positions import PromptTokens, first_token_after, own_length, padded, tokenize
 from ..attention._tracer import input_device
-from ..errors import PositionError, UnsupportedModelError
+from ..errors import AttachmentError, PositionError, UnsupportedModelError
 from ..reuse._forwards import output_head
 from ..reuse._reuse import Reuse
 from ._vectors import Vectors
@@ -32,6 +34,7 @@ class Replay:
         rows: the prompt of each token that is read, [read].
 
     Raises:
+        AttachmentError: the arguments have wrong types, or a number is outside its prompt.
         PositionError: there are no prompts, or the subject's tokens cannot be found.
     """
 
@@ -43,6 +46,11 @@ class Replay:
         prompts: Sequence[Prompt],
         read_from: Sequence[int] | None = None,
     ) -> None:
+        if not are_prompts(prompts):
+            raise AttachmentError(
+                "running.replay takes a list of Prompts with texts (Prompt.from_template makes "
+                f"one), got {reprlib.repr(prompts)}"
+            )
         if not prompts:
             raise PositionError(
                 "running.replay got an empty list of prompts; give it at least one prompt"
@@ -50,6 +58,7 @@ class Replay:
         tokens = [tokenize(edit.tokenizer, prompt, edit.edited_token) for prompt in prompts]
         first = [each.edited for each in tokens]
         if read_from is not None:
+            _check_read_from(prompts, read_from)
             first = [
                 first_token_after(edit.tokenizer, each, character) - 1
                 for each, character in zip(tokens, read_from, strict=True)
@@ -82,6 +91,20 @@ class Replay:
             with self._vectors.in_place(batch.every, batch.edited):
                 found.append(batch.logits())
         return torch.cat(found)
+
+
+def _check_read_from(prompts: Sequence[Prompt], read_from: Sequence[int]) -> None:
+    if not isinstance(read_from, Sequence) or len(read_from) != len(prompts):
+        raise AttachmentError(
+            "running.replay: read_from has to be a list with one number for each of the "
+            f"{len(prompts)} prompts, got {reprlib.repr(read_from)}"
+        )
+    for prompt, character in zip(prompts, read_from, strict=True):
+        if not isinstance(character, Integral) or not 0 <= character <= len(prompt.text):
+            raise AttachmentError(
+                f"running.replay: read_from holds {character!r} for the prompt {prompt.text!r}; "
+                f"give a character of it, from 0 to {len(prompt.text)}, its length"
+            )
 
 
 def _by_length(lengths: Sequence[int]) -> list[list[int]]:

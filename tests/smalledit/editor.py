@@ -19,7 +19,7 @@ def optimise(model, tok, request, hparams: SmallHparams, *, stop_below=0.0, on_s
     ]
     last = [int(row.nonzero()[-1]) for row in batch["attention_mask"]]
     layer = model.get_submodule(hparams.layer_module_tmp.format(hparams.layer))
-    delta = torch.zeros(model.config.hidden_size, requires_grad=True)
+    delta = torch.full((model.config.hidden_size,), hparams.start, requires_grad=True)
 
     def add_delta(module, args, output):
         if len(output) != len(subject):

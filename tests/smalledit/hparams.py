@@ -13,6 +13,7 @@ class SmallHparams(Hparams):
     layer: int = 1
     v_num_grad_steps: int = 6
     lr: float = 2.0
+    start: float = 0.0
     contexts: list = field(default_factory=lambda: ["{}", "so {}"])
     layer_module_tmp: str = "model.layers.{}"
     fact_token: str = "subject_last"

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import twovector
 from sadr_plugin.testing import EditorConformance
-from twovector.sadr_adapter import POINT
+from twovector_sadr import POINT
 
 WORDS = ["<pad>", "<unk>", "so", "the", "tower", "is", "in", "a", "city", "rome", "paris"]
 

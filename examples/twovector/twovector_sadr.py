@@ -1,4 +1,7 @@
-"""The adapter: which function contains the loop, and how to read the function's arguments."""
+"""The adapter: which function contains the loop, and how to read the function's arguments.
+
+It does not import the editor, because it is loaded in every process that imports torch.
+"""
 
 from collections.abc import Mapping
 from typing import Any
