@@ -183,3 +183,22 @@ def test_a_verdict_compares_with_plain_and_with_the_stop_alone():
     assert found.changes[CONTROL]["relation"] == change
     assert found.p_values(CONTROL)["relation"] == found.p_values(PLAIN)["relation"] < 1
     assert found.changes[PLAIN]["paraphrase"].mean == 0
+
+
+@pytest.mark.parametrize("against", [True, False])
+def test_a_gain_in_few_records_is_no_help_where_more_get_worse_nor_the_reverse(against):
+    """36 records change by one answer, and 4 by ten the other way: mean and test disagree."""
+    found = []
+    for number in range(40):
+        few = number >= 36
+        change = (10 if few else -1) * (1 if against else -1)
+        right = {UNEDITED: 20, PLAIN: 10, CONTROL: 10, TUNED: 10 + change}
+        for arm, count in right.items():
+            answers = [RIGHT] * count + [WRONG] * (20 - count)
+            scores = {"efficacy": [RIGHT], "relation": answers}
+            found.append(Result(str(number), arm, scores, None, None, None))
+    verdict = judge(found)
+    assert verdict.p_values(PLAIN)["relation"] < 0.001
+    assert (verdict.regained["relation"] > 0) is against
+    assert verdict.better["relation"] == (-32 if against else 32)
+    assert not verdict.helps
