@@ -326,6 +326,24 @@ def test_an_error_on_a_worker(tmp_path, two_workers):
         two_workers(tmp_path / "odd", 0, "odd")
 
 
+def hidden_evaluator(error):
+    return SingleEvaluator(Hidden(error=error), ARMS)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"), [(ZeroDivisionError(), None), (None, KeyboardInterrupt())]
+)
+def test_a_changed_model_of_a_worker_that_waits_is_noticed_when_the_run_ends_early(
+    tmp_path, monkeypatch, inside, outside
+):
+    pytest.importorskip("ray", reason="the ray engine's own package is optional")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    engine = RayEngine(partial(hidden_evaluator, inside), [arm.name for arm in ARMS], workers=1)
+    with pytest.raises(ChangedModelError, match=r"up_proj\.weight.*untrusted-results\.jsonl"):
+        EvaluationRun(engine, tmp_path / "results.jsonl").run(records(), stopped_by(outside, 2))
+    assert not (tmp_path / "results.jsonl").exists()
+
+
 class Odd(Exception):
     """Can be pickled, and not read again."""
 
@@ -397,9 +415,11 @@ def test_killed_and_taken_up_again(tmp_path):
 
 
 def test_a_change_that_the_editor_does_not_name_ends_the_run(tmp_path):
-    with pytest.raises(EvaluationError, match=r"record 0, sadr: .*layers\.3\.mlp\.up_proj\.weight"):
+    message = r"record 0, sadr: .*layers\.3\.mlp\.up_proj\.weight.*untrusted-results\.jsonl"
+    with pytest.raises(ChangedModelError, match=message):
         evaluate(tmp_path, SmallEditor(elsewhere=True))
-    assert [r.arm for r in read_results(tmp_path / "results.jsonl")] == [UNEDITED]
+    assert not (tmp_path / "results.jsonl").exists()
+    assert [r.arm for r in read_results(tmp_path / "untrusted-results.jsonl")] == [UNEDITED]
 
 
 def test_results_of_a_changed_model_are_put_aside(tmp_path):
@@ -412,6 +432,56 @@ def test_results_of_a_changed_model_are_put_aside(tmp_path):
         assert len(editor.edits) == 6
         assert not file.exists()
         assert len(read_results(aside)) == 9
+
+
+def stopped_by(error, at=4):
+    """What ends a run from outside, at an item."""
+    seen = []
+
+    def on_item(item):
+        seen.append(item)
+        if len(seen) == at:
+            raise error
+
+    return on_item
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        (RuntimeError("the toolkit's own"), None),
+        (KeyboardInterrupt(), None),
+        (None, KeyboardInterrupt()),
+        (None, OSError("disk full")),
+    ],
+)
+def test_results_of_a_changed_model_are_put_aside_however_the_run_ends(tmp_path, inside, outside):
+    def run(editor, on_item):
+        engine = LocalEngine(SingleEvaluator(editor, ARMS))
+        return EvaluationRun(engine, tmp_path / "results.jsonl").run(records(), on_item)
+
+    with pytest.raises(ChangedModelError, match=r"up_proj\.weight.*untrusted-results\.jsonl"):
+        run(Hidden(error=inside), stopped_by(outside))
+    assert not (tmp_path / "results.jsonl").exists()
+    assert len(read_results(tmp_path / "untrusted-results.jsonl")) == 4
+    resumed = run(SmallEditor(), lambda item: None)
+    (tmp_path / "sound").mkdir()
+    assert without_times(resumed) == without_times(evaluate(tmp_path / "sound"))
+
+
+def test_a_sound_model_keeps_its_results_and_the_error_where_nothing_can_be_checked(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(RuntimeError, match="singular"):
+        evaluate(tmp_path, SmallEditor(error=RuntimeError("singular")))
+
+    def broken(self):
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(SingleEvaluator, "finish", broken)
+    with pytest.raises(RuntimeError, match="singular"):
+        evaluate(tmp_path, SmallEditor(error=RuntimeError("singular")))
+    assert len(read_results(tmp_path / "results.jsonl")) == 4
 
 
 class Stuck(SmallEditor):

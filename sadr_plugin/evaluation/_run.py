@@ -44,12 +44,12 @@ class EvaluationRun:
         """Evaluate everything without a result, and return all results, old and new.
 
         Raises:
-            ChangedModelError: at the end, if the model has changed. The results are then not
-                reliable, and no later run uses them.
+            ChangedModelError: the model has changed. This is checked however the run ends. The
+                results are then not reliable, and no later run uses them.
         """
         warned: set[str] = set()
-        with put_aside(self._file):
-            for item in self._engine.items(self._todo(records)):
+        with put_aside(self._file, self._engine.items(self._todo(records))) as items:
+            for item in items:
                 assert isinstance(item, Result)
                 append_lines(self._file, [item])
                 self.results.append(item)

@@ -127,7 +127,7 @@ def edited_result(
                 record, arm.name, drift, steps=taken, seconds=seconds, acted=acted
             )
     except EvaluationError as error:
-        raise EvaluationError(f"record {record.key}, {arm.name}: {error}") from error
+        raise type(error)(f"record {record.key}, {arm.name}: {error}") from error
     except Exception as error:
         if not is_records_own(error, skip_bad):
             raise

@@ -42,7 +42,7 @@ class UneditedWeights:
         """Restore the edited weights, and check bit by bit everything that was touched.
 
         Raises:
-            EvaluationError: something else was changed.
+            ChangedModelError: something else was changed.
         """
         with torch.no_grad():
             for name, weight in self._kept.items():
@@ -61,7 +61,7 @@ class UneditedWeights:
         Raises:
             ChangedModelError: it is not.
         """
-        self._expect(set(self._hashes), ChangedModelError)
+        self._expect(set(self._hashes))
 
     @torch.no_grad()
     def changes(self) -> dict[str, float]:
@@ -87,9 +87,7 @@ class UneditedWeights:
             for name in self._kept:
                 tensors[name].copy_(weights[name])
 
-    def _expect(
-        self, names: AbstractSet[str], kind: type[EvaluationError] = EvaluationError
-    ) -> None:
+    def _expect(self, names: AbstractSet[str]) -> None:
         tensors = _tensors(self._model)
         strange = tensors.keys() ^ self._hashes.keys()
         changed = strange | {
@@ -99,7 +97,7 @@ class UneditedWeights:
         }
         if changed:
             first, more = min(changed), len(changed) - 1
-            raise kind(
+            raise ChangedModelError(
                 "after an edit was undone, these parts of the model differ from before: "
                 f"{first}{f', and {more} more' if more else ''}; the editor has to name all "
                 "weights that it changes"

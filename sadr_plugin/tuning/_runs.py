@@ -52,8 +52,9 @@ class Runs:
         Raises:
             ChangedModelError: an edit could not be undone. The file gets another name.
         """
-        with put_aside(self._file):
-            for result in self._engine.items(deque(self.missing(setups, records))):
+        tasks = deque(self.missing(setups, records))
+        with put_aside(self._file, self._engine.items(tasks)) as items:
+            for result in items:
                 assert isinstance(result, Result)
                 append_lines(self._file, [result])
                 self._found[result.arm, result.record] = result

@@ -122,8 +122,8 @@ class Search:
         for _ in range(parallel):
             queue.append(self._start())
         try:
-            with put_aside(self._file):
-                for result in engine.items(queue):
+            with put_aside(self._file, engine.items(queue)) as items:
+                for result in items:
                     assert isinstance(result, Result)
                     queue.extend(self._after(result, goes_on))
                     on_result(result)

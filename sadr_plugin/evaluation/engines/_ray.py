@@ -8,11 +8,11 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import EvaluationError, SadrError
+from ...errors import ChangedModelError, EvaluationError, SadrError
 from . import Evaluator, Item
 
 if TYPE_CHECKING:
@@ -75,10 +75,11 @@ class RayEngine:
         self._workers = workers
         self._threads = threads
 
-    def items(self, queue: deque[Any]) -> Iterator[Item]:
+    def items(self, queue: deque[Any]) -> Generator[Item, None, None]:
         """Do the tasks and yield their items as tasks finish; see `Engine.items`.
 
-        After an error no new task is started. Running tasks are finished first.
+        After an error no new task is started. Running tasks are finished first. After an interrupt,
+        or if the caller closes the generator early, only the models of idle workers are checked.
 
         Raises:
             EvaluationError: as `Engine.items`; a worker could not start; the cluster has no room
@@ -110,6 +111,18 @@ class _Crew:
         self._failure: Exception | None = None
 
     def items(self, queue: deque[Any]) -> Iterator[Item]:
+        try:
+            yield from self._items(queue)
+        except BaseException:  # an interrupt, or GeneratorExit: the caller has ended the run
+            self._finish(PATIENCE)
+            if isinstance(self._failure, ChangedModelError):
+                raise self._failure from None
+            raise
+        self._finish()
+        if self._failure is not None:
+            raise self._failure
+
+    def _items(self, queue: deque[Any]) -> Iterator[Item]:
         waiting = deque[tuple[Any, int]]()
         while self._running or waiting or queue:
             waiting.extend((queue.popleft(), 1) for _ in range(len(queue)))
@@ -124,10 +137,6 @@ class _Crew:
                 yield from self._outcome(finished[0], waiting)
             elif not self._give_up_unplaced(waiting):
                 self._warn_of_late_starts()
-        if self._failure is None:
-            self._finish()
-        if self._failure is not None:
-            raise self._failure
 
     def _begin(self, task: Any, attempt: int) -> None:
         worker = self._idle.pop() if self._idle else self._new_worker()
@@ -142,9 +151,10 @@ class _Crew:
         try:
             items: list[Item] = self._ray.get(finished)
         except exceptions.RayTaskError as error:
-            own = isinstance(error.cause, SadrError)
-            self._fail(error.cause if own else error)
+            self._idle.append(of.worker)  # its model is still to be checked
+            self._fail(error.cause if isinstance(error.cause, SadrError) else error)
         except exceptions.UnserializableException as error:
+            self._idle.append(of.worker)
             self._fail(EvaluationError(f"{_name(of.task)}: its error cannot be sent: {error}"))
         except exceptions.RayError as error:
             self._release(of.worker)  # an unreachable worker would keep its place
@@ -207,17 +217,24 @@ class _Crew:
                 stacklevel=2,
             )
 
-    def _finish(self) -> None:
+    def _finish(self, patience: float | None = None) -> None:
+        """Check the models of the workers that have nothing to do.
+
+        Args:
+            patience: the seconds to wait for each. None for as long as it takes.
+        """
         for answer in [worker.finish.remote() for worker in self._idle]:
             try:
-                self._ray.get(answer)
+                self._ray.get(answer, timeout=patience)
             except self._ray.exceptions.RayTaskError as error:
                 self._fail(error.cause if isinstance(error.cause, SadrError) else error)
             except self._ray.exceptions.RayError:
                 pass  # a dead worker has no model to check
 
     def _fail(self, error: Exception) -> None:
-        self._failure = self._failure or error
+        """Note why the run ends. A changed model goes before any other reason."""
+        if self._failure is None or isinstance(error, ChangedModelError):
+            self._failure = error
 
     def _new_worker(self) -> Any:
         # A reserved CPU would be held for the worker's whole life. Without one for each worker, the
