@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -399,3 +400,19 @@ def test_what_was_measured_on_a_changed_model_is_put_aside(tmp_path):
         run_search(tmp_path, WritesElsewhere(), trials=1)
     again = searching(tmp_path, Tunable())
     assert again.tried == []
+
+
+def told_of_plain_edits(work):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        work()
+    return [str(w.message) for w in warned if "SADR did not act on the edit" in str(w.message)]
+
+
+def test_a_tuning_in_which_sadr_does_not_act_is_warned_of_once_in_each_part(tmp_path):
+    runs = Runs(LocalEngine(TrialEvaluator(Tunable())), tmp_path / "r.jsonl")
+    setups = {name: Setup(sadr={"gamma": 1.0}) for name in "ab"}
+    (told,) = told_of_plain_edits(lambda: runs.results(setups, records(2)))
+    assert "in the arm a, SADR did not act on the edit of record 0" in told
+    assert told_of_plain_edits(lambda: runs.results(setups, records(3))) == []
+    assert len(told_of_plain_edits(lambda: run_search(tmp_path, Tunable(), trials=3))) == 1

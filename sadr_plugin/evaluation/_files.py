@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import ChangedModelError, DataError
+from ..errors import DataError
 from ._results import Checkpoint, Result
 
 Line = TypeVar("Line")
-T = TypeVar("T")
 
 
 def read_results(file: Path) -> list[Result]:
@@ -78,30 +77,6 @@ def replacing(file: Path) -> Iterator[Path]:
     part.replace(file)
     if os.name != "nt":  # Windows cannot open a folder
         _sync(file.parent, os.O_RDONLY)
-
-
-@contextlib.contextmanager
-def put_aside(file: Path, items: Generator[T, None, None]) -> Iterator[Iterator[T]]:
-    """Yield an engine's items for a ``with`` block, and rename a file if the model has changed.
-
-    The engine checks the model however the block ends. If the model has changed, the results in the
-    file are not reliable. With the new name, no later run uses them.
-
-    Args:
-        file: the file into which the block writes the items.
-        items: the items of `Engine.items`.
-
-    Raises:
-        ChangedModelError: with the file's new name.
-    """
-    try:
-        with contextlib.closing(items):
-            yield items
-    except ChangedModelError as error:
-        if not file.exists():
-            raise
-        kept = file.replace(file.with_name(f"untrusted-{file.name}"))
-        raise ChangedModelError(f"{error}. What was measured is in {kept}") from error
 
 
 def _sync(path: Path, flags: int) -> None:
