@@ -193,6 +193,35 @@ def test_an_arm_on_which_sadr_does_not_act_is_warned_of_once(tmp_path, editor, w
     assert {(UNEDITED, None), ("plain", None), ("sadr", not warned or "1" in warned)} <= acted
 
 
+class Idle(SmallEditor):
+    """Edits a model of its own."""
+
+    def edit(self, records, sadr):
+        pass
+
+
+def test_an_edit_that_changes_no_weight_is_warned_of_once_for_each_arm(tmp_path):
+    with pytest.warns(UserWarning, match="changed none of the weights") as warned:
+        evaluate(tmp_path, Idle())
+    told = [str(w.message).split(",")[0] for w in warned if "changed none" in str(w.message)]
+    assert sorted(told) == ["SADR: in the arm plain", "SADR: in the arm sadr"]
+    assert {r.changed for r in read_results(tmp_path / "results.jsonl")} == {None, False}
+    (tmp_path / "sound").mkdir()
+    assert {r.changed for r in evaluate(tmp_path / "sound")} == {None, True}
+
+
+class Elsewhere(Acting):
+    """Names another layer than its edits report."""
+
+    layer = 0
+
+
+def test_an_editor_that_names_another_layer_than_its_edits_ends_the_run(tmp_path):
+    message = r"record 0, sadr: Editor\.layer is 0, but SADR's report of the edit names layer 1"
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(tmp_path, Elsewhere(), skip_bad=True)
+
+
 def test_the_random_generators_are_given_back(tmp_path):
     """Also between results, to whoever takes them."""
     random.seed(0)

@@ -27,6 +27,7 @@ from ..evaluation import (
     counted_steps,
     edited,
 )
+from ..evaluation._editor import expect_layer
 from ..evaluation._measure import Measure
 from ..evaluation._scoring import Run
 from ..evaluation._single import RecordTask, failed, is_records_own
@@ -165,6 +166,8 @@ class CausalEvaluator:
                 edited(self._editor, self._unedited, [record], arm.sadr),
             ):
                 taken, seconds = steps(), time.perf_counter() - started
+                expect_layer(self._editor, found)
+                changed = self._unedited.changed()
                 acted = None if arm.sadr is None else bool(found)
                 reader.read(arm.name)
                 maps = reader.maps()
@@ -179,7 +182,18 @@ class CausalEvaluator:
             for name in arm_names([arm.name], self.variants):
                 yield failed(record, name, error, time.perf_counter() - started)
             return
-        result = Result(record.key, arm.name, scores, None, None, None, taken, seconds, acted=acted)
+        result = Result(
+            record.key,
+            arm.name,
+            scores,
+            None,
+            None,
+            None,
+            taken,
+            seconds,
+            acted=acted,
+            changed=changed,
+        )
         yield _with_attention(result, record, maps, drifted)
         for variant, own in zip(self.variants, back, strict=True):
             yield Result(record.key, restored(arm.name, variant), own, None, None, None)

@@ -57,6 +57,8 @@ class Result:
         reached: the probability of the target in the loop's last step, 0 to 1, averaged as for
             ``stop_at``, for edits with SADR. ``sadr tune`` uses it.
         acted: whether SADR acted on the edit, for edits with SADR.
+        changed: whether the edit changed any of the weights that the editor names. For edits made
+            in one call, whether they changed any.
     """
 
     record: str
@@ -74,6 +76,7 @@ class Result:
     moved: dict[str, list[float | None]] | None = None
     reached: float | None = None
     acted: bool | None = None
+    changed: bool | None = None
 
     @classmethod
     def from_line(cls, line: bytes) -> Result:

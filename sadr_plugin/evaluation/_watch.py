@@ -15,7 +15,9 @@ from .engines import Engine, Item
 
 
 class ItemWatch:
-    """Warns of edits on which SADR did not act, and puts results of a changed model aside.
+    """Warns of edits that did nothing, and puts results of a changed model aside.
+
+    An edit did nothing if SADR should have acted on it and did not, or if no weight changed.
 
     Args:
         file: the file into which the items are written. None for no file, or for one that gets only
@@ -26,7 +28,7 @@ class ItemWatch:
     def __init__(self, file: Path | None, by_arm: bool = True) -> None:
         self._file = file
         self._by_arm = by_arm
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     @contextlib.contextmanager
     def items(self, engine: Engine, queue: deque[Any]) -> Iterator[Iterator[Item]]:
@@ -48,14 +50,27 @@ class ItemWatch:
             raise ChangedModelError(f"{error}. What was measured is in {kept}") from error
 
     def _noticed(self, item: Item) -> Item:
-        if isinstance(item, Result) and item.acted is False:
-            arm = item.arm if self._by_arm else ""
-            if arm not in self._warned:
-                self._warned.add(arm)
+        if isinstance(item, Result):
+            if item.acted is False and self._is_first("acted", item):
                 warnings.warn(
                     f"SADR: in the arm {item.arm}, SADR did not act on the edit of record "
                     f"{item.record}; enable SADR, and see that the adapter's Editor.edit sets "
                     "`sadr` on the hparams and calls the declared function through its module",
                     stacklevel=3,
                 )
+            if item.changed is False and self._is_first("changed", item):
+                warnings.warn(
+                    f"SADR: in the arm {item.arm}, the edit of record {item.record} changed none "
+                    "of the weights that Editor.weights names; see that Editor.edit writes them, "
+                    "into Editor.model",
+                    stacklevel=3,
+                )
         return item
+
+    def _is_first(self, what: str, result: Result) -> bool:
+        """Whether there was no such warning before."""
+        key = what, result.arm if self._by_arm else ""
+        if key in self._warned:
+            return False
+        self._warned.add(key)
+        return True

@@ -64,6 +64,20 @@ class UneditedWeights:
         self._expect(set(self._hashes))
 
     @torch.no_grad()
+    def changed(self, since: Mapping[str, Tensor] | None = None) -> bool:
+        """Whether any edited weight has changed.
+
+        Args:
+            since: the values that `edited` returned. None for the unedited ones.
+        """
+        tensors = _tensors(self._model)
+        before = self._kept if since is None else since
+        return any(
+            not torch.equal(tensors[name].to(weight.device), weight)
+            for name, weight in before.items()
+        )
+
+    @torch.no_grad()
     def changes(self) -> dict[str, float]:
         """Return the change of each edited weight, by name.
 
