@@ -10,7 +10,7 @@ from ..evaluation import UNEDITED, ArmSummary, Estimate, Result, difference, sum
 from ..evaluation._metrics import DISTRACTED, SHORT, Scores
 from ..evaluation._significance import compared
 from ..evaluation._summary import scored_in_all
-from ._targets import HELD, KEPT, LOST, REGAINED, WON_BACK
+from ._targets import HELD, KEPT, WON_BACK, target
 
 PLAIN, CONTROL, TUNED = "plain", "stop alone", "tuned"
 
@@ -108,7 +108,7 @@ def judge(results: Sequence[Result]) -> Verdict:
     unedited, plain, tuned = (means[arm] for arm in (UNEDITED, PLAIN, TUNED))
     regained = {
         task: _share(unedited[task], plain[task], tuned[task])
-        for task in ("relation", DISTRACTED + "neighbourhood", "neighbourhood")
+        for task in (*WON_BACK, "neighbourhood")
         if task in tuned
     }
     together = scored_in_all(results, [PLAIN, CONTROL, TUNED])
@@ -117,8 +117,8 @@ def judge(results: Sequence[Result]) -> Verdict:
     better = {task: more - fewer for task, (more, fewer) in gaps.items()}
     changes = {arm: _changes(scores, arm) for arm in (PLAIN, CONTROL)}
     failed = of_arm[TUNED].failed
-    shortcomings = [] if not failed else [f"{failed} of the edits fail"]
-    shortcomings += _shortcomings(plain, tuned, regained)
+    shortcomings = [] if not failed else [f"{failed} of the edits fail{'s' if failed == 1 else ''}"]
+    shortcomings += _shortcomings(unedited, plain, tuned, regained)
     untested = [task for task in (*WON_BACK, "paraphrase") if task not in tuned]
     return Verdict(summaries, regained, better, changes, shortcomings, untested)
 
@@ -135,18 +135,21 @@ def _changes(scores: Mapping[str, Sequence[Scores]], arm: str) -> dict[str, Esti
 
 
 def _shortcomings(
-    plain: Mapping[str, float], tuned: Mapping[str, float], regained: Mapping[str, float | None]
+    unedited: Mapping[str, float],
+    plain: Mapping[str, float],
+    tuned: Mapping[str, float],
+    regained: Mapping[str, float | None],
 ) -> list[str]:
     """Return the targets that were missed, in words."""
     found = []
     if tuned["efficacy"] < HELD:
         found.append(f"ES is {tuned['efficacy']:.1f}, below {HELD:g}")
     for task in (*WON_BACK, *KEPT):
-        if task not in tuned:
+        if task not in tuned or tuned[task] >= target(task, unedited[task], plain[task]):
             continue
-        share, lost = regained.get(task), plain[task] - tuned[task]
-        if lost > (0 if task in WON_BACK else LOST):
+        share = regained.get(task)
+        if share is None or tuned[task] < plain[task]:
             found.append(f"{SHORT[task]} falls from {plain[task]:.1f} to {tuned[task]:.1f}")
-        elif task in WON_BACK and share is not None and share < REGAINED:
+        else:
             found.append(f"{share:.0%} of the lost {SHORT[task]} is regained, not half")
     return found
