@@ -196,7 +196,11 @@ def test_a_trial_that_ended_early_is_placed_by_the_one_that_was_better(tmp_path)
     found = search._expected(worse)
     assert found.specificity == pytest.approx(0.9 - 0.5), "0.5 below the other on four records"
     assert found.generality == pytest.approx(0.5)
-    failing = replace(better[0], scores={**kinds, "efficacy": [(-1.0, 0.0)]})
+    first = better[0]
+    failing = replace(first, scores={**kinds, "efficacy": [(-1.0, 0.0)]})
+    search.tried[0].results[0] = failing
+    assert not search._is_hopeless(worse), "what fails more often is not better"
+    search.tried[0].results[0] = first
     search.tried[0].results[3:] = [failing, failing]
     worse.results[3] = replace(worse.results[3], scores={**half, "efficacy": [(-1.0, 0.0)]})
     assert worse.objectives().efficacy == search.tried[0].objectives(4).efficacy
