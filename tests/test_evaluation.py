@@ -373,6 +373,29 @@ def test_a_changed_model_of_a_worker_that_waits_is_noticed_when_the_run_ends_ear
     assert not (tmp_path / "results.jsonl").exists()
 
 
+class Talkative(SmallEditor):
+    def edit(self, records, sadr):
+        warnings.warn("the toolkit is old", FutureWarning, stacklevel=1)
+        warnings.warn(f"record {records[0].key} is long", stacklevel=1)
+        super().edit(records, sadr)
+
+
+def talkative_evaluator():
+    return SingleEvaluator(Talkative(), ARMS)
+
+
+def test_each_warning_of_the_workers_is_given_once(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the ray engine's own package is optional")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    engine = RayEngine(talkative_evaluator, [arm.name for arm in ARMS], workers=2)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        EvaluationRun(engine, tmp_path / "results.jsonl").run(records(4))
+    told = [str(w.message) for w in warned]
+    told = [text for text in told if text.startswith(("record", "the toolkit"))]
+    assert sorted(told) == [*(f"record {key} is long" for key in range(4)), "the toolkit is old"]
+
+
 class Odd(Exception):
     """Can be pickled, and not read again."""
 

@@ -35,6 +35,14 @@ class _Running:
     attempt: int
 
 
+@dataclass
+class _Done:
+    """What a worker found in a task, and the texts of its warnings."""
+
+    items: list[Item]
+    warnings: list[str]
+
+
 class RayEngine:
     """Evaluates on the workers of a Ray cluster.
 
@@ -42,7 +50,7 @@ class RayEngine:
     on this machine. Otherwise it uses this machine alone. Items arrive one whole task at a time. A
     worker that dies is replaced, and its task starts again. If the cluster has no GPU for some of
     the workers, the engine continues without them and warns. Workers reserve no CPUs, so there may
-    be more of them than CPUs.
+    be more of them than CPUs. Each warning of the workers is given once, in this process.
 
     Args:
         make: makes a worker's evaluator, on the worker. All modules and files that it uses have to
@@ -105,10 +113,11 @@ class _Crew:
         self._count = engine._workers or max(1, gpus)
         self._gpu_share = 1 / math.ceil(self._count / gpus) if gpus else 0
         self._idle: list[Any] = []
-        self._running: dict[ray.ObjectRef[list[Item]], _Running] = {}
+        self._running: dict[ray.ObjectRef[_Done], _Running] = {}
         self._starting: list[ray.ObjectRef[None]] = []
         self._places: dict[Any, PlacementGroup] = {}
         self._failure: Exception | None = None
+        self._warned: set[str] = set()
 
     def items(self, queue: deque[Any]) -> Iterator[Item]:
         try:
@@ -143,13 +152,13 @@ class _Crew:
         self._running[worker.items.remote(task)] = _Running(worker, task, attempt)
 
     def _outcome(
-        self, finished: ray.ObjectRef[list[Item]], waiting: deque[tuple[Any, int]]
+        self, finished: ray.ObjectRef[_Done], waiting: deque[tuple[Any, int]]
     ) -> list[Item]:
         """Return what a worker found. If it died, return nothing and queue its task again."""
         exceptions = self._ray.exceptions
         of = self._running.pop(finished)
         try:
-            items: list[Item] = self._ray.get(finished)
+            done: _Done = self._ray.get(finished)
         except exceptions.RayTaskError as error:
             self._idle.append(of.worker)  # its model is still to be checked
             self._fail(error.cause if isinstance(error.cause, SadrError) else error)
@@ -167,7 +176,11 @@ class _Crew:
                 waiting.appendleft((of.task, of.attempt + 1))
         else:
             self._idle.append(of.worker)
-            return items
+            for text in done.warnings:
+                if text not in self._warned:
+                    self._warned.add(text)
+                    warnings.warn(text, stacklevel=2)
+            return done.items
         return []
 
     def _give_up_unplaced(self, waiting: deque[tuple[Any, int]]) -> bool:
@@ -284,14 +297,17 @@ class _Worker:
     def started(self) -> None:
         """Do nothing. Ray answers this call when the worker has started."""
 
-    def items(self, task: Any) -> list[Item]:
-        if self._evaluator is None:
-            if self._threads is not None:
-                import torch
+    def items(self, task: Any) -> _Done:
+        # Nobody sees what a worker prints. Texts can be sent whatever the category's class.
+        with warnings.catch_warnings(record=True) as warned:
+            if self._evaluator is None:
+                if self._threads is not None:
+                    import torch
 
-                torch.set_num_threads(self._threads)
-            self._evaluator = self._make()
-        return list(self._evaluator.items(task))
+                    torch.set_num_threads(self._threads)
+                self._evaluator = self._make()
+            items = list(self._evaluator.items(task))
+        return _Done(items, [str(warning.message) for warning in warned])
 
     def finish(self) -> None:
         if self._evaluator is not None:
