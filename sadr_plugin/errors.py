@@ -24,7 +24,7 @@ class EvaluationError(SadrError):
 
 
 class ChangedModelError(EvaluationError):
-    """A check of the whole model shows that it has changed, so its results are not reliable."""
+    """A check shows that the model has changed, so its results are not reliable."""
 
 
 class UnsupportedModelError(SadrError):

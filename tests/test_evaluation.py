@@ -193,6 +193,35 @@ def test_an_arm_on_which_sadr_does_not_act_is_warned_of_once(tmp_path, editor, w
     assert {(UNEDITED, None), ("plain", None), ("sadr", not warned or "1" in warned)} <= acted
 
 
+class Idle(SmallEditor):
+    """Edits a model of its own."""
+
+    def edit(self, records, sadr):
+        pass
+
+
+def test_an_edit_that_changes_no_weight_is_warned_of_once_for_each_arm(tmp_path):
+    with pytest.warns(UserWarning, match="changed none of the weights") as warned:
+        evaluate(tmp_path, Idle())
+    told = [str(w.message).split(",")[0] for w in warned if "changed none" in str(w.message)]
+    assert sorted(told) == ["SADR: in the arm plain", "SADR: in the arm sadr"]
+    assert {r.changed for r in read_results(tmp_path / "results.jsonl")} == {None, False}
+    (tmp_path / "sound").mkdir()
+    assert {r.changed for r in evaluate(tmp_path / "sound")} == {None, True}
+
+
+class Elsewhere(Acting):
+    """Names another layer than its edits report."""
+
+    layer = 0
+
+
+def test_an_editor_that_names_another_layer_than_its_edits_ends_the_run(tmp_path):
+    message = r"record 0, sadr: Editor\.layer is 0, but SADR's report of the edit names layer 1"
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(tmp_path, Elsewhere(), skip_bad=True)
+
+
 def test_the_random_generators_are_given_back(tmp_path):
     """Also between results, to whoever takes them."""
     random.seed(0)
@@ -326,6 +355,47 @@ def test_an_error_on_a_worker(tmp_path, two_workers):
         two_workers(tmp_path / "odd", 0, "odd")
 
 
+def hidden_evaluator(error):
+    return SingleEvaluator(Hidden(error=error), ARMS)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"), [(ZeroDivisionError(), None), (None, KeyboardInterrupt())]
+)
+def test_a_changed_model_of_a_worker_that_waits_is_noticed_when_the_run_ends_early(
+    tmp_path, monkeypatch, inside, outside
+):
+    pytest.importorskip("ray", reason="the ray engine's own package is optional")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    engine = RayEngine(partial(hidden_evaluator, inside), [arm.name for arm in ARMS], workers=1)
+    with pytest.raises(ChangedModelError, match=r"up_proj\.weight.*untrusted-results\.jsonl"):
+        EvaluationRun(engine, tmp_path / "results.jsonl").run(records(), stopped_by(outside, 2))
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+class Talkative(SmallEditor):
+    def edit(self, records, sadr):
+        warnings.warn("the toolkit is old", FutureWarning, stacklevel=1)
+        warnings.warn(f"record {records[0].key} is long", stacklevel=1)
+        super().edit(records, sadr)
+
+
+def talkative_evaluator():
+    return SingleEvaluator(Talkative(), ARMS)
+
+
+def test_each_warning_of_the_workers_is_given_once(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the ray engine's own package is optional")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    engine = RayEngine(talkative_evaluator, [arm.name for arm in ARMS], workers=2)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        EvaluationRun(engine, tmp_path / "results.jsonl").run(records(4))
+    told = [str(w.message) for w in warned]
+    told = [text for text in told if text.startswith(("record", "the toolkit"))]
+    assert sorted(told) == [*(f"record {key} is long" for key in range(4)), "the toolkit is old"]
+
+
 class Odd(Exception):
     """Can be pickled, and not read again."""
 
@@ -397,9 +467,11 @@ def test_killed_and_taken_up_again(tmp_path):
 
 
 def test_a_change_that_the_editor_does_not_name_ends_the_run(tmp_path):
-    with pytest.raises(EvaluationError, match=r"record 0, sadr: .*layers\.3\.mlp\.up_proj\.weight"):
+    message = r"record 0, sadr: .*layers\.3\.mlp\.up_proj\.weight.*untrusted-results\.jsonl"
+    with pytest.raises(ChangedModelError, match=message):
         evaluate(tmp_path, SmallEditor(elsewhere=True))
-    assert [r.arm for r in read_results(tmp_path / "results.jsonl")] == [UNEDITED]
+    assert not (tmp_path / "results.jsonl").exists()
+    assert [r.arm for r in read_results(tmp_path / "untrusted-results.jsonl")] == [UNEDITED]
 
 
 def test_results_of_a_changed_model_are_put_aside(tmp_path):
@@ -412,6 +484,56 @@ def test_results_of_a_changed_model_are_put_aside(tmp_path):
         assert len(editor.edits) == 6
         assert not file.exists()
         assert len(read_results(aside)) == 9
+
+
+def stopped_by(error, at=4):
+    """What ends a run from outside, at an item."""
+    seen = []
+
+    def on_item(item):
+        seen.append(item)
+        if len(seen) == at:
+            raise error
+
+    return on_item
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        (RuntimeError("the toolkit's own"), None),
+        (KeyboardInterrupt(), None),
+        (None, KeyboardInterrupt()),
+        (None, OSError("disk full")),
+    ],
+)
+def test_results_of_a_changed_model_are_put_aside_however_the_run_ends(tmp_path, inside, outside):
+    def run(editor, on_item):
+        engine = LocalEngine(SingleEvaluator(editor, ARMS))
+        return EvaluationRun(engine, tmp_path / "results.jsonl").run(records(), on_item)
+
+    with pytest.raises(ChangedModelError, match=r"up_proj\.weight.*untrusted-results\.jsonl"):
+        run(Hidden(error=inside), stopped_by(outside))
+    assert not (tmp_path / "results.jsonl").exists()
+    assert len(read_results(tmp_path / "untrusted-results.jsonl")) == 4
+    resumed = run(SmallEditor(), lambda item: None)
+    (tmp_path / "sound").mkdir()
+    assert without_times(resumed) == without_times(evaluate(tmp_path / "sound"))
+
+
+def test_a_sound_model_keeps_its_results_and_the_error_where_nothing_can_be_checked(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(RuntimeError, match="singular"):
+        evaluate(tmp_path, SmallEditor(error=RuntimeError("singular")))
+
+    def broken(self):
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(SingleEvaluator, "finish", broken)
+    with pytest.raises(RuntimeError, match="singular"):
+        evaluate(tmp_path, SmallEditor(error=RuntimeError("singular")))
+    assert len(read_results(tmp_path / "results.jsonl")) == 4
 
 
 class Stuck(SmallEditor):

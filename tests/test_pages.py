@@ -16,7 +16,7 @@ from sadr_plugin.evaluation import UNEDITED, summarise
 from sadr_plugin.events import Report, Step
 from sadr_plugin.pages import Page, heads, metrics, save, steps
 from sadr_plugin.testing import registered
-from test_evaluation import ARMS, SmallEditor, Stranger, evaluate
+from test_evaluation import ARMS, SmallEditor, Stranger, evaluate, plain_edits
 from test_transplant import causal
 
 pytest.importorskip("altair")
@@ -329,6 +329,10 @@ def test_the_drift_of_many_edits(tmp_path):
     with pytest.raises(ConfigError, match="holds a run; continue it with --resume"):
         sadr_drift(tmp_path, *options)
     assert sadr_drift(tmp_path, *options, "--resume").exit_code == 0
+
+
+def test_an_edit_on_which_sadr_does_not_act_is_warned_of(tmp_path):
+    assert plain_edits(lambda: sadr_drift(tmp_path, *EDIT)) == ["edit"]
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,21 @@
 """The folder of a run: what it records of the code, and which runs may continue in it."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from sadr_plugin._version import code_sha256, code_version
 from sadr_plugin.adapter import EditorOptions, HparamsSummary
 from sadr_plugin.commands import _run_folder
 from sadr_plugin.commands._run_folder import claim
+from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError
+from sadr_plugin.testing import registered
 
 
 @pytest.fixture
@@ -92,3 +96,36 @@ def test_files_of_a_run_whose_results_are_gone_are_not_continued(tmp_path, name,
         claim(tmp_path, {"seed": 1}, resume)
     (tmp_path / "results.jsonl").write_text("{}\n")
     claim(tmp_path, {"seed": 0}, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "first", "then", "differing"),
+    [
+        ("eval", [], ["--fluency"], "fluency"),
+        ("drift", [], ["--edited", "other"], "arms, edited"),
+        ("drift", [], ["--top", "3"], "variants"),
+        ("drift", ["--window", "2-3"], ["--window", "3"], "variants"),
+        ("tune", ["--budget", "1s"], ["--budget", "1s", "--no-keep"], "keep"),
+    ],
+)
+def test_no_run_goes_on_with_another_option(tmp_path, command, first, then, differing):
+    from test_evaluation import Stranger, sadr_eval
+
+    def run(*options):
+        if command == "tune":
+            from test_tuning import sadr_tune
+
+            return sadr_tune(tmp_path, *options)
+        with registered(Stranger()):
+            if command == "eval":
+                return sadr_eval(tmp_path, *options)
+            file, data = tmp_path / "hparams.small", tmp_path / "data.json"
+            file.touch()
+            fact = {"prompt": "the tower is in", "subject": "tower", "target_new": "rome"}
+            data.write_text(json.dumps([{**fact, "ground_truth": "paris"}]))
+            given = ["drift", file, "--data", data, "--out", tmp_path / "out", *options]
+            return CliRunner().invoke(build(), list(map(str, given)), catch_exceptions=False)
+
+    assert run(*first).exit_code == 0
+    with pytest.raises(ConfigError, match=f"a run with other settings: {differing}; see"):
+        run(*then, "--resume")

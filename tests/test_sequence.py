@@ -38,7 +38,9 @@ from sadr_plugin.pages import save, sequence
 from test_evaluation import (
     ARMS,
     Acting,
+    Elsewhere,
     Hidden,
+    Idle,
     SmallEditor,
     plain_edits,
     records,
@@ -102,6 +104,15 @@ def test_nothing_is_taken_back_before_an_arms_end(tmp_path):
 )
 def test_an_arm_on_which_sadr_does_not_act_is_warned_of_once(tmp_path, editor, warned):
     assert plain_edits(lambda: run(tmp_path, editor)) == warned
+
+
+def test_an_editor_whose_edits_are_elsewhere_or_nowhere(tmp_path):
+    with pytest.raises(EvaluationError, match=r"^Editor\.layer is 0, but"):
+        run(tmp_path / "elsewhere", Elsewhere(), skip_bad=True)
+    with pytest.warns(UserWarning, match="in the arm plain, the edit of record 0 changed none"):
+        run(tmp_path / "nowhere", Idle())
+    made = {r.changed for r in run(tmp_path / "sound").results if r.when == "made"}
+    assert made == {True}
 
 
 def test_in_batches(tmp_path):

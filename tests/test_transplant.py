@@ -42,7 +42,7 @@ from sadr_plugin.models._architectures import ARCHITECTURES, build
 from sadr_plugin.models.notices import quiet_transformers
 from sadr_plugin.plugins import plugin_manager
 from support import exists, tiny_llama, word_tokenizer
-from test_evaluation import SmallEditor, records
+from test_evaluation import Acting, Elsewhere, Idle, SmallEditor, plain_edits, records
 
 SUPPORTED = [found for found in ARCHITECTURES if found.supported]
 
@@ -319,3 +319,24 @@ def test_a_subject_that_a_question_does_not_name():
     kinds = [found.kind for found in MapReader(editor, record).maps()]
     assert kinds == ["efficacy", "distracting neighbourhood", "distracting relation"]
     assert not math.isnan(MapReader(editor, record).maps()[0].divergence(UNEDITED).sum())
+
+
+@pytest.mark.parametrize(("editor", "warned"), [(SmallEditor(), ["0"]), (Acting(), [])])
+def test_a_causal_test_of_an_edit_on_which_sadr_does_not_act_is_warned_of(tmp_path, editor, warned):
+    evaluator = CausalEvaluator(editor, [Arm("sadr", {"gamma": 1.0})])
+    run = EvaluationRun(LocalEngine(evaluator), tmp_path / "results.jsonl")
+    assert plain_edits(lambda: run.run(records(2))) == warned
+    acted = {r.acted for r in run.results if r.arm == "sadr"}
+    assert acted == {not warned}
+    assert {r.acted for r in run.results if r.arm != "sadr"} == {None}
+
+
+def test_a_causal_test_of_an_editor_whose_edits_are_elsewhere_or_nowhere(tmp_path):
+    def run(editor):
+        engine = LocalEngine(CausalEvaluator(editor, [Arm("sadr", {"gamma": 1.0})]))
+        return EvaluationRun(engine, tmp_path / "results.jsonl").run(records(1))
+
+    with pytest.raises(EvaluationError, match=r"Editor\.layer is 0, but"):
+        run(Elsewhere())
+    with pytest.warns(UserWarning, match="in the arm sadr, the edit of record 0 changed none"):
+        run(Idle())

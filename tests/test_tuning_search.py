@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,7 +196,11 @@ def test_a_trial_that_ended_early_is_placed_by_the_one_that_was_better(tmp_path)
     found = search._expected(worse)
     assert found.specificity == pytest.approx(0.9 - 0.5), "0.5 below the other on four records"
     assert found.generality == pytest.approx(0.5)
-    failing = replace(better[0], scores={**kinds, "efficacy": [(-1.0, 0.0)]})
+    first = better[0]
+    failing = replace(first, scores={**kinds, "efficacy": [(-1.0, 0.0)]})
+    search.tried[0].results[0] = failing
+    assert not search._is_hopeless(worse), "what fails more often is not better"
+    search.tried[0].results[0] = first
     search.tried[0].results[3:] = [failing, failing]
     worse.results[3] = replace(worse.results[3], scores={**half, "efficacy": [(-1.0, 0.0)]})
     assert worse.objectives().efficacy == search.tried[0].objectives(4).efficacy
@@ -399,3 +404,19 @@ def test_what_was_measured_on_a_changed_model_is_put_aside(tmp_path):
         run_search(tmp_path, WritesElsewhere(), trials=1)
     again = searching(tmp_path, Tunable())
     assert again.tried == []
+
+
+def told_of_plain_edits(work):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        work()
+    return [str(w.message) for w in warned if "SADR did not act on the edit" in str(w.message)]
+
+
+def test_a_tuning_in_which_sadr_does_not_act_is_warned_of_once_in_each_part(tmp_path):
+    runs = Runs(LocalEngine(TrialEvaluator(Tunable())), tmp_path / "r.jsonl")
+    setups = {name: Setup(sadr={"gamma": 1.0}) for name in "ab"}
+    (told,) = told_of_plain_edits(lambda: runs.results(setups, records(2)))
+    assert "in the arm a, SADR did not act on the edit of record 0" in told
+    assert told_of_plain_edits(lambda: runs.results(setups, records(3))) == []
+    assert len(told_of_plain_edits(lambda: run_search(tmp_path, Tunable(), trials=3))) == 1

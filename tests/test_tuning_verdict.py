@@ -15,8 +15,10 @@ from sadr_plugin.tuning import (
     CONTROL,
     PLAIN,
     TUNED,
+    Baselines,
     check_up,
     judge,
+    margin,
 )
 from tuning_support import RIGHT, WRONG, Tunable, outcome
 
@@ -151,6 +153,8 @@ def test_a_verdict():
         if found.arm == TUNED and int(found.record) > 2:
             broken[place] = Result(found.record, TUNED, {}, None, None, None, error="no inverse")
     assert judge(broken).shortcomings == ["9 of the edits fail"]
+    one = [broken[-1] if r.arm == TUNED and r.record == "11" else r for r in judged(12)]
+    assert judge(one).shortcomings == ["1 of the edits fails"]
     with pytest.raises(DataError, match="could be edited in every arm: no inverse"):
         judge([r if r.arm != TUNED else broken[-1] for r in judged(12)])
 
@@ -175,6 +179,29 @@ def test_a_verdict_says_what_was_not_asked_and_what_falls():
     assert judge(worse).shortcomings == ["NS falls from 100.0 to 0.0"]
 
 
+@pytest.mark.parametrize(
+    ("unedited", "plain", "tuned", "missed"),
+    [
+        (50, 50, 46, []),
+        (50, 50, 44, ["RS falls from 50.0 to 44.0"]),
+        (50, 60, 56, []),
+        (50, 40, 45, []),
+        (50, 40, 44, ["40% of the lost RS is regained, not half"]),
+        (50, 40, 39, ["RS falls from 40.0 to 39.0"]),
+    ],
+)
+def test_the_verdict_has_the_targets_of_the_search(unedited, plain, tuned, missed):
+    def of(arm, right):
+        answers = [RIGHT] * right + [WRONG] * (100 - right)
+        return Result("0", arm, {"efficacy": [RIGHT], "relation": answers}, None, None, None)
+
+    arms = {UNEDITED: unedited, PLAIN: plain, CONTROL: plain, TUNED: tuned}
+    results = {arm: of(arm, right) for arm, right in arms.items()}
+    assert judge(list(results.values())).shortcomings == missed
+    far = margin([results[TUNED]], Baselines([results[UNEDITED]], [results[PLAIN]]))
+    assert (far < 0) is bool(missed)
+
+
 def test_a_verdict_compares_with_plain_and_with_the_stop_alone():
     found = judge(judged(9, plain_right=3))
     change = found.changes[PLAIN]["relation"]
@@ -183,3 +210,22 @@ def test_a_verdict_compares_with_plain_and_with_the_stop_alone():
     assert found.changes[CONTROL]["relation"] == change
     assert found.p_values(CONTROL)["relation"] == found.p_values(PLAIN)["relation"] < 1
     assert found.changes[PLAIN]["paraphrase"].mean == 0
+
+
+@pytest.mark.parametrize("against", [True, False])
+def test_a_gain_in_few_records_is_no_help_where_more_get_worse_nor_the_reverse(against):
+    """36 records change by one answer, and 4 by ten the other way: mean and test disagree."""
+    found = []
+    for number in range(40):
+        few = number >= 36
+        change = (10 if few else -1) * (1 if against else -1)
+        right = {UNEDITED: 20, PLAIN: 10, CONTROL: 10, TUNED: 10 + change}
+        for arm, count in right.items():
+            answers = [RIGHT] * count + [WRONG] * (20 - count)
+            scores = {"efficacy": [RIGHT], "relation": answers}
+            found.append(Result(str(number), arm, scores, None, None, None))
+    verdict = judge(found)
+    assert verdict.p_values(PLAIN)["relation"] < 0.001
+    assert (verdict.regained["relation"] > 0) is against
+    assert verdict.better["relation"] == (-32 if against else 32)
+    assert not verdict.helps

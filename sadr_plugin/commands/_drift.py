@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -224,7 +225,9 @@ def _make(
 def _of_one(make: Callable[[], CausalEvaluator], record: Record, console: Console) -> DriftOfEdit:
     """Examine a single edit."""
     from .. import reports
+    from ..evaluation import LocalEngine, Result
     from ..evaluation._single import RecordTask
+    from ..evaluation._watch import ItemWatch
     from ._drift_findings import DriftOfEdit
 
     with console.status("loading the model"), silence():
@@ -233,12 +236,13 @@ def _of_one(make: Callable[[], CausalEvaluator], record: Record, console: Consol
         _bar(console, f"{record.prompt} → {record.target_new}", 1 + len(evaluator.arms)) as advance,
         silence(),
         reports() as found,
+        ItemWatch(None).items(LocalEngine(evaluator), deque([RecordTask(record)])) as items,
     ):
         results = []
-        for result in evaluator.items(RecordTask(record)):
+        for result in items:
+            assert isinstance(result, Result)
             results.append(result)
             advance(result)
-        evaluator.finish()
     for result in results:
         if result.error is not None:
             raise ConfigError(f"{result.arm}: {result.error}")

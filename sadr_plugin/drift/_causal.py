@@ -27,9 +27,11 @@ from ..evaluation import (
     counted_steps,
     edited,
 )
+from ..evaluation._editor import expect_layer
 from ..evaluation._measure import Measure
 from ..evaluation._scoring import Run
 from ..evaluation._single import RecordTask, failed, is_records_own
+from ..events import reports
 from ._maps import AttentionMap, Head, MapReader, ranked
 from ._transplant import Transplant
 
@@ -159,10 +161,14 @@ class CausalEvaluator:
         set_seed(self._seed)
         try:
             with (
+                reports() as found,
                 counted_steps(self._editor.model) as steps,
                 edited(self._editor, self._unedited, [record], arm.sadr),
             ):
                 taken, seconds = steps(), time.perf_counter() - started
+                expect_layer(self._editor, found)
+                changed = self._unedited.changed()
+                acted = None if arm.sadr is None else bool(found)
                 reader.read(arm.name)
                 maps = reader.maps()
                 drifted = ranked(maps[:1], arm.name)
@@ -176,14 +182,25 @@ class CausalEvaluator:
             for name in arm_names([arm.name], self.variants):
                 yield failed(record, name, error, time.perf_counter() - started)
             return
-        result = Result(record.key, arm.name, scores, None, None, None, taken, seconds)
+        result = Result(
+            record.key,
+            arm.name,
+            scores,
+            None,
+            None,
+            None,
+            taken,
+            seconds,
+            acted=acted,
+            changed=changed,
+        )
         yield _with_attention(result, record, maps, drifted)
-        for variant, found in zip(self.variants, back, strict=True):
-            yield Result(record.key, restored(arm.name, variant), found, None, None, None)
+        for variant, own in zip(self.variants, back, strict=True):
+            yield Result(record.key, restored(arm.name, variant), own, None, None, None)
         with Transplant(self._editor) as transplant:
             for variant, chosen in zip(self.variants, heads, strict=True):
-                found = self._scores(record, transplant.by(after, chosen))
-                yield Result(record.key, transferred(arm.name, variant), found, None, None, None)
+                own = self._scores(record, transplant.by(after, chosen))
+                yield Result(record.key, transferred(arm.name, variant), own, None, None, None)
 
     def _scores(self, record: Record, run: Run) -> dict[str, list[tuple[float, float]]]:
         return self._measure.scores({task: ask(record) for task, ask in TASKS.items()}, run)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ConfigError, EvaluationError
+from ..events import Report
 from ._records import Record
 from ._weights import UneditedWeights
 
@@ -165,6 +166,21 @@ def edited(
         yield
     finally:
         take_back(editor, unedited)
+
+
+def expect_layer(editor: Editor, found: Sequence[Report]) -> None:
+    """Check that the edits with SADR were made at the layer that the editor names.
+
+    Raises:
+        EvaluationError: they were made at another one.
+    """
+    for report in found:
+        if report.layer != editor.layer:
+            raise EvaluationError(
+                f"Editor.layer is {editor.layer}, but SADR's report of the edit names layer "
+                f"{report.layer}; set Editor.layer to the layer of the declaration's Edit, because "
+                "the evaluation measures the drift after it"
+            )
 
 
 def take_back(editor: Editor, unedited: UneditedWeights) -> None:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import ChangedModelError, DataError
+from ..errors import DataError
 from ._results import Checkpoint, Result
 
 Line = TypeVar("Line")
@@ -77,22 +77,6 @@ def replacing(file: Path) -> Iterator[Path]:
     part.replace(file)
     if os.name != "nt":  # Windows cannot open a folder
         _sync(file.parent, os.O_RDONLY)
-
-
-@contextlib.contextmanager
-def put_aside(file: Path) -> Iterator[None]:
-    """Rename a file if the model has changed in the end.
-
-    Its results are then not reliable. With the new name, no later run uses them.
-
-    Raises:
-        ChangedModelError: with the file's new name.
-    """
-    try:
-        yield
-    except ChangedModelError as error:
-        kept = file.replace(file.with_name(f"untrusted-{file.name}"))
-        raise ChangedModelError(f"{error}. What was measured is in {kept}") from error
 
 
 def _sync(path: Path, flags: int) -> None:

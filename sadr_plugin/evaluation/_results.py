@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +57,8 @@ class Result:
         reached: the probability of the target in the loop's last step, 0 to 1, averaged as for
             ``stop_at``, for edits with SADR. ``sadr tune`` uses it.
         acted: whether SADR acted on the edit, for edits with SADR.
+        changed: whether the edit changed any of the weights that the editor names. For edits made
+            in one call, whether they changed any.
     """
 
     record: str
@@ -75,6 +76,7 @@ class Result:
     moved: dict[str, list[float | None]] | None = None
     reached: float | None = None
     acted: bool | None = None
+    changed: bool | None = None
 
     @classmethod
     def from_line(cls, line: bytes) -> Result:
@@ -119,23 +121,6 @@ class Checkpoint:
         data = json.loads(line)
         data["unrelated"] = [_pairs(scores) for scores in data["unrelated"]]
         return cls(**data)
-
-
-def warn_of_plain_edit(result: Result, warned: set[str]) -> None:
-    """Warn if SADR should have acted on an edit and did not, once for each arm.
-
-    Args:
-        result: the result of the edit.
-        warned: the arms with a warning. The function adds to it.
-    """
-    if result.acted is False and result.arm not in warned:
-        warned.add(result.arm)
-        warnings.warn(
-            f"SADR: in the arm {result.arm}, SADR did not act on the edit of record "
-            f"{result.record}; enable SADR, and see that the adapter's Editor.edit sets `sadr` on "
-            "the hparams and calls the declared function through its module",
-            stacklevel=3,
-        )
 
 
 def _pairs(scores: Any) -> dict[str, Pairs]:

@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ._files import append_lines, drop_half_line, put_aside, read_results, rewrite
+from ._files import append_lines, drop_half_line, read_results, rewrite
 from ._records import Record
-from ._results import UNEDITED, Result, warn_of_plain_edit
+from ._results import UNEDITED, Result
 from ._single import RecordTask
+from ._watch import ItemWatch
 from .engines import Engine, Item
 
 
@@ -44,16 +45,14 @@ class EvaluationRun:
         """Evaluate everything without a result, and return all results, old and new.
 
         Raises:
-            ChangedModelError: at the end, if the model has changed. The results are then not
-                reliable, and no later run uses them.
+            ChangedModelError: the model has changed. This is checked however the run ends. The
+                results are then not reliable, and no later run uses them.
         """
-        warned: set[str] = set()
-        with put_aside(self._file):
-            for item in self._engine.items(self._todo(records)):
+        with ItemWatch(self._file).items(self._engine, self._todo(records)) as items:
+            for item in items:
                 assert isinstance(item, Result)
                 append_lines(self._file, [item])
                 self.results.append(item)
-                warn_of_plain_edit(item, warned)
                 on_item(item)
         return self.results
 

@@ -23,8 +23,9 @@ from ._files import (
     replacing,
     rewrite,
 )
-from ._results import UNEDITED, Checkpoint, Result, warn_of_plain_edit
+from ._results import UNEDITED, Checkpoint, Result
 from ._sequence import Leg
+from ._watch import ItemWatch
 from .engines import Engine, Item
 
 CHECKPOINTS = (1, 10, 25, 50, 100, 250, 500, 1000)
@@ -81,17 +82,17 @@ class SequenceRun:
     def run(self, on_item: Callable[[Item], None] = lambda item: None) -> list[Result]:
         """Run the remaining legs, and return all results, old and new."""
         queue: deque[Leg] = deque(filter(None, map(self._next, (UNEDITED, *self._engine.arms))))
-        warned: set[str] = set()
-        for item in self._engine.items(queue):
-            if isinstance(item, Checkpoint):
-                self._write(item)
-                following = self._next(item.arm, item.saved)
-                if following is not None:
-                    queue.append(following)
-            else:
-                self._legs_results.setdefault(item.arm, []).append(item)
-                warn_of_plain_edit(item, warned)
-            on_item(item)
+        # The files get a leg's results only after its check, so they stay reliable.
+        with ItemWatch(None).items(self._engine, queue) as items:
+            for item in items:
+                if isinstance(item, Checkpoint):
+                    self._write(item)
+                    following = self._next(item.arm, item.saved)
+                    if following is not None:
+                        queue.append(following)
+                else:
+                    self._legs_results.setdefault(item.arm, []).append(item)
+                on_item(item)
         return self.results
 
     def _next(self, arm: str, saved: dict[str, Tensor] | None = None) -> Leg | None:

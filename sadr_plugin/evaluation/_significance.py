@@ -172,6 +172,19 @@ def _student_within(t: float, freedom: int) -> float:
     return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0.0))
 
 
+def compared(one: Sequence[Scores], other: Sequence[Scores], task: str) -> tuple[int, int]:
+    """Return in how many records one arm answers better than another, and in how many worse.
+
+    The share of right answers decides. Records without questions of this metric do not count.
+    """
+    better = worse = 0
+    for a, b in zip(one, other, strict=True):
+        if a.get(task) and b.get(task):
+            gap = sum(accuracy(*pair) for pair in a[task]) - sum(accuracy(*p) for p in b[task])
+            better, worse = better + (gap > 0), worse + (gap < 0)
+    return better, worse
+
+
 def sign_test(one: Sequence[Scores], other: Sequence[Scores], task: str) -> float | None:
     """Return the two-sided p of the hypothesis that two arms answer equally well.
 
@@ -181,11 +194,7 @@ def sign_test(one: Sequence[Scores], other: Sequence[Scores], task: str) -> floa
     Returns:
         None if no record differs.
     """
-    better = worse = 0
-    for a, b in zip(one, other, strict=True):
-        if a.get(task) and b.get(task):
-            gap = sum(accuracy(*pair) for pair in a[task]) - sum(accuracy(*p) for p in b[task])
-            better, worse = better + (gap > 0), worse + (gap < 0)
+    better, worse = compared(one, other, task)
     count = better + worse
     if count == 0:
         return None

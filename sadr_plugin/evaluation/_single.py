@@ -12,7 +12,7 @@ from transformers import set_seed
 from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
 from ..events import reports
 from ..method._probe import DriftProbe
-from ._editor import Editor, counted_steps, edited
+from ._editor import Editor, counted_steps, edited, expect_layer
 from ._measure import Measure
 from ._records import Record
 from ._results import UNEDITED, Arm, Result
@@ -110,7 +110,8 @@ def edited_result(
         skip_bad: as for `SingleEvaluator`.
 
     Raises:
-        EvaluationError: the edit could not be undone. The message names the record and the arm.
+        EvaluationError: the edit could not be undone, or it was made at a layer other than the
+            editor's. The message names the record and the arm.
     """
     set_seed(seed)
     started = time.perf_counter()
@@ -121,13 +122,15 @@ def edited_result(
             edited(editor, unedited, [record], arm.sadr),
         ):
             taken, seconds = steps(), time.perf_counter() - started
+            expect_layer(editor, found)
             drift = None if probe is None else probe.drift()
             acted = None if arm.sadr is None else bool(found)
+            changed = unedited.changed()
             return measure.result(
-                record, arm.name, drift, steps=taken, seconds=seconds, acted=acted
+                record, arm.name, drift, steps=taken, seconds=seconds, acted=acted, changed=changed
             )
     except EvaluationError as error:
-        raise EvaluationError(f"record {record.key}, {arm.name}: {error}") from error
+        raise type(error)(f"record {record.key}, {arm.name}: {error}") from error
     except Exception as error:
         if not is_records_own(error, skip_bad):
             raise

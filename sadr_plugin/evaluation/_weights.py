@@ -42,7 +42,7 @@ class UneditedWeights:
         """Restore the edited weights, and check bit by bit everything that was touched.
 
         Raises:
-            EvaluationError: something else was changed.
+            ChangedModelError: something else was changed.
         """
         with torch.no_grad():
             for name, weight in self._kept.items():
@@ -61,7 +61,21 @@ class UneditedWeights:
         Raises:
             ChangedModelError: it is not.
         """
-        self._expect(set(self._hashes), ChangedModelError)
+        self._expect(set(self._hashes))
+
+    @torch.no_grad()
+    def changed(self, since: Mapping[str, Tensor] | None = None) -> bool:
+        """Whether any edited weight has changed.
+
+        Args:
+            since: the values that `edited` returned. None for the unedited ones.
+        """
+        tensors = _tensors(self._model)
+        before = self._kept if since is None else since
+        return any(
+            not torch.equal(tensors[name].to(weight.device), weight)
+            for name, weight in before.items()
+        )
 
     @torch.no_grad()
     def changes(self) -> dict[str, float]:
@@ -87,9 +101,7 @@ class UneditedWeights:
             for name in self._kept:
                 tensors[name].copy_(weights[name])
 
-    def _expect(
-        self, names: AbstractSet[str], kind: type[EvaluationError] = EvaluationError
-    ) -> None:
+    def _expect(self, names: AbstractSet[str]) -> None:
         tensors = _tensors(self._model)
         strange = tensors.keys() ^ self._hashes.keys()
         changed = strange | {
@@ -99,7 +111,7 @@ class UneditedWeights:
         }
         if changed:
             first, more = min(changed), len(changed) - 1
-            raise kind(
+            raise ChangedModelError(
                 "after an edit was undone, these parts of the model differ from before: "
                 f"{first}{f', and {more} more' if more else ''}; the editor has to name all "
                 "weights that it changes"

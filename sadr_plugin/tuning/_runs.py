@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..evaluation import Engine, Record, Result, read_results
-from ..evaluation._files import append_lines, drop_half_line, put_aside
+from ..evaluation._files import append_lines, drop_half_line
+from ..evaluation._watch import ItemWatch
 from ._trials import Setup, TrialTask
 
 
@@ -30,6 +31,7 @@ class Runs:
         self._engine = engine
         self._file = file
         self._on_result = on_result
+        self._watch = ItemWatch(file, by_arm=False)
         drop_half_line(file)
         self._found = {(r.arm, r.record): r for r in read_results(file)}
 
@@ -52,8 +54,8 @@ class Runs:
         Raises:
             ChangedModelError: an edit could not be undone. The file gets another name.
         """
-        with put_aside(self._file):
-            for result in self._engine.items(deque(self.missing(setups, records))):
+        with self._watch.items(self._engine, deque(self.missing(setups, records))) as items:
+            for result in items:
                 assert isinstance(result, Result)
                 append_lines(self._file, [result])
                 self._found[result.arm, result.record] = result

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import EvaluationError
 from ..evaluation import Engine, Record, Result
-from ..evaluation._files import put_aside
+from ..evaluation._watch import ItemWatch
 from ._objectives import Asked, Objectives, failures_allowed, objectives
 from ._space import RECIPES, Space
 from ._targets import Baselines, margin
@@ -122,8 +122,8 @@ class Search:
         for _ in range(parallel):
             queue.append(self._start())
         try:
-            with put_aside(self._file):
-                for result in engine.items(queue):
+            with ItemWatch(self._file, by_arm=False).items(engine, queue) as items:
+                for result in items:
                     assert isinstance(result, Result)
                     queue.extend(self._after(result, goes_on))
                     on_result(result)

@@ -11,7 +11,10 @@ from ..evaluation._metrics import DISTRACTED
 from ._objectives import Asked, is_right, mean_answer, questions
 
 LOST = 5.0
-"""The largest allowed loss of PS, NS and DRS compared with the plain edit, in points."""
+"""The largest allowed loss of PS, NS and DRS compared with the plain edit, in points.
+
+It is also that of RS and DNS, if the plain edit lost nothing there.
+"""
 
 HELD = 95.0
 """The ES that an edit needs, in percent."""
@@ -47,6 +50,19 @@ class Baselines:
         return Baselines([*self.unedited, *other.unedited], [*self.plain, *other.plain])
 
 
+def target(kind: str, unedited: float, plain: float) -> float:
+    """Return the percentage that settings have to reach in a metric.
+
+    Args:
+        kind: the metric, of `WON_BACK` or `KEPT`.
+        unedited: the percentage of the unedited model.
+        plain: the percentage of the plain edit.
+    """
+    if kind in WON_BACK and plain < unedited:
+        return plain + REGAINED * (unedited - plain)
+    return plain - LOST
+
+
 def margin(tried: Sequence[Result], baselines: Baselines) -> float:
     """Return how far a setup is beyond the targets. The target with the worst result decides.
 
@@ -70,24 +86,24 @@ def margin(tried: Sequence[Result], baselines: Baselines) -> float:
         plain, now = percent(baselines.plain, kind), percent(tried, kind)
         if unedited is None or plain is None or now is None:
             continue
-        if kind in KEPT or plain >= unedited:
-            found.append(_still_there(plain, now))
+        goal = target(kind, unedited, plain)
+        if goal > plain:
+            found.append(_won_back(unedited, plain, goal, now))
         else:
-            found.append(_won_back(unedited, plain, now))
+            found.append(_still_there(goal, now))
     return min(found)
 
 
-def _won_back(unedited: float, plain: float, now: float) -> float:
+def _won_back(unedited: float, plain: float, goal: float, now: float) -> float:
     """Return 1 if all that the plain edit lost is regained, and 0 if just `REGAINED` of it is.
 
     If the plain edit lost little, a missed target counts less: it may be a single answer.
     """
-    target = plain + REGAINED * (unedited - plain)
-    if now >= target:
-        return min(1.0, (now - target) / (unedited - target))
-    return (now - target) / max(target - plain, LOST)
+    if now >= goal:
+        return min(1.0, (now - goal) / (unedited - goal))
+    return (now - goal) / max(goal - plain, LOST)
 
 
-def _still_there(plain: float, now: float) -> float:
+def _still_there(goal: float, now: float) -> float:
     """Return 1 if nothing is lost compared with the plain edit, and 0 if `LOST` points are."""
-    return min(1.0, 1 - (plain - now) / LOST)
+    return min(1.0, (now - goal) / LOST)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from ..errors import DataError
 from ..evaluation import UNEDITED, ArmSummary, Estimate, Result, difference, summarise
-from ..evaluation._metrics import DISTRACTED, SHORT
+from ..evaluation._metrics import DISTRACTED, SHORT, Scores
+from ..evaluation._significance import compared
 from ..evaluation._summary import scored_in_all
-from ._targets import HELD, KEPT, LOST, REGAINED, WON_BACK
+from ._targets import HELD, KEPT, WON_BACK, target
 
 PLAIN, CONTROL, TUNED = "plain", "stop alone", "tuned"
 
@@ -25,6 +26,8 @@ class Verdict:
         summaries: the unedited model, the plain edit, the stop alone, and the tuned settings.
         regained: by metric, the share of the plain edit's loss that the settings regain, 1 for all
             of it. None if the plain edit lost nothing.
+        better: by metric, the number of records that the settings answer better than the plain
+            edit, minus the number of those that they answer worse.
         changes: by arm (`PLAIN`, `CONTROL`) and metric, what the settings change compared with that
             arm, in points, with the 95 % interval.
         shortcomings: the targets that were missed, in words.
@@ -33,6 +36,7 @@ class Verdict:
 
     summaries: list[ArmSummary]
     regained: dict[str, float | None]
+    better: dict[str, int]
     changes: dict[str, dict[str, Estimate]]
     shortcomings: list[str]
     untested: list[str]
@@ -45,10 +49,14 @@ class Verdict:
 
     @property
     def helps(self) -> bool:
-        """Whether the settings regain part of a metric, with a corrected p below 0.05."""
+        """Whether the settings regain part of a metric, with a corrected p below 0.05.
+
+        The share is a mean over questions, and p comes from a two-sided test over records. So both
+        have to be in favour of the settings.
+        """
         tested = self.p_values(PLAIN)
         return any(
-            share is not None and share > 0 and p is not None and p < 0.05
+            share is not None and share > 0 and self.better[task] > 0 and p is not None and p < 0.05
             for task, share in self.regained.items()
             for p in (tested.get(task),)
         )
@@ -100,15 +108,19 @@ def judge(results: Sequence[Result]) -> Verdict:
     unedited, plain, tuned = (means[arm] for arm in (UNEDITED, PLAIN, TUNED))
     regained = {
         task: _share(unedited[task], plain[task], tuned[task])
-        for task in ("relation", DISTRACTED + "neighbourhood", "neighbourhood")
+        for task in (*WON_BACK, "neighbourhood")
         if task in tuned
     }
-    changes = {arm: _changes(results, arm) for arm in (PLAIN, CONTROL)}
+    together = scored_in_all(results, [PLAIN, CONTROL, TUNED])
+    scores = {arm: [result.scores for result in own] for arm, own in together.items()}
+    gaps = {task: compared(scores[TUNED], scores[PLAIN], task) for task in regained}
+    better = {task: more - fewer for task, (more, fewer) in gaps.items()}
+    changes = {arm: _changes(scores, arm) for arm in (PLAIN, CONTROL)}
     failed = of_arm[TUNED].failed
-    shortcomings = [] if not failed else [f"{failed} of the edits fail"]
-    shortcomings += _shortcomings(plain, tuned, regained)
+    shortcomings = [] if not failed else [f"{failed} of the edits fail{'s' if failed == 1 else ''}"]
+    shortcomings += _shortcomings(unedited, plain, tuned, regained)
     untested = [task for task in (*WON_BACK, "paraphrase") if task not in tuned]
-    return Verdict(summaries, regained, changes, shortcomings, untested)
+    return Verdict(summaries, regained, better, changes, shortcomings, untested)
 
 
 def _share(unedited: float, plain: float, tuned: float) -> float | None:
@@ -116,27 +128,28 @@ def _share(unedited: float, plain: float, tuned: float) -> float | None:
     return (tuned - plain) / (unedited - plain) if unedited > plain else None
 
 
-def _changes(results: Sequence[Result], arm: str) -> dict[str, Estimate]:
+def _changes(scores: Mapping[str, Sequence[Scores]], arm: str) -> dict[str, Estimate]:
     """Return what the settings change compared with an arm, by metric."""
-    together = scored_in_all(results, [PLAIN, CONTROL, TUNED])
-    tuned, other = ([result.scores for result in together[name]] for name in (TUNED, arm))
-    found = {task: difference(tuned, other, task) for task in COMPARED}
+    found = {task: difference(scores[TUNED], scores[arm], task) for task in COMPARED}
     return {task: estimate for task, estimate in found.items() if estimate is not None}
 
 
 def _shortcomings(
-    plain: Mapping[str, float], tuned: Mapping[str, float], regained: Mapping[str, float | None]
+    unedited: Mapping[str, float],
+    plain: Mapping[str, float],
+    tuned: Mapping[str, float],
+    regained: Mapping[str, float | None],
 ) -> list[str]:
     """Return the targets that were missed, in words."""
     found = []
     if tuned["efficacy"] < HELD:
         found.append(f"ES is {tuned['efficacy']:.1f}, below {HELD:g}")
     for task in (*WON_BACK, *KEPT):
-        if task not in tuned:
+        if task not in tuned or tuned[task] >= target(task, unedited[task], plain[task]):
             continue
-        share, lost = regained.get(task), plain[task] - tuned[task]
-        if lost > (0 if task in WON_BACK else LOST):
+        share = regained.get(task)
+        if share is None or tuned[task] < plain[task]:
             found.append(f"{SHORT[task]} falls from {plain[task]:.1f} to {tuned[task]:.1f}")
-        elif task in WON_BACK and share is not None and share < REGAINED:
+        else:
             found.append(f"{share:.0%} of the lost {SHORT[task]} is regained, not half")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 from .._results import Checkpoint, Result
@@ -23,7 +23,8 @@ class Evaluator(Protocol):
         """Do a task and yield its items.
 
         Raises:
-            EvaluationError: the model has changed after an edit was undone.
+            ChangedModelError: the model has changed after an edit was undone.
+            EvaluationError: an edit could not be undone for another reason.
         """
 
     def finish(self) -> None:
@@ -37,11 +38,13 @@ class Engine(Protocol):
     def arms(self) -> Sequence[str]:
         """The names of the ways of editing."""
 
-    def items(self, queue: deque[Any]) -> Iterator[Item]:
+    def items(self, queue: deque[Any]) -> Generator[Item, None, None]:
         """Do the tasks in the queue and yield their items.
 
-        The caller may add tasks to the queue after each item.
+        The caller may add tasks to the queue after each item. The model is checked at the end, also
+        after an error, and if the caller closes the generator early.
 
         Raises:
-            EvaluationError: the model has changed after an edit was undone.
+            ChangedModelError: the model has changed after an edit was undone.
+            EvaluationError: an edit could not be undone for another reason.
         """

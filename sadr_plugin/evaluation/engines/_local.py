@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
+from ...errors import ChangedModelError
 from .._random import generators_kept
 from . import Evaluator, Item
 
@@ -27,10 +28,20 @@ class LocalEngine:
         """See `Engine.arms`."""
         return self._evaluator.arms
 
-    def items(self, queue: deque[Any]) -> Iterator[Item]:
+    def items(self, queue: deque[Any]) -> Generator[Item, None, None]:
         """See `Engine.items`."""
         if not queue:
             return
+        try:
+            yield from self._items(queue)
+        except ChangedModelError:
+            raise
+        except BaseException:  # an interrupt, or GeneratorExit: the caller has ended the run
+            self._finish_after_error()
+            raise
+        self._evaluator.finish()
+
+    def _items(self, queue: deque[Any]) -> Generator[Item, None, None]:
         while queue:
             items = self._evaluator.items(queue.popleft())
             while True:
@@ -39,4 +50,11 @@ class LocalEngine:
                 if item is None:
                     break
                 yield item
-        self._evaluator.finish()
+
+    def _finish_after_error(self) -> None:
+        try:
+            self._evaluator.finish()
+        except ChangedModelError:
+            raise
+        except Exception:
+            pass  # on a broken device nothing can be checked; the first error says why

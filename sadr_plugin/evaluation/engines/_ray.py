@@ -8,11 +8,11 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import EvaluationError, SadrError
+from ...errors import ChangedModelError, EvaluationError, SadrError
 from . import Evaluator, Item
 
 if TYPE_CHECKING:
@@ -35,6 +35,14 @@ class _Running:
     attempt: int
 
 
+@dataclass
+class _Done:
+    """What a worker found in a task, and the texts of its warnings."""
+
+    items: list[Item]
+    warnings: list[str]
+
+
 class RayEngine:
     """Evaluates on the workers of a Ray cluster.
 
@@ -42,7 +50,7 @@ class RayEngine:
     on this machine. Otherwise it uses this machine alone. Items arrive one whole task at a time. A
     worker that dies is replaced, and its task starts again. If the cluster has no GPU for some of
     the workers, the engine continues without them and warns. Workers reserve no CPUs, so there may
-    be more of them than CPUs.
+    be more of them than CPUs. Each warning of the workers is given once, in this process.
 
     Args:
         make: makes a worker's evaluator, on the worker. All modules and files that it uses have to
@@ -75,10 +83,11 @@ class RayEngine:
         self._workers = workers
         self._threads = threads
 
-    def items(self, queue: deque[Any]) -> Iterator[Item]:
+    def items(self, queue: deque[Any]) -> Generator[Item, None, None]:
         """Do the tasks and yield their items as tasks finish; see `Engine.items`.
 
-        After an error no new task is started. Running tasks are finished first.
+        After an error no new task is started. Running tasks are finished first. After an interrupt,
+        or if the caller closes the generator early, only the models of idle workers are checked.
 
         Raises:
             EvaluationError: as `Engine.items`; a worker could not start; the cluster has no room
@@ -104,12 +113,25 @@ class _Crew:
         self._count = engine._workers or max(1, gpus)
         self._gpu_share = 1 / math.ceil(self._count / gpus) if gpus else 0
         self._idle: list[Any] = []
-        self._running: dict[ray.ObjectRef[list[Item]], _Running] = {}
+        self._running: dict[ray.ObjectRef[_Done], _Running] = {}
         self._starting: list[ray.ObjectRef[None]] = []
         self._places: dict[Any, PlacementGroup] = {}
         self._failure: Exception | None = None
+        self._warned: set[str] = set()
 
     def items(self, queue: deque[Any]) -> Iterator[Item]:
+        try:
+            yield from self._items(queue)
+        except BaseException:  # an interrupt, or GeneratorExit: the caller has ended the run
+            self._finish(PATIENCE)
+            if isinstance(self._failure, ChangedModelError):
+                raise self._failure from None
+            raise
+        self._finish()
+        if self._failure is not None:
+            raise self._failure
+
+    def _items(self, queue: deque[Any]) -> Iterator[Item]:
         waiting = deque[tuple[Any, int]]()
         while self._running or waiting or queue:
             waiting.extend((queue.popleft(), 1) for _ in range(len(queue)))
@@ -124,27 +146,24 @@ class _Crew:
                 yield from self._outcome(finished[0], waiting)
             elif not self._give_up_unplaced(waiting):
                 self._warn_of_late_starts()
-        if self._failure is None:
-            self._finish()
-        if self._failure is not None:
-            raise self._failure
 
     def _begin(self, task: Any, attempt: int) -> None:
         worker = self._idle.pop() if self._idle else self._new_worker()
         self._running[worker.items.remote(task)] = _Running(worker, task, attempt)
 
     def _outcome(
-        self, finished: ray.ObjectRef[list[Item]], waiting: deque[tuple[Any, int]]
+        self, finished: ray.ObjectRef[_Done], waiting: deque[tuple[Any, int]]
     ) -> list[Item]:
         """Return what a worker found. If it died, return nothing and queue its task again."""
         exceptions = self._ray.exceptions
         of = self._running.pop(finished)
         try:
-            items: list[Item] = self._ray.get(finished)
+            done: _Done = self._ray.get(finished)
         except exceptions.RayTaskError as error:
-            own = isinstance(error.cause, SadrError)
-            self._fail(error.cause if own else error)
+            self._idle.append(of.worker)  # its model is still to be checked
+            self._fail(error.cause if isinstance(error.cause, SadrError) else error)
         except exceptions.UnserializableException as error:
+            self._idle.append(of.worker)
             self._fail(EvaluationError(f"{_name(of.task)}: its error cannot be sent: {error}"))
         except exceptions.RayError as error:
             self._release(of.worker)  # an unreachable worker would keep its place
@@ -157,7 +176,11 @@ class _Crew:
                 waiting.appendleft((of.task, of.attempt + 1))
         else:
             self._idle.append(of.worker)
-            return items
+            for text in done.warnings:
+                if text not in self._warned:
+                    self._warned.add(text)
+                    warnings.warn(text, stacklevel=2)
+            return done.items
         return []
 
     def _give_up_unplaced(self, waiting: deque[tuple[Any, int]]) -> bool:
@@ -207,17 +230,24 @@ class _Crew:
                 stacklevel=2,
             )
 
-    def _finish(self) -> None:
+    def _finish(self, patience: float | None = None) -> None:
+        """Check the models of the workers that have nothing to do.
+
+        Args:
+            patience: the seconds to wait for each. None for as long as it takes.
+        """
         for answer in [worker.finish.remote() for worker in self._idle]:
             try:
-                self._ray.get(answer)
+                self._ray.get(answer, timeout=patience)
             except self._ray.exceptions.RayTaskError as error:
                 self._fail(error.cause if isinstance(error.cause, SadrError) else error)
             except self._ray.exceptions.RayError:
                 pass  # a dead worker has no model to check
 
     def _fail(self, error: Exception) -> None:
-        self._failure = self._failure or error
+        """Note why the run ends. A changed model goes before any other reason."""
+        if self._failure is None or isinstance(error, ChangedModelError):
+            self._failure = error
 
     def _new_worker(self) -> Any:
         # A reserved CPU would be held for the worker's whole life. Without one for each worker, the
@@ -267,14 +297,17 @@ class _Worker:
     def started(self) -> None:
         """Do nothing. Ray answers this call when the worker has started."""
 
-    def items(self, task: Any) -> list[Item]:
-        if self._evaluator is None:
-            if self._threads is not None:
-                import torch
+    def items(self, task: Any) -> _Done:
+        # Nobody sees what a worker prints. Texts can be sent whatever the category's class.
+        with warnings.catch_warnings(record=True) as warned:
+            if self._evaluator is None:
+                if self._threads is not None:
+                    import torch
 
-                torch.set_num_threads(self._threads)
-            self._evaluator = self._make()
-        return list(self._evaluator.items(task))
+                    torch.set_num_threads(self._threads)
+                self._evaluator = self._make()
+            items = list(self._evaluator.items(task))
+        return _Done(items, [str(warning.message) for warning in warned])
 
     def finish(self) -> None:
         if self._evaluator is not None:
