@@ -413,16 +413,38 @@ def test_the_flag_for_an_editor_that_is_not_attached(small):
     assert OtherHparams(steps=3, sadr=None).steps == 3
 
 
+def test_an_adapter_registered_while_sadr_is_enabled(declare, small):
+    """Until then, its hparams refused the flag."""
+    refused = pytest.raises(ConfigError, match="no editor is attached for OtherHparams")
+
+    @dataclass
+    class More(OtherHparams):
+        more: int = 1
+
+    with refused:
+        OtherHparams(sadr=True)
+    declare("smalledit.editor:optimise", hparams="smalledit.hparams:OtherHparams")
+    sadr_plugin.enable()
+    assert OtherHparams(sadr=True).sadr is True
+    assert More(sadr=True).sadr is True
+    sadr_plugin.disable()
+    assert "sadr" not in {**vars(OtherHparams), **vars(More)}
+
+
 @dataclass
 class Derived(SmallHparams):
     more: int = 1
 
 
 class Declares:
-    def __init__(self, function, argument="hparams", base="smalledit.hparams:Hparams"):
-        self.point = EditPoint(
-            "X", function, "smalledit.hparams:SmallHparams", 1, dict, hparams_argument=argument
-        )
+    def __init__(
+        self,
+        function,
+        argument="hparams",
+        base="smalledit.hparams:Hparams",
+        hparams="smalledit.hparams:SmallHparams",
+    ):
+        self.point = EditPoint("X", function, hparams, 1, dict, hparams_argument=argument)
         self.base = base
 
     @hookimpl

@@ -21,7 +21,7 @@ from ._functions import (
     run_with_own_cache,
     run_with_penalty,
 )
-from ._hparams_class import HparamsPatch, is_patched
+from ._hparams_class import HparamsPatch, Refusal, is_patched
 from ._imports import when_imported
 from ._names import Name
 from ._strangers import is_declared_one, keeps_no_files
@@ -167,9 +167,7 @@ def _refuse_flag(point: EditPoint, error: AttachmentError, just_now: ModuleType 
         return
     reason = str(error)
     for refusing in (hparams, *_subclasses(hparams)):
-        if refusing in _hparams:
-            _hparams[refusing].undo()
-        _hparams[refusing] = HparamsPatch(refusing, lambda _: f"sadr: not attached to {reason}")
+        _patch(refusing, lambda _: f"sadr: not attached to {reason}")
 
 
 def _attach_function(
@@ -198,8 +196,10 @@ def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
         # The flag would be accepted, and no edit would have SADR.
         raise AttachmentError(f"{point.editor}: there is no module {module} for its function")
     for accepting in (hparams, *_subclasses(hparams)):
-        if not is_patched(accepting):
-            _hparams[accepting] = HparamsPatch(accepting)
+        # While SADR was enabled without this adapter, the class was made to refuse the flag.
+        refuses = accepting in _hparams and _hparams[accepting].refusal is _refusal
+        if refuses or not is_patched(accepting):
+            _patch(accepting)
 
 
 def _exists(target: str) -> bool:
@@ -226,7 +226,14 @@ def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
     for hparams in (base_class, *_subclasses(base_class)):
         names = {f"{cls.__module__}:{cls.__qualname__}" for cls in hparams.__mro__}
         if not names & declared and not is_patched(hparams):
-            _hparams[hparams] = HparamsPatch(hparams, _refusal)
+            _patch(hparams, _refusal)
+
+
+def _patch(hparams: type, refusal: Refusal | None = None) -> None:
+    """Make a class accept or refuse the flag, whatever it did before."""
+    if hparams in _hparams:
+        _hparams.pop(hparams).undo()
+    _hparams[hparams] = HparamsPatch(hparams, refusal)
 
 
 def _refusal(hparams: type) -> str:

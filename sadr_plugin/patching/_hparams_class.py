@@ -112,7 +112,7 @@ class HparamsPatch:
 
     def __init__(self, hparams: type, refusal: Refusal | None = None) -> None:
         self.hparams = hparams
-        self._refusal = refusal
+        self.refusal = refusal
         self._replaced: dict[str, Any] = {}
         self._subclasses: list[HparamsPatch] = []
         own = vars(hparams)
@@ -142,7 +142,7 @@ class HparamsPatch:
     def _patch_subclass(self, subclass: type) -> None:
         with _patching:
             if not is_patched(subclass):
-                self._subclasses.append(HparamsPatch(subclass, self._refusal))
+                self._subclasses.append(HparamsPatch(subclass, self.refusal))
 
     def _replace(self, name: str, value: Any) -> None:
         self._replaced[name] = vars(self.hparams).get(name, _ABSENT)
