@@ -160,6 +160,42 @@ def test_a_fault(point, error, small, small_adapter, word_tokenizer, request_, m
     assert torch.equal(again[0], expected[0]), "the next edit is as if nothing had been"
 
 
+def test_a_term_whose_weight_raises_at_the_end(small, word_tokenizer, request_):
+    """The report asks for it once more."""
+    error = ValueError("no weight now")
+
+    class Term:
+        name = "odd"
+        ended = False
+
+        @property
+        def weight(self):
+            if self.ended:
+                raise error
+            return 0.0
+
+        def value(self):
+            return torch.zeros(())
+
+    term = Term()
+
+    class Plugin:
+        @hookimpl
+        def sadr_loss_terms(self, running, config):
+            return [term]
+
+        @hookimpl
+        def sadr_step(self, step):
+            term.ended = step.index == 5
+
+    model = tiny_llama().requires_grad_(False)
+    before = attributes(model)
+    with registered(Plugin()), pytest.raises(ValueError, match="no weight now"):
+        edit(small, model, word_tokenizer, request_)
+    assert attributes(model) == before
+    edit(small, model, word_tokenizer, request_)
+
+
 def test_disable_in_the_middle_of_an_edit(small, word_tokenizer, request_):
     expected = edit(small, tiny_llama(), word_tokenizer, request_)
     model = tiny_llama().requires_grad_(False)
