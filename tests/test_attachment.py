@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 
 import pytest
+from pydantic import BaseModel
 
 import sadr_plugin
 import smalledit.editor
@@ -165,6 +166,63 @@ def test_hparams_with_slots_are_as_they_were_and_take_no_flag(monkeypatch, decla
     assert dataclasses.asdict(hparams) == {"steps": 2}
     with pytest.raises(ConfigError, match="Slotted has __slots__ and no place for the flag"):
         Slotted(sadr=True)
+
+
+class Plain(Frozen):
+    """Not decorated, so it has no `__init__` of its own."""
+
+
+class Keys(dict):
+    pass
+
+
+class Bare:
+    lr = 1.0
+
+
+class Named(Bare):
+    def __new__(cls, lr=2.0, sadr=None):
+        made = super().__new__(cls)
+        made.lr = lr
+        return made
+
+
+class Settings(BaseModel):
+    lr: float = 1.0
+
+
+class OwnSettings(Settings):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+
+
+@pytest.mark.parametrize("hparams", [Plain, Keys, Bare, Named, OwnSettings])
+def test_hparams_without_an_init_of_their_own(hparams, monkeypatch, declared):
+    monkeypatch.setattr(smalledit.hparams, "Given", hparams, raising=False)
+    own = dict(vars(hparams))
+    declared(hparams="smalledit.hparams:Given")
+    assert hparams(sadr={"gamma": 1}).sadr == {"gamma": 1}
+    assert hparams().sadr is None
+    if hparams is not Bare:
+        given = hparams(lr=3.0, sadr=True)
+        assert (given["lr"] if hparams is Keys else given.lr) == 3.0
+        assert "sadr" not in (given if hparams is Keys else ())
+    with pytest.raises(TypeError):
+        Bare(lr=1)
+    with pytest.raises(ConfigError, match=r"sadr\.gamma"):
+        hparams(sadr={"gamma": -1})
+    sadr_plugin.disable()
+    assert dict(vars(hparams)) == own
+
+
+def test_a_pydantic_model_that_would_drop_the_flag_is_refused(monkeypatch, declared):
+    """`model_validate` ignores it."""
+    monkeypatch.setattr(smalledit.hparams, "Settings", Settings, raising=False)
+    with pytest.warns(UserWarning, match="SMALL: Settings is a pydantic model without an __init__"):
+        declared(hparams="smalledit.hparams:Settings")
+    assert Settings(lr=2).lr == 2
+    with pytest.raises(ConfigError, match="not attached to SMALL: Settings is a pydantic model"):
+        Settings(sadr=True)
 
 
 def test_frozen_hparams(monkeypatch, declared, tiny_llama, word_tokenizer, request_):

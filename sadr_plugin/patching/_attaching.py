@@ -21,7 +21,7 @@ from ._functions import (
     run_with_own_cache,
     run_with_penalty,
 )
-from ._hparams_class import HparamsPatch, Refusal, is_patched
+from ._hparams_class import HparamsPatch, Refusal, drops_flag, is_patched
 from ._imports import when_imported
 from ._names import Name
 from ._strangers import is_declared_one, keeps_no_files
@@ -195,6 +195,11 @@ def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
     if module not in sys.modules and not _exists(point.function):
         # The flag would be accepted, and no edit would have SADR.
         raise AttachmentError(f"{point.editor}: there is no module {module} for its function")
+    if drops_flag(hparams):
+        raise AttachmentError(
+            f"{point.editor}: {hparams.__name__} is a pydantic model without an __init__ of its "
+            "own, and pydantic drops the flag; use a dataclass"
+        )
     for accepting in (hparams, *_subclasses(hparams)):
         # While SADR was enabled without this adapter, the class was made to refuse the flag.
         refuses = accepting in _hparams and _hparams[accepting].refusal is _refusal
