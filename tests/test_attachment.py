@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 
@@ -223,6 +224,23 @@ def test_a_pydantic_model_that_would_drop_the_flag_is_refused(monkeypatch, decla
     assert Settings(lr=2).lr == 2
     with pytest.raises(ConfigError, match="not attached to SMALL: Settings is a pydantic model"):
         Settings(sadr=True)
+
+
+@pytest.mark.parametrize("hparams", [dict, OrderedDict])
+def test_a_class_of_python_itself_cannot_take_the_flag(hparams, small, monkeypatch, declared):
+    """Its editor is left out, and all others are attached."""
+    monkeypatch.setattr(smalledit.hparams, "Given", hparams, raising=False)
+    sadr_plugin.patching._attaching._warned.clear()
+    sadr_plugin.disable()
+    message = f"not attached to MINE: {hparams.__name__} cannot take the flag; use a class of your"
+    with pytest.warns(UserWarning, match=message):
+        declared(
+            editor="MINE", function="smalledit.editor:two_losses", hparams="smalledit.hparams:Given"
+        )
+    assert SMALL in sadr_plugin.attached()
+    assert "MINE" not in [point.editor for point in sadr_plugin.attached()]
+    assert SmallHparams(sadr=True).sadr is True
+    assert "sadr" not in vars(Keys), "other subclasses are left alone"
 
 
 def test_frozen_hparams(monkeypatch, declared, tiny_llama, word_tokenizer, request_):

@@ -166,8 +166,9 @@ def _refuse_flag(point: EditPoint, error: AttachmentError, just_now: ModuleType 
     if hparams is None:
         return
     reason = str(error)
-    for refusing in (hparams, *_subclasses(hparams)):
-        _patch(refusing, lambda _: f"sadr: not attached to {reason}")
+    with contextlib.suppress(TypeError):  # a class that cannot be changed refuses any flag itself
+        for refusing in (hparams, *_subclasses(hparams)):
+            _patch(refusing, lambda _: f"sadr: not attached to {reason}")
 
 
 def _attach_function(
@@ -204,7 +205,13 @@ def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
         # While SADR was enabled without this adapter, the class was made to refuse the flag.
         refuses = accepting in _hparams and _hparams[accepting].refusal is _refusal
         if refuses or not is_patched(accepting):
-            _patch(accepting)
+            try:
+                _patch(accepting)
+            except TypeError as error:
+                raise AttachmentError(
+                    f"{point.editor}: {accepting.__name__} cannot take the flag; use a class of "
+                    "your own"
+                ) from error
 
 
 def _exists(target: str) -> bool:
