@@ -582,6 +582,31 @@ def test_overlapping_blocks(small_adapter):
     assert SMALL not in sadr_plugin.attached()
 
 
+def test_disable_inside_a_block_waits_for_its_end(small_adapter):
+    sadr_plugin.enable()
+    with sadr_plugin.enabled():
+        sadr_plugin.disable()
+        assert SMALL in sadr_plugin.attached()
+        assert SmallHparams(sadr=True).sadr is True
+    assert SMALL not in sadr_plugin.attached()
+
+
+def test_a_block_that_fails_at_its_beginning_is_not_counted(small_adapter):
+    class Failing:
+        @hookimpl(trylast=True)
+        def sadr_hparams_base(self):
+            raise KeyboardInterrupt
+
+    original = smalledit.editor.optimise
+    with registered(Failing()), pytest.raises(KeyboardInterrupt), sadr_plugin.enabled():
+        raise AssertionError("the block is not entered")
+    assert smalledit.editor.optimise is original
+    with sadr_plugin.enabled():
+        assert SMALL in sadr_plugin.attached()
+    assert SMALL not in sadr_plugin.attached()
+    assert smalledit.editor.optimise is original
+
+
 def test_subclasses_of_hparams(small_adapter):
     @dataclass
     class Before(SmallHparams):

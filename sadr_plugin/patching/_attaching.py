@@ -51,12 +51,14 @@ def enable() -> None:
 def disable() -> None:
     """Restore every toolkit's own functions and classes.
 
-    A running edit continues as it began. The function may be called any number of times.
+    A running edit continues as it began. Inside a block of `enabled`, it takes effect when the
+    block ends. The function may be called any number of times.
     """
     global _enabled
     with _lock:
         _enabled = False
-        _detach()
+        if not _active():
+            _detach()
 
 
 @contextlib.contextmanager
@@ -69,8 +71,9 @@ def enabled() -> Iterator[None]:
     global _blocks
     with _lock:
         _blocks += 1
-        _attach()
     try:
+        with _lock:
+            _attach()
         yield
     finally:
         with _lock:
