@@ -11,7 +11,7 @@ from types import FunctionType, ModuleType
 
 from ..adapter import EditPoint
 from ..errors import AttachmentError
-from ..plugins import edit_points, plugin_manager
+from ..plugins import edit_points, load_again, plugin_manager
 from ._forward import signature_of
 from ._functions import (
     AttachedFunction,
@@ -43,6 +43,7 @@ def enable() -> None:
     of a toolkit.
     """
     global _enabled
+    load_again()
     with _lock:
         _enabled = True
         _attach()
