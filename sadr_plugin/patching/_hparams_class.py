@@ -192,9 +192,9 @@ def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-def _inherited_init(hparams: type) -> Callable[..., None]:
+def _inherited_init(hparams: Any) -> Callable[..., None]:
     """Return an ``__init__`` that does what the class does without one of its own."""
-    inherited = inspect.getattr_static(hparams, "__init__")
+    inherited = hparams.__init__
     # `object.__init__` lets the arguments of a `__new__` pass only in a class without `__init__`.
     takes_none = inherited is object.__init__ and hparams.__new__ is not object.__new__
 
