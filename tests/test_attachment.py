@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 
 import pytest
+import torch
 from pydantic import BaseModel
 
 import sadr_plugin
 import smalledit.editor
 import smalledit.hparams
-from sadr_plugin import EditPoint, Prompt, SadrConfig, hookimpl
-from sadr_plugin.errors import AttachmentError, ConfigError, UnsupportedLoopError
+import support
+from sadr_plugin import Edit, EditPoint, Prompt, SadrConfig, hookimpl
+from sadr_plugin.attention._positions import Positions
+from sadr_plugin.errors import AttachmentError, ConfigError, PositionError, UnsupportedLoopError
+from sadr_plugin.method._probe import DriftProbe
 from sadr_plugin.patching._imports import when_imported
 from sadr_plugin.testing import registered
 from smalledit.hparams import OtherHparams, SmallHparams
@@ -307,6 +311,22 @@ def test_a_flag_in_another_argument_is_refused(
     assert steps == []
 
 
+def test_hparams_inside_an_object_are_warned_of_once(
+    tiny_llama, word_tokenizer, request_, declared
+):
+    declared(hparams_argument="request")
+    held = {**request_, "hparams": SmallHparams(sadr=True)}
+
+    def edit():
+        smalledit.editor.optimise(tiny_llama, word_tokenizer, held, SmallHparams())
+
+    with pytest.warns(UserWarning, match="'request' is of the class dict, which has no place for"):
+        edit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edit()
+
+
 def reading(**changes):
     return lambda arguments: dataclasses.replace(SMALL.read(arguments), **changes)
 
@@ -345,6 +365,50 @@ def test_what_read_returns_is_checked(
         )
     assert f"{__name__}." in str(caught.value), "the adapter's function is named"
     assert steps == []
+
+
+TOWER = Prompt("the ", "tower", " is in")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            lambda: {"prompts": [TOWER, Prompt("then the ", "tower", " is in")]},
+            "row 1 of its batch should begin with 'then the tower is in', with the subject 'tower'"
+            ".* in the last batch it was 'so the tower is in",
+        ),
+        (
+            lambda: {"prompts": [TOWER] * 4},
+            r"the edit has 4 prompts, and the last batch was of the shape \(3, 5\)",
+        ),
+        (
+            lambda: {"model": support.tiny_llama()},
+            "it made no call of the model with input_ids and gradients",
+        ),
+    ],
+    ids=["another prompt", "more prompts", "another model"],
+)
+def test_a_loop_without_a_recognised_forward(
+    changes, message, tiny_llama, word_tokenizer, request_, declared
+):
+    """The message says which of its prompts is not in the batch."""
+    declared(read=lambda arguments: reading(**changes())(arguments))
+    hparams = SmallHparams(sadr=True)
+    with pytest.raises(PositionError, match="SMALL loop could be recognised: " + message):
+        smalledit.editor.optimise(tiny_llama, word_tokenizer, request_, hparams)
+
+
+def test_a_prompt_that_merges_with_its_target_has_no_baseline(tiny_llama, word_tokenizer):
+    """Alone, it ends with another token than in the loop, and rows of two tokens differ."""
+    edit = Edit(tiny_llama, word_tokenizer, [TOWER], layer=1, layer_template="model.layers.{}")
+    probe = DriftProbe(edit)
+    later = Positions(probe.positions.prediction + 2, probe.positions.subject + 2)
+    longer = probe.before.new_zeros((*probe.before.shape[:-1], 9))
+    assert torch.equal(probe.before_in(longer, later)[..., 2:6], probe.before)
+    merged = Positions(probe.positions.prediction - 1, probe.positions.subject)
+    with pytest.raises(PositionError, match="ends with another token before its target than alone"):
+        probe.before_in(longer, merged)
 
 
 def test_a_label_that_is_not_there_is_refused(tiny_llama, word_tokenizer, request_, declared):
@@ -678,10 +742,24 @@ def test_a_module_that_is_imported_already_needs_no_waiting():
     assert not when_imported("sys", lambda module: None)
 
 
-@pytest.mark.parametrize("name", ["smalledit.editor.optimise", "smalledit.editor:", ":optimise"])
+@pytest.mark.parametrize(
+    "name", ["smalledit.editor.optimise", "smalledit.editor:", ":optimise", "m:Class.method"]
+)
 def test_a_name_of_another_form(name):
-    with pytest.raises(AttachmentError, match=r'SMALL: expected "package\.module:name"'):
+    expected = r'SMALL: expected "package\.module:name".*; a method cannot be declared'
+    with pytest.raises(AttachmentError, match=expected):
         dataclasses.replace(SMALL, function=name)
+
+
+@pytest.mark.parametrize("gamma", ["0.1", -2.0, float("nan"), float("inf"), None])
+def test_a_gamma_that_is_no_weight(gamma):
+    with pytest.raises(AttachmentError, match="SMALL: gamma has to be a number of at least 0, got"):
+        dataclasses.replace(SMALL, gamma=gamma)
+
+
+def test_a_read_that_is_no_function():
+    with pytest.raises(AttachmentError, match="SMALL: read has to be a function, got 'read'"):
+        dataclasses.replace(SMALL, read="read")
 
 
 def test_a_function_in_a_module_that_does_not_exist(small_adapter, monkeypatch):

@@ -139,7 +139,9 @@ if not hasattr(sys, "torch_is_there"):
     raise ImportError("cannot import name 'nn' from partially initialized module 'torch'")
 """
     installed("hasty", source)
-    script = POINTS + """
+    script = (
+        POINTS
+        + """
 import sys, sadr_plugin
 from sadr_plugin.plugins import failed_adapters, loaded_adapters
 sadr_plugin.enable()
@@ -148,6 +150,7 @@ sys.torch_is_there = True
 sadr_plugin.enable()
 print(*failed_adapters(), "hasty" in loaded_adapters())
 """
+    )
     found, warned = run(script)
     assert found.splitlines() == [expected.strip(), "hasty", "True"]
     assert warned.count("left out") == 1
