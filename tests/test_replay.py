@@ -1,6 +1,7 @@
 """Other prompts run with an edit's vector in place: the same numbers as in the loop itself."""
 
 import contextlib
+import threading
 
 import pytest
 import torch
@@ -333,3 +334,15 @@ def test_a_tokenizer_that_ends_its_texts():
 def test_no_prompts():
     with pytest.raises(PositionError, match="an empty list of prompts"):
         Replay(Loop(big_llama(), "model.layers.{}").edit, None, None, [])
+
+
+def test_only_the_thread_that_runs_other_prompts_is_aside():
+    """A forward of the loop in another thread still counts as the loop's."""
+    vectors, seen = Vectors(torch.nn.Linear(1, 1), "X"), []
+    with vectors.absent():
+        thread = threading.Thread(target=lambda: seen.append(vectors.are_aside()))
+        thread.start()
+        thread.join()
+        assert vectors.are_aside()
+    assert seen == [False]
+    assert not vectors.are_aside()
