@@ -5,10 +5,11 @@ This module imports nothing heavy, because adapters are imported while torch is 
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -157,18 +158,27 @@ class EditPoint:
     parameters: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """Check the form of the names.
+        """Check the form of the names, ``gamma`` and ``read``.
 
         Raises:
-            AttachmentError: a name is not ``"package.module:name"``.
+            AttachmentError: a name is not ``"package.module:name"``, or one of the two is of
+                another kind.
         """
         for name in (self.function, self.hparams, *self.caches):
             module, _, inner = name.partition(":")
             if not module or not inner.isidentifier():
                 raise AttachmentError(
                     f'{self.editor}: expected "package.module:name", the name of a function or '
-                    f"class of a module, got {name!r}"
+                    f"class of a module, got {name!r}; a method cannot be declared: move its loop "
+                    "into a function"
                 )
+        gamma: object = self.gamma
+        if not isinstance(gamma, Real) or not 0 <= float(gamma) < math.inf:
+            raise AttachmentError(
+                f"{self.editor}: gamma has to be a number of at least 0, got {gamma!r}"
+            )
+        if not callable(self.read):
+            raise AttachmentError(f"{self.editor}: read has to be a function, got {self.read!r}")
 
     def edit(self, arguments: Mapping[str, Any]) -> Edit:
         """Return what ``read`` makes of the arguments of ``function``, after a check of its types.

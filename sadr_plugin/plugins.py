@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import threading
@@ -31,6 +32,8 @@ _manager: pluggy.PluginManager | None = None
 _asked_while_loading = False
 _loaded: dict[str, EntryPoint] = {}
 _failed: dict[str, str] = {}
+_again: list[EntryPoint] = []
+"""Adapters that failed with an ImportError. What they import may have been half imported then."""
 
 
 class _Manager(pluggy.PluginManager):
@@ -71,17 +74,39 @@ def plugin_manager() -> pluggy.PluginManager:
         manager.register(PublishedMethod(), name="built-in")
         manager.register(LastReport(), name="last-report")
         _asked_while_loading = False
-        for adapter in _chosen(sorted(entry_points(group=PROJECT))):
-            try:
-                _load(manager, adapter)
-            except Exception as error:
-                _fail(adapter.name, f"{type(error).__name__}: {error}")
+        try:
+            for adapter in _chosen(sorted(entry_points(group=PROJECT))):
+                _load_or_fail(manager, adapter)
+        except BaseException:  # Ctrl-C: the next call begins anew
+            _manager = None
+            for kept in (_loaded, _failed, _again):
+                kept.clear()
+            raise
         asked = _asked_while_loading
     if asked:
         from .patching._attaching import refresh
 
         refresh()
     return manager
+
+
+def load_again() -> None:
+    """Try once more to load the adapters that failed with an ImportError.
+
+    At start-up, torch is only half imported while adapters are loaded.
+    """
+    with _lock:
+        if _manager is None:
+            return
+        again = list(_again)
+        _again.clear()  # an adapter that imports torch causes another call here
+        try:
+            for adapter in again:
+                with contextlib.suppress(Exception):  # it was warned of
+                    _load(_manager, adapter)
+                    _failed.pop(adapter.name, None)
+        finally:
+            _again.extend(adapter for adapter in again if adapter.name not in _loaded)
 
 
 def loaded_adapters() -> dict[str, EntryPoint]:
@@ -113,6 +138,15 @@ def _chosen(installed: Sequence[EntryPoint]) -> list[EntryPoint]:
             there = ", ".join(sorted(names)) or "none"
             _fail(name, f"{CHOICE} names it, but it is not installed; installed: {there}")
     return [adapter for adapter in installed if adapter.name in wanted]
+
+
+def _load_or_fail(manager: pluggy.PluginManager, adapter: EntryPoint) -> None:
+    try:
+        _load(manager, adapter)
+    except Exception as error:
+        if isinstance(error, ImportError):
+            _again.append(adapter)
+        _fail(adapter.name, f"{type(error).__name__}: {error}")
 
 
 def _load(manager: pluggy.PluginManager, adapter: EntryPoint) -> None:

@@ -6,16 +6,22 @@ import pickle
 import re
 import sys
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 
 import pytest
+import torch
+from pydantic import BaseModel
 
 import sadr_plugin
 import smalledit.editor
 import smalledit.hparams
-from sadr_plugin import EditPoint, Prompt, SadrConfig, hookimpl
-from sadr_plugin.errors import AttachmentError, ConfigError, UnsupportedLoopError
+import support
+from sadr_plugin import Edit, EditPoint, Prompt, SadrConfig, hookimpl
+from sadr_plugin.attention._positions import Positions
+from sadr_plugin.errors import AttachmentError, ConfigError, PositionError, UnsupportedLoopError
+from sadr_plugin.method._probe import DriftProbe
 from sadr_plugin.patching._imports import when_imported
 from sadr_plugin.testing import registered
 from smalledit.hparams import OtherHparams, SmallHparams
@@ -167,6 +173,80 @@ def test_hparams_with_slots_are_as_they_were_and_take_no_flag(monkeypatch, decla
         Slotted(sadr=True)
 
 
+class Plain(Frozen):
+    """Not decorated, so it has no `__init__` of its own."""
+
+
+class Keys(dict):
+    pass
+
+
+class Bare:
+    lr = 1.0
+
+
+class Named(Bare):
+    def __new__(cls, lr=2.0, sadr=None):
+        made = super().__new__(cls)
+        made.lr = lr
+        return made
+
+
+class Settings(BaseModel):
+    lr: float = 1.0
+
+
+class OwnSettings(Settings):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+
+
+@pytest.mark.parametrize("hparams", [Plain, Keys, Bare, Named, OwnSettings])
+def test_hparams_without_an_init_of_their_own(hparams, monkeypatch, declared):
+    monkeypatch.setattr(smalledit.hparams, "Given", hparams, raising=False)
+    own = dict(vars(hparams))
+    declared(hparams="smalledit.hparams:Given")
+    assert hparams(sadr={"gamma": 1}).sadr == {"gamma": 1}
+    assert hparams().sadr is None
+    if hparams is not Bare:
+        given = hparams(lr=3.0, sadr=True)
+        assert (given["lr"] if hparams is Keys else given.lr) == 3.0
+        assert "sadr" not in (given if hparams is Keys else ())
+    with pytest.raises(TypeError):
+        Bare(lr=1)
+    with pytest.raises(ConfigError, match=r"sadr\.gamma"):
+        hparams(sadr={"gamma": -1})
+    sadr_plugin.disable()
+    assert dict(vars(hparams)) == own
+
+
+def test_a_pydantic_model_that_would_drop_the_flag_is_refused(monkeypatch, declared):
+    """`model_validate` ignores it."""
+    monkeypatch.setattr(smalledit.hparams, "Settings", Settings, raising=False)
+    with pytest.warns(UserWarning, match="SMALL: Settings is a pydantic model without an __init__"):
+        declared(hparams="smalledit.hparams:Settings")
+    assert Settings(lr=2).lr == 2
+    with pytest.raises(ConfigError, match="not attached to SMALL: Settings is a pydantic model"):
+        Settings(sadr=True)
+
+
+@pytest.mark.parametrize("hparams", [dict, OrderedDict])
+def test_a_class_of_python_itself_cannot_take_the_flag(hparams, small, monkeypatch, declared):
+    """Its editor is left out, and all others are attached."""
+    monkeypatch.setattr(smalledit.hparams, "Given", hparams, raising=False)
+    sadr_plugin.patching._attaching._warned.clear()
+    sadr_plugin.disable()
+    message = f"not attached to MINE: {hparams.__name__} cannot take the flag; use a class of your"
+    with pytest.warns(UserWarning, match=message):
+        declared(
+            editor="MINE", function="smalledit.editor:two_losses", hparams="smalledit.hparams:Given"
+        )
+    assert SMALL in sadr_plugin.attached()
+    assert "MINE" not in [point.editor for point in sadr_plugin.attached()]
+    assert SmallHparams(sadr=True).sadr is True
+    assert "sadr" not in vars(Keys), "other subclasses are left alone"
+
+
 def test_frozen_hparams(monkeypatch, declared, tiny_llama, word_tokenizer, request_):
     monkeypatch.setattr(smalledit.hparams, "Frozen", Frozen, raising=False)
     declared(hparams="smalledit.hparams:Frozen")
@@ -231,6 +311,22 @@ def test_a_flag_in_another_argument_is_refused(
     assert steps == []
 
 
+def test_hparams_inside_an_object_are_warned_of_once(
+    tiny_llama, word_tokenizer, request_, declared
+):
+    declared(hparams_argument="request")
+    held = {**request_, "hparams": SmallHparams(sadr=True)}
+
+    def edit():
+        smalledit.editor.optimise(tiny_llama, word_tokenizer, held, SmallHparams())
+
+    with pytest.warns(UserWarning, match="'request' is of the class dict, which has no place for"):
+        edit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edit()
+
+
 def reading(**changes):
     return lambda arguments: dataclasses.replace(SMALL.read(arguments), **changes)
 
@@ -269,6 +365,50 @@ def test_what_read_returns_is_checked(
         )
     assert f"{__name__}." in str(caught.value), "the adapter's function is named"
     assert steps == []
+
+
+TOWER = Prompt("the ", "tower", " is in")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            lambda: {"prompts": [TOWER, Prompt("then the ", "tower", " is in")]},
+            "row 1 of its batch should begin with 'then the tower is in', with the subject 'tower'"
+            ".* in the last batch it was 'so the tower is in",
+        ),
+        (
+            lambda: {"prompts": [TOWER] * 4},
+            r"the edit has 4 prompts, and the last batch was of the shape \(3, 5\)",
+        ),
+        (
+            lambda: {"model": support.tiny_llama()},
+            "it made no call of the model with input_ids and gradients",
+        ),
+    ],
+    ids=["another prompt", "more prompts", "another model"],
+)
+def test_a_loop_without_a_recognised_forward(
+    changes, message, tiny_llama, word_tokenizer, request_, declared
+):
+    """The message says which of its prompts is not in the batch."""
+    declared(read=lambda arguments: reading(**changes())(arguments))
+    hparams = SmallHparams(sadr=True)
+    with pytest.raises(PositionError, match="SMALL loop could be recognised: " + message):
+        smalledit.editor.optimise(tiny_llama, word_tokenizer, request_, hparams)
+
+
+def test_a_prompt_that_merges_with_its_target_has_no_baseline(tiny_llama, word_tokenizer):
+    """Alone, it ends with another token than in the loop, and rows of two tokens differ."""
+    edit = Edit(tiny_llama, word_tokenizer, [TOWER], layer=1, layer_template="model.layers.{}")
+    probe = DriftProbe(edit)
+    later = Positions(probe.positions.prediction + 2, probe.positions.subject + 2)
+    longer = probe.before.new_zeros((*probe.before.shape[:-1], 9))
+    assert torch.equal(probe.before_in(longer, later)[..., 2:6], probe.before)
+    merged = Positions(probe.positions.prediction - 1, probe.positions.subject)
+    with pytest.raises(PositionError, match="ends with another token before its target than alone"):
+        probe.before_in(longer, merged)
 
 
 def test_a_label_that_is_not_there_is_refused(tiny_llama, word_tokenizer, request_, declared):
@@ -413,16 +553,38 @@ def test_the_flag_for_an_editor_that_is_not_attached(small):
     assert OtherHparams(steps=3, sadr=None).steps == 3
 
 
+def test_an_adapter_registered_while_sadr_is_enabled(declare, small):
+    """Until then, its hparams refused the flag."""
+    refused = pytest.raises(ConfigError, match="no editor is attached for OtherHparams")
+
+    @dataclass
+    class More(OtherHparams):
+        more: int = 1
+
+    with refused:
+        OtherHparams(sadr=True)
+    declare("smalledit.editor:optimise", hparams="smalledit.hparams:OtherHparams")
+    sadr_plugin.enable()
+    assert OtherHparams(sadr=True).sadr is True
+    assert More(sadr=True).sadr is True
+    sadr_plugin.disable()
+    assert "sadr" not in {**vars(OtherHparams), **vars(More)}
+
+
 @dataclass
 class Derived(SmallHparams):
     more: int = 1
 
 
 class Declares:
-    def __init__(self, function, argument="hparams", base="smalledit.hparams:Hparams"):
-        self.point = EditPoint(
-            "X", function, "smalledit.hparams:SmallHparams", 1, dict, hparams_argument=argument
-        )
+    def __init__(
+        self,
+        function,
+        argument="hparams",
+        base="smalledit.hparams:Hparams",
+        hparams="smalledit.hparams:SmallHparams",
+    ):
+        self.point = EditPoint("X", function, hparams, 1, dict, hparams_argument=argument)
         self.base = base
 
     @hookimpl
@@ -482,6 +644,31 @@ def test_overlapping_blocks(small_adapter):
     assert SMALL in sadr_plugin.attached()
     second.__exit__(None, None, None)
     assert SMALL not in sadr_plugin.attached()
+
+
+def test_disable_inside_a_block_waits_for_its_end(small_adapter):
+    sadr_plugin.enable()
+    with sadr_plugin.enabled():
+        sadr_plugin.disable()
+        assert SMALL in sadr_plugin.attached()
+        assert SmallHparams(sadr=True).sadr is True
+    assert SMALL not in sadr_plugin.attached()
+
+
+def test_a_block_that_fails_at_its_beginning_is_not_counted(small_adapter):
+    class Failing:
+        @hookimpl(trylast=True)
+        def sadr_hparams_base(self):
+            raise KeyboardInterrupt
+
+    original = smalledit.editor.optimise
+    with registered(Failing()), pytest.raises(KeyboardInterrupt), sadr_plugin.enabled():
+        raise AssertionError("the block is not entered")
+    assert smalledit.editor.optimise is original
+    with sadr_plugin.enabled():
+        assert SMALL in sadr_plugin.attached()
+    assert SMALL not in sadr_plugin.attached()
+    assert smalledit.editor.optimise is original
 
 
 def test_subclasses_of_hparams(small_adapter):
@@ -555,10 +742,24 @@ def test_a_module_that_is_imported_already_needs_no_waiting():
     assert not when_imported("sys", lambda module: None)
 
 
-@pytest.mark.parametrize("name", ["smalledit.editor.optimise", "smalledit.editor:", ":optimise"])
+@pytest.mark.parametrize(
+    "name", ["smalledit.editor.optimise", "smalledit.editor:", ":optimise", "m:Class.method"]
+)
 def test_a_name_of_another_form(name):
-    with pytest.raises(AttachmentError, match=r'SMALL: expected "package\.module:name"'):
+    expected = r'SMALL: expected "package\.module:name".*; a method cannot be declared'
+    with pytest.raises(AttachmentError, match=expected):
         dataclasses.replace(SMALL, function=name)
+
+
+@pytest.mark.parametrize("gamma", ["0.1", -2.0, float("nan"), float("inf"), None])
+def test_a_gamma_that_is_no_weight(gamma):
+    with pytest.raises(AttachmentError, match="SMALL: gamma has to be a number of at least 0, got"):
+        dataclasses.replace(SMALL, gamma=gamma)
+
+
+def test_a_read_that_is_no_function():
+    with pytest.raises(AttachmentError, match="SMALL: read has to be a function, got 'read'"):
+        dataclasses.replace(SMALL, read="read")
 
 
 def test_a_function_in_a_module_that_does_not_exist(small_adapter, monkeypatch):

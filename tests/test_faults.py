@@ -2,6 +2,8 @@
 toolkit, torch and nnsight are as they were."""
 
 import contextlib
+import itertools
+import linecache
 import subprocess
 import sys
 import threading
@@ -15,7 +17,10 @@ import torch
 import sadr_plugin
 import support
 from sadr_plugin import hookimpl
+from sadr_plugin.attention._tracer import AttentionTracer
 from sadr_plugin.errors import BusyModelError
+from sadr_plugin.patching._forward import ForwardSlot
+from sadr_plugin.reuse._forwards import LayerForwards
 from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
 from support import attributes, tiny_llama
@@ -158,6 +163,123 @@ def test_a_fault(point, error, small, small_adapter, word_tokenizer, request_, m
     assert sadr_plugin.attached()
     again = edit(small, model, word_tokenizer, request_)
     assert torch.equal(again[0], expected[0]), "the next edit is as if nothing had been"
+
+
+def test_a_term_whose_weight_raises_at_the_end(small, word_tokenizer, request_):
+    """The report asks for it once more."""
+    error = ValueError("no weight now")
+
+    class Term:
+        name = "odd"
+        ended = False
+
+        @property
+        def weight(self):
+            if self.ended:
+                raise error
+            return 0.0
+
+        def value(self):
+            return torch.zeros(())
+
+    term = Term()
+
+    class Plugin:
+        @hookimpl
+        def sadr_loss_terms(self, running, config):
+            return [term]
+
+        @hookimpl
+        def sadr_step(self, step):
+            term.ended = step.index == 5
+
+    model = tiny_llama().requires_grad_(False)
+    before = attributes(model)
+    with registered(Plugin()), pytest.raises(ValueError, match="no weight now"):
+        edit(small, model, word_tokenizer, request_)
+    assert attributes(model) == before
+    edit(small, model, word_tokenizer, request_)
+
+
+@contextlib.contextmanager
+def interrupt_at(nth, *functions):
+    """Ctrl-C at the nth line that is run in these functions, but in no `with` that takes a lock."""
+    codes, left = {function.__code__ for function in functions}, nth
+
+    def trace(frame, event, _):
+        nonlocal left
+        if frame.f_code not in codes:
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and "with _lock" not in line:
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def interrupted_at_every_line(run, *functions):
+    """Run it with an interrupt at each line in turn, and yield after each."""
+    for nth in itertools.count(1):
+        try:
+            with interrupt_at(nth, *functions):
+                run()
+        except KeyboardInterrupt:
+            yield
+        else:
+            assert nth > 5
+            return
+
+
+def test_an_interrupt_while_a_forward_is_replaced():
+    """Accelerate keeps a wrapper in the same place."""
+    model = tiny_llama()
+    model.forward = model.forward
+    before, slots = attributes(model), []
+
+    def fill():
+        slots.append(ForwardSlot(model))
+        slots[-1].fill(lambda forward, *args, **kwargs: forward(*args, **kwargs))
+
+    for _ in interrupted_at_every_line(fill, ForwardSlot.fill):
+        slots[-1].restore()
+        assert attributes(model) == before
+    slots[-1].restore()
+    assert attributes(model) == before
+
+
+def test_an_interrupt_while_the_layers_forwards_are_restored():
+    model = tiny_llama()
+    before = attributes(model)
+
+    def restore():
+        forwards = LayerForwards(model, model.model.layers)
+        forwards.fill()
+        forwards.restore()
+
+    for _ in interrupted_at_every_line(restore, ForwardSlot.restore):
+        assert attributes(model) == before
+
+
+def test_an_interrupt_while_nnsight_wraps_the_model():
+    model = tiny_llama()
+    attention = {layer: model.model.layers[layer].self_attn for layer in (2, 3)}
+    before = attributes(model)
+
+    def trace():
+        with AttentionTracer(attention):
+            pass
+
+    noting = AttentionTracer._note_what_is_left
+    for _ in interrupted_at_every_line(trace, AttentionTracer.__enter__, noting):
+        assert attributes(model) == before
 
 
 def test_disable_in_the_middle_of_an_edit(small, word_tokenizer, request_):

@@ -129,6 +129,55 @@ def test_an_adapter_that_imports_torch(installed, run):
     assert "easyeditor" in watched, "and all of them are attached"
 
 
+def test_an_import_error_while_torch_is_half_imported(installed, run):
+    """The next `enable` loads the adapter."""
+    expected, _ = run(POINTS)
+    source = """
+import sys
+from torch import nn
+if not hasattr(sys, "torch_is_there"):
+    raise ImportError("cannot import name 'nn' from partially initialized module 'torch'")
+"""
+    installed("hasty", source)
+    script = (
+        POINTS
+        + """
+import sys, sadr_plugin
+from sadr_plugin.plugins import failed_adapters, loaded_adapters
+sadr_plugin.enable()
+print(*failed_adapters())
+sys.torch_is_there = True
+sadr_plugin.enable()
+print(*failed_adapters(), "hasty" in loaded_adapters())
+"""
+    )
+    found, warned = run(script)
+    assert found.splitlines() == [expected.strip(), "hasty", "True"]
+    assert warned.count("left out") == 1
+
+
+def test_an_interrupt_while_adapters_are_loaded(installed, run):
+    """The next call loads them all."""
+    expected, _ = run(POINTS)
+    source = """
+import sys
+if not hasattr(sys, "interrupted"):
+    sys.interrupted = True
+    raise KeyboardInterrupt
+"""
+    installed("f-interrupted", source)
+    first = """
+from sadr_plugin.plugins import plugin_manager
+try:
+    plugin_manager()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    found, warned = run(first + POINTS)
+    assert found.splitlines() == ["interrupted", expected.strip()]
+    assert "left out" not in warned
+
+
 def test_commands_that_cannot_be_added(installed, run):
     source = """
 from sadr_plugin import hookimpl

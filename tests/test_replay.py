@@ -1,6 +1,7 @@
 """Other prompts run with an edit's vector in place: the same numbers as in the loop itself."""
 
 import contextlib
+import threading
 
 import pytest
 import torch
@@ -359,3 +360,15 @@ def test_something_else_than_prompts(prompts):
 def test_a_place_to_read_from_that_is_in_no_prompt(read_from, message):
     with pytest.raises(AttachmentError, match=message):
         Replay(Loop(big_llama(), "model.layers.{}").edit, None, None, PROMPTS, read_from)
+
+
+def test_only_the_thread_that_runs_other_prompts_is_aside():
+    """A forward of the loop in another thread still counts as the loop's."""
+    vectors, seen = Vectors(torch.nn.Linear(1, 1), "X"), []
+    with vectors.absent():
+        thread = threading.Thread(target=lambda: seen.append(vectors.are_aside()))
+        thread.start()
+        thread.join()
+        assert vectors.are_aside()
+    assert seen == [False]
+    assert not vectors.are_aside()

@@ -3,6 +3,7 @@
 import gc
 import inspect
 import sys
+import threading
 import weakref
 
 import pytest
@@ -16,8 +17,11 @@ from sadr_plugin import hookimpl
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.models._architectures import ARCHITECTURES
 from sadr_plugin.models._reuse_check import try_reuse
+from sadr_plugin.reuse._conditions import Inputs
+from sadr_plugin.reuse._forwards import LayerForwards
 from sadr_plugin.reuse._reuse import reuse_for
 from sadr_plugin.reuse._window import Window
+from sadr_plugin.reuse._window_search import WindowSearch
 from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
 from support import attributes, exists, tiny_llama
@@ -347,3 +351,36 @@ def test_a_windows_masks():
 
 def test_a_window_is_never_of_one_token():
     assert Window.around([(5, 6)], 6).inside(torch.device("cpu")).tolist() == [[4, 5]]
+
+
+def test_a_number_that_stays_nan_has_not_changed():
+    """The window is around the token that changes, not around one that is NaN in every forward."""
+    search = WindowSearch()
+    search.begin_forward(torch.tensor([3]), None)
+    hidden = torch.zeros(1, 6, 2)
+    hidden[0, 0] = torch.nan
+    search.note_first(hidden, None)
+    moved = hidden.clone()
+    moved[0, 2] = 1.0
+    search.look(moved, Inputs({"input_ids": torch.tensor([[1, 2, 3, 4, 5, 6]])}))
+    assert search.window.inside(torch.device("cpu"))[0, 0] == 2
+
+
+def test_another_threads_forward_of_a_layer_is_its_own():
+    model, others = tiny_llama(), []
+    layer, hidden = model.model.layers[0].mlp, torch.ones(1, 1, 32)
+    forwards = LayerForwards(model, [layer])
+    forwards.fill()
+    try:
+        with forwards.taken(lambda *_: "taken"):
+            thread = threading.Thread(target=lambda: others.append(layer(hidden)))
+
+            def forward():
+                thread.start()
+                thread.join()
+                return layer(hidden)
+
+            assert forwards.run(forward) == "taken"
+    finally:
+        forwards.restore()
+    assert torch.equal(others[0], layer(hidden))

@@ -251,6 +251,16 @@ def test_a_layer_that_does_not_give_the_same_in_part(dtype):
     assert found.left_out > 0.25
 
 
+@pytest.mark.parametrize("more", [False, True])
+def test_a_hook_on_a_layer_that_gives_more_than_hidden_states(more):
+    """It would see a part of the attention weights."""
+    windowed = WindowedLayer(model_().lm_head, None, is_head=True)
+    windowed._output, windowed._gives_more = torch.zeros(3, 9, 32), more
+    windowed.module.register_forward_hook(lambda *_: None)
+    windowed.refuse_if_unfit(3, 9)
+    assert windowed.refusal == ("is watched by a hook" if more else None)
+
+
 def test_a_mask_that_shows_later_tokens():
     real = INPUTS["attention_mask"].bool()
     windowed = WindowedLayer(model_().lm_head, None, is_head=True)

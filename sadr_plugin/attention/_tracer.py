@@ -142,12 +142,12 @@ class AttentionTracer:
             self._sight = nnsight.NNsight(_Watched(self._attention))
             sites = {layer: self._sites_of(layer) for layer in self.layers}
             self._sites = [self._taken(layer, sites[layer]) for layer in self.layers]
+            self._note_what_is_left(before)
+            return self  # inside, because an interrupt may come at any line
         except BaseException:
             self._note_what_is_left(before)
             self.close()
             raise
-        self._note_what_is_left(before)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -39,7 +39,7 @@ class LoopBatch:
         self._positions: Positions | None = None
         self._labels: Tensor | None = None
         self._target: Target | None = None
-        self._last_seen = "none with gradients"
+        self._last_seen: tuple[Tensor, Tensor | None] | None = None
 
     def positions(self, input_ids: Tensor, attention_mask: Tensor | None) -> Positions | None:
         """Find the positions in a forward's batch.
@@ -58,7 +58,7 @@ class LoopBatch:
             self._prompts = prompt_tokens(self._edit)
         positions = locate(self._prompts, input_ids, attention_mask)
         if positions is None:
-            self._last_seen = repr(self._edit.tokenizer.decode(input_ids[0]))
+            self._last_seen = input_ids, attention_mask
             return None
         if self._positions is None and self._edit.counts_from_left:
             self._warn_of_padding(positions)
@@ -103,11 +103,25 @@ class LoopBatch:
 
     def unrecognised(self) -> str:
         """Return the error message for a loop without a recognised forward."""
-        expected = self._prompts[0].prompt
+        loop = f"no forward of the {self._point.editor} loop could be recognised"
+        if self._last_seen is None:
+            return f"{loop}: it made no call of the model with input_ids and gradients"
+        ids, mask = self._last_seen
+        if ids.dim() != 2 or len(ids) < len(self._prompts):
+            return (
+                f"{loop}: the edit has {len(self._prompts)} prompts, and the last batch was of the "
+                f"shape {tuple(ids.shape)}"
+            )
+        row = next(
+            row
+            for row, prompt in enumerate(self._prompts)
+            if locate([prompt], ids[row:], None if mask is None else mask[row:]) is None
+        )
+        expected = self._prompts[row].prompt
         return (
-            f"no forward of the {self._point.editor} loop could be recognised: its batch should "
-            f"begin with {expected.text!r}, with the subject {expected.subject!r} tokenized as it "
-            f"is in that prompt alone; the last batch began with {self._last_seen}"
+            f"{loop}: row {row} of its batch should begin with {expected.text!r}, with the subject "
+            f"{expected.subject!r} tokenized as it is in that prompt alone; in the last batch it "
+            f"was {self._edit.tokenizer.decode(ids[row])!r}"
         )
 
     def _labels_behind(self) -> Tensor:

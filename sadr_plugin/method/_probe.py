@@ -61,7 +61,17 @@ class DriftProbe:
         Args:
             rows: rows of the other batch, [layers, prompts, heads, tokens].
             positions: the positions of the prompts in that batch.
+
+        Raises:
+            PositionError: a prompt's last token is another one there.
         """
+        ours, theirs = (p.prediction - p.subject for p in (self.positions, positions))
+        if not torch.equal(ours.cpu(), theirs.cpu()):
+            raise PositionError(
+                "a prompt of the edit ends with another token before its target than alone, so its "
+                "attention cannot be compared with that before the edit; let the target begin with "
+                "a space, or the prompt end with a whole word"
+            )
         before = torch.zeros_like(rows)
         for prompt, (was, now) in enumerate(
             zip(self.positions.prediction.tolist(), positions.prediction.tolist(), strict=True)

@@ -115,8 +115,10 @@ class EditSession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        report = self.report()
-        self._leave()
+        try:
+            report = self.report()  # it asks plugins' terms for their weights, which may raise
+        finally:
+            self._leave()
         log_end(report, error)
         if error is None:
             self._warn_of_terms_without_effect()

@@ -11,7 +11,7 @@ from types import FunctionType, ModuleType
 
 from ..adapter import EditPoint
 from ..errors import AttachmentError
-from ..plugins import edit_points, plugin_manager
+from ..plugins import edit_points, load_again, plugin_manager
 from ._forward import signature_of
 from ._functions import (
     AttachedFunction,
@@ -21,7 +21,7 @@ from ._functions import (
     run_with_own_cache,
     run_with_penalty,
 )
-from ._hparams_class import HparamsPatch, is_patched
+from ._hparams_class import HparamsPatch, Refusal, drops_flag, is_patched
 from ._imports import when_imported
 from ._names import Name
 from ._strangers import is_declared_one, keeps_no_files
@@ -43,6 +43,7 @@ def enable() -> None:
     of a toolkit.
     """
     global _enabled
+    load_again()
     with _lock:
         _enabled = True
         _attach()
@@ -51,12 +52,14 @@ def enable() -> None:
 def disable() -> None:
     """Restore every toolkit's own functions and classes.
 
-    A running edit continues as it began. The function may be called any number of times.
+    A running edit continues as it began. Inside a block of `enabled`, it takes effect when the
+    block ends. The function may be called any number of times.
     """
     global _enabled
     with _lock:
         _enabled = False
-        _detach()
+        if not _active():
+            _detach()
 
 
 @contextlib.contextmanager
@@ -69,8 +72,9 @@ def enabled() -> Iterator[None]:
     global _blocks
     with _lock:
         _blocks += 1
-        _attach()
     try:
+        with _lock:
+            _attach()
         yield
     finally:
         with _lock:
@@ -166,10 +170,9 @@ def _refuse_flag(point: EditPoint, error: AttachmentError, just_now: ModuleType 
     if hparams is None:
         return
     reason = str(error)
-    for refusing in (hparams, *_subclasses(hparams)):
-        if refusing in _hparams:
-            _hparams[refusing].undo()
-        _hparams[refusing] = HparamsPatch(refusing, lambda _: f"sadr: not attached to {reason}")
+    with contextlib.suppress(TypeError):  # a class that cannot be changed refuses any flag itself
+        for refusing in (hparams, *_subclasses(hparams)):
+            _patch(refusing, lambda _: f"sadr: not attached to {reason}")
 
 
 def _attach_function(
@@ -197,9 +200,22 @@ def _attach_hparams(point: EditPoint, just_now: ModuleType | None) -> None:
     if module not in sys.modules and not _exists(point.function):
         # The flag would be accepted, and no edit would have SADR.
         raise AttachmentError(f"{point.editor}: there is no module {module} for its function")
+    if drops_flag(hparams):
+        raise AttachmentError(
+            f"{point.editor}: {hparams.__name__} is a pydantic model without an __init__ of its "
+            "own, and pydantic drops the flag; use a dataclass"
+        )
     for accepting in (hparams, *_subclasses(hparams)):
-        if not is_patched(accepting):
-            _hparams[accepting] = HparamsPatch(accepting)
+        # While SADR was enabled without this adapter, the class was made to refuse the flag.
+        refuses = accepting in _hparams and _hparams[accepting].refusal is _refusal
+        if refuses or not is_patched(accepting):
+            try:
+                _patch(accepting)
+            except TypeError as error:
+                raise AttachmentError(
+                    f"{point.editor}: {accepting.__name__} cannot take the flag; use a class of "
+                    "your own"
+                ) from error
 
 
 def _exists(target: str) -> bool:
@@ -226,7 +242,14 @@ def _refuse_elsewhere(base: str, just_now: ModuleType | None) -> None:
     for hparams in (base_class, *_subclasses(base_class)):
         names = {f"{cls.__module__}:{cls.__qualname__}" for cls in hparams.__mro__}
         if not names & declared and not is_patched(hparams):
-            _hparams[hparams] = HparamsPatch(hparams, _refusal)
+            _patch(hparams, _refusal)
+
+
+def _patch(hparams: type, refusal: Refusal | None = None) -> None:
+    """Make a class accept or refuse the flag, whatever it did before."""
+    if hparams in _hparams:
+        _hparams.pop(hparams).undo()
+    _hparams[hparams] = HparamsPatch(hparams, refusal)
 
 
 def _refusal(hparams: type) -> str:

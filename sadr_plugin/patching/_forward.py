@@ -52,10 +52,11 @@ class ForwardSlot:
                     f"this {type(self._model).__name__} is being edited with SADR already, in "
                     "another thread or in a hook of that edit; wait for it to end, or edit a copy"
                 )
+            # This comes first, because an interrupt may come at any time.
+            self._had_own = self._model.__dict__.get("forward")
             self._filled = True
             _watched.add(self._model)
         original = self._model.forward
-        self._had_own = self._model.__dict__.get("forward")
 
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -71,6 +72,6 @@ class ForwardSlot:
             self._model.__dict__.pop("forward", None)
         else:
             self._model.__dict__["forward"] = self._had_own
-        self._filled = False
         with _lock:
             _watched.discard(self._model)
+            self._filled = False

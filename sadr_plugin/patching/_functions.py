@@ -10,6 +10,7 @@ import json
 import marshal
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -100,6 +101,7 @@ def _dispatching(
     """Return a replacement of ``original`` that calls ``run`` if the hparams ask for SADR."""
 
     signature = signature_of(original)
+    warned: set[type] = set()
 
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -114,6 +116,7 @@ def _dispatching(
         if value is None or value is False:
             if not takes_flag(hparams):
                 _refuse_flag_in_another_argument(point, where, bound)
+                _warn_of_no_place(point, where, type(hparams), warned)
             return original(*args, **kwargs)
         return run(point, original, bound, value)
 
@@ -136,6 +139,18 @@ def _refuse_flag_in_another_argument(
                 f"{where}: its hparams are in the argument {name!r}, not in "
                 f"{point.hparams_argument!r}; correct hparams_argument in the adapter's declaration"
             )
+
+
+def _warn_of_no_place(point: EditPoint, where: str, given: type, warned: set[type]) -> None:
+    """Warn, once for each class, of an edit whose hparams could not have asked for SADR."""
+    if given not in warned:
+        warned.add(given)
+        warnings.warn(
+            f"{where}: its argument {point.hparams_argument!r} is of the class {given.__name__}, "
+            "which has no place for the flag, so this edit is plain; an adapter's hparams_argument "
+            "has to name an argument of the class that its hparams names",
+            stacklevel=3,
+        )
 
 
 def run_with_penalty(

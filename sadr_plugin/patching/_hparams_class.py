@@ -108,17 +108,19 @@ class HparamsPatch:
         hparams: the class. It accepts the flag in the constructor, in its YAML file, or as an
             attribute that is set later.
         refusal: as for `Flag`.
+
+    Raises:
+        TypeError: the class cannot be changed, as one of Python's own.
     """
 
     def __init__(self, hparams: type, refusal: Refusal | None = None) -> None:
         self.hparams = hparams
-        self._refusal = refusal
+        self.refusal = refusal
         self._replaced: dict[str, Any] = {}
         self._subclasses: list[HparamsPatch] = []
         own = vars(hparams)
         self._replace(KEY, Flag(refusal, self._patch_subclass))
-        if "__init__" in own:
-            self._replace("__init__", _taking_flag(own["__init__"]))
+        self._replace("__init__", _taking_flag(own.get("__init__") or _inherited_init(hparams)))
         if isinstance(own.get("from_hparams"), classmethod):
             self._replace("from_hparams", _naming_file(own["from_hparams"]))
         if refusal is None:
@@ -142,7 +144,7 @@ class HparamsPatch:
     def _patch_subclass(self, subclass: type) -> None:
         with _patching:
             if not is_patched(subclass):
-                self._subclasses.append(HparamsPatch(subclass, self._refusal))
+                self._subclasses.append(HparamsPatch(subclass, self.refusal))
 
     def _replace(self, name: str, value: Any) -> None:
         self._replaced[name] = vars(self.hparams).get(name, _ABSENT)
@@ -188,6 +190,30 @@ def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
             object.__setattr__(self, KEY, value)  # the class may be frozen
 
     return __init__
+
+
+def _inherited_init(hparams: Any) -> Callable[..., None]:
+    """Return an ``__init__`` that does what the class does without one of its own."""
+    inherited = hparams.__init__
+    # `object.__init__` lets the arguments of a `__new__` pass only in a class without `__init__`.
+    takes_none = inherited is object.__init__ and hparams.__new__ is not object.__new__
+
+    @functools.wraps(inherited)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not takes_none:
+            super(hparams, self).__init__(*args, **kwargs)
+
+    return __init__
+
+
+def drops_flag(hparams: type) -> bool:
+    """Whether the class is a pydantic model that is also built without its ``__init__``.
+
+    `model_validate` calls only an ``__init__`` that the model's own code defines. It ignores a key
+    that is no field.
+    """
+    init = inspect.getattr_static(hparams, "__init__")
+    return getattr(init, "__pydantic_base_init__", False)
 
 
 def _naming_file(from_hparams: Any) -> Any:

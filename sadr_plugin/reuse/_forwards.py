@@ -42,10 +42,17 @@ class LayerForwards:
             slot.fill(functools.partial(self._call, index))
 
     def restore(self) -> None:
-        """Restore the forwards. It may be called more than once."""
+        """Restore the forwards, all of them also after an interrupt. It may be called again."""
+        interrupt = None
         for slot in self._slots:
-            slot.restore()
+            try:
+                slot.restore()
+            except BaseException as error:
+                interrupt = error
+                slot.restore()
         self._slots = []
+        if interrupt is not None:
+            raise interrupt
 
     @contextmanager
     def taken(self, way: Way) -> Iterator[None]:
