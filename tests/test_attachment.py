@@ -121,7 +121,7 @@ def test_the_flag_survives(small, again):
 
 
 def test_without_a_flag_the_fields_are_the_toolkits(small):
-    fields = {"layer", "v_num_grad_steps", "lr", "contexts", "layer_module_tmp", "fact_token"}
+    fields = set(SmallHparams.__annotations__)
     assert {field.name for field in dataclasses.fields(SmallHparams)} == fields
     assert dataclasses.asdict(SmallHparams()).keys() == fields
     assert dataclasses.asdict(SmallHparams(sadr=True)).keys() == fields | {"sadr"}
@@ -159,6 +159,7 @@ class Frozen:
     layer: int = 1
     contexts: tuple = ("{}",)
     lr: float = 2.0
+    start: float = 0.0
     layer_module_tmp: str = "model.layers.{}"
     fact_token: str = "subject_last"
 
