@@ -39,7 +39,8 @@ cd "$work"
 "$work/venv/bin/sadr" --version
 "$work/venv/bin/sadr" doctor
 "$work/venv/bin/pytest" -q tests/test_attachment.py tests/test_attention.py \
-    tests/test_config.py tests/test_conformance.py tests/test_drift.py tests/test_events.py \
+    tests/test_config.py tests/test_conformance.py tests/test_declarations.py \
+    tests/test_drift.py tests/test_events.py tests/test_flag.py \
     tests/test_faults.py tests/test_records.py tests/test_silence.py tests/test_target.py \
     tests/test_verdicts.py \
     tests/test_keep.py tests/test_loop.py tests/test_loss.py tests/test_nnsight.py \

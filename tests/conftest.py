@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from hypothesis import settings
 
 import sadr_plugin
 from sadr_easyedit import smollm2
+from sadr_plugin import hookimpl
 from smalledit import editor as small_editor
-from support import SmallAdapter, tiny_llama, word_tokenizer
+from support import SMALL, SmallAdapter, tiny_llama, word_tokenizer
 
 # The same inputs every time; `pytest --hypothesis-profile=default` looks for new ones.
 settings.register_profile("repeatable", derandomize=True)
@@ -73,3 +75,24 @@ def golden():
 def smol():
     """SmolLM2-135M and its tokenizer."""
     return smollm2.load()
+
+
+@pytest.fixture
+def declared():
+    """Attach the small toolkit's editor with another declaration."""
+    adapters, manager = [], sadr_plugin.plugin_manager()
+
+    def register(**changes):
+        class Adapter(SmallAdapter):
+            @hookimpl
+            def sadr_edit_points(self):
+                return [dataclasses.replace(SMALL, **changes)]
+
+        adapters.append(Adapter())
+        manager.register(adapters[-1])
+        sadr_plugin.enable()
+
+    yield register
+    sadr_plugin.disable()
+    for adapter in adapters:
+        manager.unregister(adapter)
