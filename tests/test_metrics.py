@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sadr_plugin.evaluation import (
@@ -26,7 +27,7 @@ from sadr_plugin.evaluation import (
 from sadr_plugin.evaluation._metrics import probability, score
 from sadr_plugin.evaluation._significance import mean_interval, student_quantile
 from sadr_plugin.models._architectures import ARCHITECTURES, build
-from support import tiny_llama, word_tokenizer
+from support import WORDS, tiny_llama, word_tokenizer
 
 RECORD = Record(
     key="0",
@@ -176,6 +177,7 @@ def test_a_difference_where_nothing_differs_has_a_width():
     assert difference([right], [right], "paraphrase") is None
 
 
+ENDS = ("now", "<pad>", "then")
 PAIRS = [
     ("the tower is in", "rome"),
     ("the tower is in", "paris now the city"),
@@ -217,6 +219,19 @@ def test_an_answer_is_scored_as_it_stands_after_its_prompt():
     )
     Scorer(model, tokenizer).answers([("tower is in", "rome")])
     assert seen == [[[2, 3, 4, 5]]]
+
+
+def test_a_tokenizer_that_ends_each_text_with_a_token():
+    model, ending = tiny_llama(), word_tokenizer()
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single="now $A <pad> then", special_tokens=[(word, WORDS.index(word)) for word in ENDS]
+    )
+    assert len(ending("rome")["input_ids"]) == 4
+    starting = word_tokenizer()
+    starting.backend_tokenizer.post_processor = TemplateProcessing(
+        single="now $A", special_tokens=[("now", WORDS.index("now"))]
+    )
+    assert Scorer(model, ending).answers(PAIRS) == Scorer(model, starting).answers(PAIRS)
 
 
 def test_the_probability_of_an_answer():

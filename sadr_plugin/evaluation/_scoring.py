@@ -80,6 +80,7 @@ class Scorer:
         self._model = model
         self._tokenizer = tokenizer
         self._tokens_per_batch = tokens_per_batch
+        self._added = _added_at_end(tokenizer)
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.no_grad()
@@ -102,12 +103,17 @@ class Scorer:
         return [found[place] for place in range(len(asked))]
 
     def _tokens(self, place: int, prompt: str, answer: str) -> _Sequence:
-        prompt_ids = self._tokenizer(prompt)["input_ids"]
-        ids = self._tokenizer(f"{prompt} {answer.strip()}")["input_ids"]
+        prompt_ids = self._ids(prompt)
+        ids = self._ids(f"{prompt} {answer.strip()}")
         if ids[: len(prompt_ids)] != prompt_ids:  # a token spans the end of the prompt
             answered = self._tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
             ids = [*prompt_ids, *answered]
         return _Sequence(place, ids, len(ids) - len(prompt_ids))
+
+    def _ids(self, text: str) -> list[int]:
+        """Return the tokens of a text that can go on."""
+        ids = list(self._tokenizer(text)["input_ids"])
+        return ids[: len(ids) - self._added]
 
     def _batches(self, sequences: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
         """Batch sequences of similar length, because the longest one sets the width of a batch."""
@@ -166,3 +172,11 @@ def answer_probability(model: nn.Module, tokenizer: Any, prompt: str, answer: st
     """
     (found,) = Scorer(model, tokenizer).answers([(prompt, answer)])
     return math.exp(found.mean_log_probability)
+
+
+def _added_at_end(tokenizer: Any) -> int:
+    """Return how many tokens, such as one for the end of the text, a tokenizer adds at the end."""
+    whole = list(tokenizer("a")["input_ids"])
+    own = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    added = range(len(whole) - len(own) + 1)
+    return next((n for n in added if whole[: len(whole) - n][-len(own) :] == own), 0)
