@@ -219,7 +219,7 @@ def test_a_batch_that_is_not_the_prompts_is_an_error(
     monkeypatch.setattr(type(SMALL), "read", property(lambda self: misread), raising=False)
     before = attributes(tiny_llama)
     with pytest.raises(
-        PositionError, match=r"'of tower is in'.*the last batch began with 'the tower"
+        PositionError, match=r"'of tower is in'.*in the last batch it was 'the tower"
     ):
         edit(small, tiny_llama, word_tokenizer, request_, True)
     assert attributes(tiny_llama) == before
