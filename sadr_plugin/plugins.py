@@ -127,6 +127,11 @@ def edit_points() -> list[EditPoint]:
     return [point for points in declared for point in points]
 
 
+def editor_names() -> str:
+    """Return the names of all declared editors, for messages."""
+    return ", ".join(sorted({point.editor for point in edit_points()}))
+
+
 def _chosen(installed: Sequence[EntryPoint]) -> list[EntryPoint]:
     choice = os.environ.get(CHOICE)
     if choice is None:

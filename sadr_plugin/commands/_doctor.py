@@ -11,7 +11,7 @@ import typer
 from .._version import versions
 from ..adapter import HparamsSummary
 from ..errors import ConfigError, SadrError, UnsupportedModelError
-from ..plugins import edit_points, failed_adapters, loaded_adapters, plugin_manager
+from ..plugins import editor_names, failed_adapters, loaded_adapters, plugin_manager
 from ._editors import attachabilities
 from ._hparams import summary_of
 from ._options import JsonFile
@@ -150,8 +150,7 @@ def _problems(hparams: Path, summary: HparamsSummary | str) -> Iterator[str | No
     own = [found for found in own if summary.hparams in (None, found.point.hparams)]
     if not own:
         wanted = summary.editor if summary.hparams is None else (summary.editor, summary.hparams)
-        declared = ", ".join(sorted({point.editor for point in edit_points()}))
-        yield f"no adapter declares the editor {wanted!r}; declared are {declared}"
+        yield f"no adapter declares the editor {wanted!r}; declared are {editor_names()}"
     for obstacle in dict.fromkeys(found.obstacle for found in own if found.obstacle is not None):
         yield f"{summary.editor}: {obstacle}"
     try:

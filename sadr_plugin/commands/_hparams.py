@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..adapter import HparamsSummary
 from ..errors import ConfigError
-from ..plugins import edit_points, plugin_manager
+from ..plugins import editor_names, plugin_manager
 
 
 def summary_of(file: Path) -> HparamsSummary:
@@ -17,10 +17,9 @@ def summary_of(file: Path) -> HparamsSummary:
     """
     summary: HparamsSummary | None = plugin_manager().hook.sadr_read_hparams(file=file)
     if summary is None:
-        editors = sorted({point.editor for point in edit_points()})
         raise ConfigError(
             f"{file}: no installed adapter knows it as an hparams file of an attached editor; "
-            f"SADR works with {', '.join(editors)}"
+            f"SADR works with {editor_names()}"
         )
     if not isinstance(summary, HparamsSummary):
         raise ConfigError(

@@ -24,9 +24,6 @@ from .terminal import silence
 if TYPE_CHECKING:
     from ..evaluation import Data, Editor, Engine, Evaluator, Record
 
-EDITORS_OWN = ("model", "tokenizer", "layer", "layer_template", "weights")
-"""The attributes that an `Editor` has to set itself."""
-
 
 def read_summary(hparams_file: Path) -> HparamsSummary:
     """Return what the hparams file says.
@@ -132,7 +129,7 @@ def make_editor(hparams_file: Path, options: EditorOptions) -> Editor:
         raise ConfigError(
             f"{hparams_file}: sadr_editor returned {type(editor).__name__}, not an Editor"
         )
-    missing = [name for name in EDITORS_OWN if not hasattr(editor, name)]
+    missing = [name for name in Editor.__annotations__ if not hasattr(editor, name)]
     if missing or isinstance(editor.weights, str):
         lacks = f"lacks {', '.join(missing)}" if missing else "its weights are a text, not a list"
         raise ConfigError(f"{hparams_file}: {type(editor).__name__} of sadr_editor: {lacks}")

@@ -11,7 +11,7 @@ from types import FunctionType, ModuleType
 
 from ..adapter import EditPoint
 from ..errors import AttachmentError
-from ..plugins import edit_points, load_again, plugin_manager
+from ..plugins import edit_points, editor_names, load_again, plugin_manager
 from ._forward import signature_of
 from ._functions import (
     AttachedFunction,
@@ -253,9 +253,8 @@ def _patch(hparams: type, refusal: Refusal | None = None) -> None:
 
 
 def _refusal(hparams: type) -> str:
-    editors = ", ".join(sorted({point.editor for point in edit_points()}))
     return (
-        f"sadr: no editor is attached for {hparams.__name__}; SADR works with {editors}. "
+        f"sadr: no editor is attached for {hparams.__name__}; SADR works with {editor_names()}. "
         "Remove the key"
     )
 
