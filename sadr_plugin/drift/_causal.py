@@ -27,7 +27,7 @@ from ..evaluation import (
     counted_steps,
     edited,
 )
-from ..evaluation._editor import expect_layer
+from ..evaluation._editor import sadr_acted
 from ..evaluation._measure import Measure
 from ..evaluation._scoring import Run
 from ..evaluation._single import RecordTask, failed, is_records_own
@@ -166,9 +166,8 @@ class CausalEvaluator:
                 edited(self._editor, self._unedited, [record], arm.sadr),
             ):
                 taken, seconds = steps(), time.perf_counter() - started
-                expect_layer(self._editor, found)
+                acted = sadr_acted(self._editor, arm.sadr, found)
                 changed = self._unedited.changed()
-                acted = None if arm.sadr is None else bool(found)
                 reader.read(arm.name)
                 maps = reader.maps()
                 drifted = ranked(maps[:1], arm.name)

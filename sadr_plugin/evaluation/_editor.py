@@ -168,11 +168,21 @@ def edited(
         take_back(editor, unedited)
 
 
-def expect_layer(editor: Editor, found: Sequence[Report]) -> None:
-    """Check that the edits with SADR were made at the layer that the editor names.
+def sadr_acted(
+    editor: Editor, sadr: Mapping[str, Any] | None, found: Sequence[Report]
+) -> bool | None:
+    """Return whether SADR acted on an edit, and check that this was at the editor's layer.
+
+    Args:
+        editor: the editor.
+        sadr: SADR's settings of the edit.
+        found: the reports of the edit.
+
+    Returns:
+        None for an edit without SADR.
 
     Raises:
-        EvaluationError: they were made at another one.
+        EvaluationError: SADR acted at another layer.
     """
     for report in found:
         if report.layer != editor.layer:
@@ -181,6 +191,7 @@ def expect_layer(editor: Editor, found: Sequence[Report]) -> None:
                 f"{report.layer}; set Editor.layer to the layer of the declaration's Edit, because "
                 "the evaluation measures the drift after it"
             )
+    return None if sadr is None else bool(found)
 
 
 def take_back(editor: Editor, unedited: UneditedWeights) -> None:

@@ -17,7 +17,7 @@ from transformers import set_seed
 from ..errors import ConfigError
 from ..events import reports
 from ..method._probe import DriftProbe
-from ._editor import Editor, counted_steps, expect_layer, take_back
+from ._editor import Editor, counted_steps, sadr_acted, take_back
 from ._measure import Measure
 from ._perplexity import Perplexity
 from ._records import Question, Record
@@ -156,7 +156,7 @@ class SequenceEvaluator:
             results = [failed(record, arm.name, error, seconds) for record in batch]
             return [replace(result, edits=edits, when="made") for result in results]
         seconds = (time.perf_counter() - started) / len(batch)
-        expect_layer(self._editor, found)
+        acted = sadr_acted(self._editor, arm.sadr, found)
         changed = self._unedited.changed(since=before)
         return [
             replace(
@@ -164,7 +164,7 @@ class SequenceEvaluator:
                 steps=steps() / len(batch),
                 seconds=seconds,
                 when="made",
-                acted=None if arm.sadr is None else bool(found),
+                acted=acted,
                 changed=changed,
             )
             for record in batch

@@ -12,7 +12,7 @@ from transformers import set_seed
 from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
 from ..events import reports
 from ..method._probe import DriftProbe
-from ._editor import Editor, counted_steps, edited, expect_layer
+from ._editor import Editor, counted_steps, edited, sadr_acted
 from ._measure import Measure
 from ._records import Record
 from ._results import UNEDITED, Arm, Result
@@ -122,9 +122,8 @@ def edited_result(
             edited(editor, unedited, [record], arm.sadr),
         ):
             taken, seconds = steps(), time.perf_counter() - started
-            expect_layer(editor, found)
+            acted = sadr_acted(editor, arm.sadr, found)
             drift = None if probe is None else probe.drift()
-            acted = None if arm.sadr is None else bool(found)
             changed = unedited.changed()
             return measure.result(
                 record, arm.name, drift, steps=taken, seconds=seconds, acted=acted, changed=changed
