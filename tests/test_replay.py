@@ -336,6 +336,15 @@ def test_a_tokenizer_that_ends_its_texts():
     assert len(whole.rows) == 6, "the first token is predicted by none"
 
 
+def test_a_text_that_ends_with_a_special_token_of_its_own():
+    loop = Loop(big_llama(), "model.layers.{}")
+    loop.forward(loop.layer.mlp)
+    prompts = [Prompt(PROMPTS[0].prefix, PROMPTS[0].subject, f"{PROMPTS[0].suffix} w59")]
+    plain = loop.replay(prompts=prompts).rows
+    loop.tokenizer.eos_token = "w59"
+    assert len(loop.replay(prompts=prompts).rows) == len(plain)
+
+
 def test_no_prompts():
     with pytest.raises(PositionError, match="an empty list of prompts"):
         Replay(Loop(big_llama(), "model.layers.{}").edit, None, None, [])

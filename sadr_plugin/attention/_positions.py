@@ -159,13 +159,15 @@ def first_token_after(tokenizer: Any, tokens: PromptTokens, character: int) -> i
     return shared_length(tokenizer(text[:character])["input_ids"], tokens.ids)
 
 
-def own_length(tokenizer: Any, ids: Sequence[int]) -> int:
-    """Return the number of tokens without special tokens that the tokenizer adds at the end."""
-    special = set(getattr(tokenizer, "all_special_ids", ())) - {tokenizer.unk_token_id}
-    length = len(ids)
-    while length > 1 and ids[length - 1] in special:
-        length -= 1
-    return length
+def added_at_end(tokenizer: Any) -> int:
+    """Return how many tokens, such as one for the end of the text, a tokenizer adds at the end.
+
+    A special token that the text itself ends with is not one of them.
+    """
+    whole = list(tokenizer("a")["input_ids"])
+    own = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    added = range(len(whole) - len(own) + 1)
+    return next((n for n in added if whole[: len(whole) - n][-len(own) :] == own), 0)
 
 
 def padded(

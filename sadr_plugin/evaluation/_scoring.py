@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..attention._positions import added_at_end
 from ..attention._tracer import input_device
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Scorer:
         self._model = model
         self._tokenizer = tokenizer
         self._tokens_per_batch = tokens_per_batch
-        self._added = _added_at_end(tokenizer)
+        self._added = added_at_end(tokenizer)
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.no_grad()
@@ -172,11 +173,3 @@ def answer_probability(model: nn.Module, tokenizer: Any, prompt: str, answer: st
     """
     (found,) = Scorer(model, tokenizer).answers([(prompt, answer)])
     return math.exp(found.mean_log_probability)
-
-
-def _added_at_end(tokenizer: Any) -> int:
-    """Return how many tokens, such as one for the end of the text, a tokenizer adds at the end."""
-    whole = list(tokenizer("a")["input_ids"])
-    own = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    added = range(len(whole) - len(own) + 1)
-    return next((n for n in added if whole[: len(whole) - n][-len(own) :] == own), 0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, Prompt
-from ..attention._positions import own_length, padded, shared_length
+from ..attention._positions import added_at_end, padded, shared_length
 from ..attention._tracer import input_device
 from ..config import KeepConfig
 from ..errors import UnsupportedModelError
@@ -119,7 +119,8 @@ def _written(
             "and distracted to 0"
         )
     known = [tokenizer(text)["input_ids"] for text in beginnings]
-    known = [row[: own_length(tokenizer, row)] for row in known]
+    added = added_at_end(tokenizer)
+    known = [row[: len(row) - added] for row in known]
     # Generation needs padding on the left, independent of the toolkit's side.
     ids, mask, starts = padded(known, "left")
     device = input_device(model)
