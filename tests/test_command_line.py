@@ -164,7 +164,7 @@ def lacking(**attributes):
     return editor
 
 
-SUMMARY = HparamsSummary("None's", "tiny", 1, "model.layers.{}", True)
+SUMMARY = HparamsSummary("None's", "/none", 1, "model.layers.{}", True)
 WHOLE = {"model": None, "tokenizer": None, "layer": 1, "layer_template": "layers.{}"}
 
 

@@ -684,8 +684,9 @@ def test_a_strangers_editor_is_evaluated(tmp_path):
     with pytest.raises(ConfigError, match=r"hparams\.small: no installed adapter knows it"):
         sadr_eval(tmp_path)
     for plugin, options in ((Stranger(), []), (Stranger(), ["--mode", "batch"])):
+        (tmp_path / "out").mkdir()
         with registered(plugin):
-            shown = sadr_eval(tmp_path, *options)
+            shown = sadr_eval(tmp_path, *options, "--json", str(tmp_path / "out" / "summary.json"))
         assert shown.exit_code == 0, shown.output
         assert "Small, 2 records of data.json" in shown.output
         assert json.loads((tmp_path / "out" / "summary.json").read_text())["about"]["arms"]

@@ -58,6 +58,7 @@ def test_the_demo_shows_and_writes_both_arms(tmp_path, monkeypatch):
     ("arguments", "error", "message"),
     [
         (["--prompt", "no subject"], PositionError, "exactly once"),
+        (["--prompt", "{} in {x}"], ConfigError, "holds a brace besides the subject's"),
         (["--relation", "no answer"], ConfigError, 'expected "PROMPT=ANSWER"'),
         (["--json", "/nowhere/at/all.json"], ConfigError, "there is no folder /nowhere/at"),
         (["--json", "/tmp"], ConfigError, "/tmp is a folder"),

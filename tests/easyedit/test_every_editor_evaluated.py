@@ -197,7 +197,8 @@ def test_a_sequence(rome_yaml, tmp_path):
     (out / "run.json").unlink()
     with pytest.raises(ConfigError, match=r"results but no run\.json"):
         evaluate(file, *options, "--resume")
-    with pytest.raises(ConfigError, match="--batch-size, --checkpoints, --text: for --mode batch"):
-        evaluate(file, "--data", data, "--checkpoints", "1")
+    for option, value in (("--checkpoints", "1"), ("--batch-size", "1"), ("--text", "python")):
+        with pytest.raises(ConfigError, match="--batch-size, --checkpoints, --text: for --mode b"):
+            evaluate(file, "--data", data, option, value)
     with pytest.raises(ConfigError, match="takes one edit at a time"):
         evaluate(file, "--data", data, "--mode", "batch", "--out", tmp_path / "b")
