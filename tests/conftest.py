@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def _disabled():
     sadr_plugin.disable()
     yield
     sadr_plugin.disable()
+
+
+@pytest.fixture(autouse=True)
+def _traced():
+    """A test that uses nnsight itself removes the trace function, and with it the coverage."""
+    before = sys.gettrace()
+    yield
+    sys.settrace(before)
 
 
 @pytest.fixture(scope="session", name="word_tokenizer")

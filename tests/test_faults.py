@@ -19,8 +19,8 @@ import support
 from sadr_plugin import hookimpl
 from sadr_plugin.attention._tracer import AttentionTracer
 from sadr_plugin.errors import BusyModelError
-from sadr_plugin.patching._forward import ForwardSlot
 from sadr_plugin.reuse._forwards import LayerForwards
+from sadr_plugin.reuse._slot import ForwardSlot
 from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
 from support import attributes, tiny_llama

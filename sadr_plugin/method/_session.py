@@ -15,6 +15,7 @@ import torch
 from pluggy import HookRelay
 from torch import Tensor
 
+from .._signatures import signature_of
 from ..adapter import Edit, EditPoint
 from ..attention._layers import layer_modules
 from ..attention._positions import Positions
@@ -23,9 +24,9 @@ from ..attention._tracer import tracer_for
 from ..config import SadrConfig
 from ..errors import PenaltyError, PositionError
 from ..events import Report, Step
-from ..patching._forward import ForwardSlot, signature_of
 from ..replay._vectors import Vectors
 from ..reuse._reuse import reuse_for
+from ..reuse._slot import ForwardSlot
 from ._batch import LoopBatch
 from ._drift_term import DRIFT, complain, not_finite
 from ._log import log_end, log_start

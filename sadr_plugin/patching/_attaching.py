@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
 
+from .._signatures import signature_of
 from ..adapter import EditPoint
 from ..errors import AttachmentError
 from ..plugins import edit_points, editor_names, load_again, plugin_manager
-from ._forward import signature_of
 from ._functions import (
     AttachedFunction,
     Run,

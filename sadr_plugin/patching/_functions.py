@@ -17,11 +17,11 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, cast
 
+from .._signatures import signature_of
 from .._version import plugin_version
 from ..adapter import EditPoint
 from ..errors import AttachmentError, ConfigError
 from ..plugins import plugin_manager
-from ._forward import signature_of
 from ._hparams_class import KEY, takes_flag
 
 Run = Callable[[EditPoint, FunctionType, inspect.BoundArguments, Any], Any]

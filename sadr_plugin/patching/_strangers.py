@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Container, Sequence
 from types import FunctionType, ModuleType
 
+from .._signatures import signature_of
 from ..adapter import EditPoint
-from ._forward import signature_of
 from ._names import Name
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..patching._forward import ForwardSlot
+from ._slot import ForwardSlot
 
 Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Runs a part's forward. It takes the part's index, its own forward and the arguments."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._signatures import signature_of
 from ..attention._modules import method_source
-from ..patching._forward import signature_of
 from ._arguments import (
     Arguments,
     LayerCache,

@@ -1,10 +1,8 @@
-"""Replace a model's ``forward`` for the length of an edit."""
+"""Replace the ``forward`` of a model or a layer for the length of an edit."""
 
 from __future__ import annotations
 
 import functools
-import inspect
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,15 +15,6 @@ if TYPE_CHECKING:
 
 _lock = threading.Lock()
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
-
-def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """Return a function's signature, even if its annotations cannot be evaluated."""
-    if sys.version_info >= (3, 14):
-        from annotationlib import Format
-
-        return inspect.signature(function, annotation_format=Format.FORWARDREF)
-    return inspect.signature(function)
 
 
 class ForwardSlot:
