@@ -347,7 +347,7 @@ def test_an_edit_on_which_sadr_does_not_act_is_warned_of(tmp_path):
         ((*EDIT, "--edited", "none"), "model_name: 'none' cannot be loaded"),
         ((*EDIT, "--workers", "3"), "--workers: works only with --data; add"),
         ((*EDIT, "--out", "runs"), "--out: works only with --data; add"),
-        ((*EDIT, "--window", "50-60"), "--window: no layer of 50-60 is among those"),
+        ((*EDIT, "--window", "50-60"), "window: no layer of 50-60 is among those"),
         (EDIT[:6], "--right: give the true object"),
         ((*EDIT, "--prompt", "{} in {x}"), "--prompt: '{} in {x}' holds a brace besides the"),
         ((*EDIT, "--relation", "no answer"), '--relation: expected "PROMPT=ANSWER"'),

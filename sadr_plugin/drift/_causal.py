@@ -79,7 +79,7 @@ class Variant:
         inside = [layer for layer in layers if first <= layer <= last]
         if not inside:
             raise ConfigError(
-                f"--window: no layer of {first}-{last} is among those whose attention an edit "
+                f"window: no layer of {first}-{last} is among those whose attention an edit "
                 f"reaches, {layers[0]}-{layers[-1]}"
             )
         return dict.fromkeys(inside)

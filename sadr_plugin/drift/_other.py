@@ -32,7 +32,7 @@ class OtherModel(Editor):
         shapes = {name: weight.shape for name, weight in own.items()}
         if shapes != {name: weight.shape for name, weight in others.items()}:
             raise ConfigError(
-                "--edited: its parameters are not those of the unedited model, in name or shape"
+                "edited model: its parameters are not those of the unedited model, in name or shape"
             )
         self._changed = {
             name: others[name].detach()
@@ -40,7 +40,7 @@ class OtherModel(Editor):
             if not torch.equal(weight, others[name].to(weight))
         }
         if not self._changed:
-            raise ConfigError("--edited: the model does not differ from the unedited one")
+            raise ConfigError("edited model: it does not differ from the unedited one")
         self.weights = list(self._changed)
 
     @torch.no_grad()

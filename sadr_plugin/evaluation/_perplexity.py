@@ -37,7 +37,7 @@ class Perplexity:
         # rest.
         ids = tokenizer(text[: 16 * TOKENS], add_special_tokens=False)["input_ids"][:TOKENS]
         if len(ids) < 2:
-            raise ConfigError("--text: a text of at least two tokens is needed")
+            raise ConfigError("perplexity: a text of at least two tokens is needed")
         self._windows: Sequence[list[int]] = [
             window for i in range(0, len(ids), WINDOW) if len(window := ids[i : i + WINDOW]) > 1
         ]

@@ -88,7 +88,7 @@ class SequenceEvaluator:
         skip_bad: bool = False,
     ) -> None:
         if batch_size > 1 and not editor.takes_batches:
-            raise ConfigError("--batch-size: this editor takes one edit at a time")
+            raise ConfigError("batch size: this editor takes one edit at a time")
         self.arms = [arm.name for arm in arms]
         self._editor = editor
         self._arms = {arm.name: arm for arm in arms}

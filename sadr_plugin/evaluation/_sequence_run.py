@@ -48,7 +48,7 @@ def checkpoints(wanted: Sequence[int] | None, records: int, batch_size: int) -> 
     wrong = [number for number in asked if number not in (*fitting, records)]
     if wanted is not None and wrong:
         raise ConfigError(
-            f"--checkpoints: {wrong[0]} is not possible with {records} records in batches of "
+            f"checkpoints: {wrong[0]} is not possible with {records} records in batches of "
             f"{batch_size}; give {records}, or multiples of {batch_size} below it"
         )
     return sorted({*fitting, records})

@@ -222,7 +222,7 @@ def sequence(
     if not summary.points:
         raise EvaluationError(
             "no checkpoint was reached in every arm; results.jsonl has the errors of the failed "
-            "edits, and --resume continues the run"
+            "edits; continue the run, or start it again"
         )
     arms = [UNEDITED, *(arm for arm in summary.points[-1].models if arm != UNEDITED)]
     charts = []

@@ -157,8 +157,7 @@ class Tuner:
         if len(chosen) < LEAST // 2:
             raise DataError(
                 f"the plain edit succeeds without an error on {len(chosen)} of {size} records; at "
-                f"least {LEAST // 2} are needed for the search (results.jsonl in --out has all "
-                "errors)"
+                f"least {LEAST // 2} are needed for the search (results.jsonl has all errors)"
             )
         if len(chosen) < size:
             text = f"the editor fails on {size - len(chosen)} of {size} records; they are left out"
@@ -200,8 +199,8 @@ class Tuner:
             file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         elif json.loads(file.read_text(encoding="utf-8")) != about:
             raise ConfigError(
-                "--resume: the records that the model knows, or the layers that can be tried, "
-                f"differ from the earlier run ({file}); name another folder with --out"
+                "the records that the model knows, or the layers that can be tried, differ from "
+                f"the earlier run ({file}); start in another folder"
             )
 
     def _known(self, records: Sequence[Record]) -> Known:
@@ -242,7 +241,7 @@ class Tuner:
             own["layer"] = replace(layers, choices=inside)
         if wanted is not None and not (layers and own["layer"].choices):
             raise ConfigError(
-                f"--layers: none of {wanted[0]}-{wanted[1]} can be tried with this editor"
+                f"layers: none of {wanted[0]}-{wanted[1]} can be tried with this editor"
             )
         restricted = SadrConfig.parse(dict(self._options.fixed or {})) or SadrConfig()
         if restricted.layers is not None and layers is not None:

@@ -98,8 +98,7 @@ def judge(results: Sequence[Result]) -> Verdict:
     if not of_arm[TUNED].records:
         why = next((r.error for r in results if r.error is not None), "there are no results")
         raise DataError(
-            f"no unseen record could be edited in every arm: {why} (judged-*.jsonl in --out has "
-            "all errors)"
+            f"no unseen record could be edited in every arm: {why} (judged-*.jsonl has all errors)"
         )
     means = {
         arm: {task: found.mean for task, found in summary.accuracy.items() if found is not None}

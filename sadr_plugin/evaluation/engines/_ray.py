@@ -209,7 +209,7 @@ class _Crew:
         self._count -= len(unplaced)
         if self._count == 0:
             waiting.clear()
-            self._fail(EvaluationError(f"{why}; free some GPUs, or give another --workers"))
+            self._fail(EvaluationError(f"{why}; free some GPUs, or give another number of workers"))
         else:
             warnings.warn(
                 f"SADR: {why}; the run continues with the other {self._count}", stacklevel=2
@@ -226,7 +226,7 @@ class _Crew:
             warnings.warn(
                 f"SADR: {len(late)} of {self._count} workers have not started for "
                 f"{PATIENCE:.0f} seconds, and the run waits for them; `ray status` says what the "
-                "cluster lacks; stop the run and give fewer --workers if they never start",
+                "cluster lacks; stop the run and give fewer workers if they never start",
                 stacklevel=2,
             )
 
