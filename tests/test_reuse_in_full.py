@@ -379,6 +379,24 @@ def test_reuse_false_runs_every_forward(small, small_adapter, word_tokenizer, re
     assert not any("in full" in record.message for record in caplog.records)
 
 
+def test_rows_that_reach_later_tokens_end_reuse(
+    small, small_adapter, word_tokenizer, request_, caplog
+):
+    """The mask is replaced inside a layer, where only the rows show it."""
+
+    def show_all(module, args, kwargs):
+        rows, tokens, _ = kwargs["hidden_states"].shape
+        return args, {**kwargs, "attention_mask": torch.zeros(rows, 1, tokens, tokens)}
+
+    caplog.set_level(logging.INFO, "sadr_plugin")
+    model = tiny_llama()
+    model.model.layers[3].self_attn.register_forward_pre_hook(show_all, with_kwargs=True)
+    sadr_plugin.enable()
+    small.optimise(model, word_tokenizer, request_, SmallHparams(sadr=True))
+    assert small_adapter.reports[0].reused == 0
+    assert any("its tokens attend to later ones" in record.message for record in caplog.records)
+
+
 def test_flex_attention_runs_above_in_full(monkeypatch):
     model = build(next(a for a in ARCHITECTURES if a.name == "llama"), "eager")
     model.config._attn_implementation = "flex_attention"
