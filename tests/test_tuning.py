@@ -274,7 +274,7 @@ def test_a_budget_in_which_nothing_is_finished(tmp_path):
 def test_options_of_tune_that_would_do_nothing(tmp_path):
     with pytest.raises(ConfigError, match="--corpus: for the statistics of --layers"):
         sadr_tune(tmp_path, "--corpus", "python")
-    with pytest.raises(ConfigError, match="^layers: none of 3-5 can be tried with this editor"):
+    with pytest.raises(ConfigError, match=r"^layers: none of 3-5 can be tried with this editor"):
         sadr_tune(tmp_path, "--layers", "3-5")
     with pytest.raises(ConfigError, match="--workers: with --engine ray, say how many"):
         sadr_tune(tmp_path, "--engine", "ray")
