@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from evaluation_support import ARMS, SmallEditor, Stranger, evaluate, plain_edits
 from sadr_plugin.commands.cli import build
 from sadr_plugin.drift import AttentionMap, Head
 from sadr_plugin.errors import ConfigError
@@ -16,7 +17,6 @@ from sadr_plugin.evaluation import UNEDITED, summarise
 from sadr_plugin.events import Report, Step
 from sadr_plugin.pages import Page, heads, metrics, save, steps
 from sadr_plugin.testing import registered
-from test_evaluation import ARMS, SmallEditor, Stranger, evaluate, plain_edits
 from test_transplant import causal
 
 pytest.importorskip("altair")
@@ -393,7 +393,7 @@ def test_the_causal_test_leaves_the_model_alone():
 
 @pytest.mark.parametrize("mode", ["single", "sequence"])
 def test_the_page_of_an_evaluation(tmp_path, mode):
-    from test_evaluation import sadr_eval
+    from evaluation_support import sadr_eval
 
     files = ["--report", tmp_path / "e.html", "--json", tmp_path / "e.json"]
     with registered(Stranger()):
@@ -429,7 +429,7 @@ def drawn(browser):
     ],
 )
 def test_the_pages_of_commands_are_drawn(browser, tmp_path, command, marks):
-    from test_evaluation import sadr_eval
+    from evaluation_support import sadr_eval
     from test_tuning import sadr_tune
 
     file = tmp_path / "page.html"

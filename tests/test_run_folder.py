@@ -109,7 +109,7 @@ def test_files_of_a_run_whose_results_are_gone_are_not_continued(tmp_path, name,
     ],
 )
 def test_no_run_goes_on_with_another_option(tmp_path, command, first, then, differing):
-    from test_evaluation import Stranger, sadr_eval
+    from evaluation_support import Stranger, sadr_eval
 
     def run(*options):
         if command == "tune":

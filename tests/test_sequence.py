@@ -1,4 +1,4 @@
-"""Edits that add up, with the editor of `test_evaluation`."""
+"""Edits that add up, with the editor of `evaluation_support`."""
 
 import json
 import os
@@ -17,6 +17,17 @@ import pytest
 import torch
 from rich.console import Console
 
+from evaluation_support import (
+    ARMS,
+    Acting,
+    Elsewhere,
+    Hidden,
+    Idle,
+    SmallEditor,
+    plain_edits,
+    records,
+    without_times,
+)
 from sadr_plugin.errors import ConfigError, DataError, EvaluationError, PositionError
 from sadr_plugin.evaluation import (
     UNEDITED,
@@ -35,17 +46,6 @@ from sadr_plugin.evaluation import (
     write_sequence,
 )
 from sadr_plugin.pages import save, sequence
-from test_evaluation import (
-    ARMS,
-    Acting,
-    Elsewhere,
-    Hidden,
-    Idle,
-    SmallEditor,
-    plain_edits,
-    records,
-    without_times,
-)
 
 COUNT, WHEN = 6, (1, 4, 6)
 TEXT = "the tower is in paris the louvre is in rome a city"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from evaluation_support import Acting, Elsewhere, Idle, SmallEditor, plain_edits, records
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.attention._tracer import tracer_for
 from sadr_plugin.commands._drift_findings import DriftOfRecords
@@ -42,7 +43,6 @@ from sadr_plugin.models._architectures import ARCHITECTURES, build
 from sadr_plugin.models.notices import quiet_transformers
 from sadr_plugin.plugins import plugin_manager
 from support import exists, tiny_llama, word_tokenizer
-from test_evaluation import Acting, Elsewhere, Idle, SmallEditor, plain_edits, records
 
 SUPPORTED = [found for found in ARCHITECTURES if found.supported]
 

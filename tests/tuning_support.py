@@ -2,6 +2,7 @@
 
 import torch
 
+from evaluation_support import SmallEditor
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import (
     UNEDITED,
@@ -21,7 +22,6 @@ from sadr_plugin.tuning import (
     TrialTask,
 )
 from support import tiny_llama, word_tokenizer
-from test_evaluation import SmallEditor
 
 FACTS = ("city", "rome", "paris", "batch", "of", "now", "eiffel", "so", "then", "louvre")
 
