@@ -6,6 +6,7 @@ import contextlib
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -87,10 +88,12 @@ class Unready(Root):
 
 @pytest.mark.parametrize(("of", "fails"), [(Root, False), (Root, True), (Unready, True)])
 def test_a_debugger_is_there_during_the_forward_and_afterwards(nnsight, of, fails):
-    seen = []
+    """It sees the call and the return of a function, or neither."""
+    seen = {"call": [], "return": []}
 
     def tracing(frame, event, argument):
-        seen.append(frame.f_code.co_name)
+        if event in seen and frame.f_code is not observed.f_code:
+            seen[event].append(frame.f_code.co_name)
         return tracing
 
     def traced_forward():
@@ -98,7 +101,7 @@ def test_a_debugger_is_there_during_the_forward_and_afterwards(nnsight, of, fail
             raise KeyError("no such layer")
         return root.twice(torch.ones(2))
 
-    root = of()
+    root, observed = of(), sys._getframe()
     wrapped, before = nnsight.NNsight(root), sys.gettrace()
     sys.settrace(tracing)
     try:
@@ -109,7 +112,10 @@ def test_a_debugger_is_there_during_the_forward_and_afterwards(nnsight, of, fail
     finally:
         sys.settrace(before)
     assert kept is tracing
-    assert ("traced_forward" in seen) == (of is Root)
+    assert ("traced_forward" in seen["call"]) == (of is Root)
+    unpaired = Counter(seen["call"])
+    unpaired.subtract(seen["return"])
+    assert not any(unpaired.values())
     assert text_after
 
 

@@ -80,15 +80,21 @@ def observe(
         NotCalled: one of ``reads`` expected a call that was not made.
     """
     traced_by = sys.gettrace()
+    if traced_by is None:
+        return _observed(wrapped, forward, reads)
 
     def run() -> Any:
         sys.settrace(traced_by)
-        return forward()
+        try:
+            return forward()
+        finally:
+            sys.settrace(None)
 
+    # A trace function counts calls and returns. It has to see both of a frame, or neither.
+    sys.settrace(None)
     try:
-        return _observed(wrapped, forward if traced_by is None else run, reads)
+        return _observed(wrapped, run, reads)
     finally:
-        # Not in the frame of the trace itself: nnsight leaves a trace function of its own there.
         sys.settrace(traced_by)
 
 
