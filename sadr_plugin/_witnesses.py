@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .adapter import Edit
 from .attention._layers import layer_modules
-from .attention._positions import prompt_tokens, shared_length
+from .attention._positions import added_at_end, prompt_tokens, shared_length, without_end
 from .attention._tracer import tracer_for
 from .config import SadrConfig
 from .events import Report, Step
@@ -208,7 +208,9 @@ class Aim:
         total = self._logits.new_zeros(())
         positions = self._running.rows.positions.prediction.tolist()
         for row, prompt in enumerate(prompt_tokens(self.edit)):
-            whole = self.edit.tokenizer(f"{prompt.prompt.text}{self.edit.target}")["input_ids"]
+            text = f"{prompt.prompt.text}{self.edit.target}"
+            added = added_at_end(self.edit.tokenizer)
+            whole = without_end(self.edit.tokenizer(text)["input_ids"], added)
             target = whole[shared_length(prompt.ids, whole) :]
             at = positions[row]
             follows = shared_length(target[:-1], self._input_ids[row, at + 1 :].tolist())

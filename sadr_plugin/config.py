@@ -49,6 +49,8 @@ def _layer_indices(value: Any) -> Any:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,)
+    if isinstance(value, (list, tuple)) and not value:
+        raise ValueError("expected at least one layer")
     if not isinstance(value, str):
         return value
     match = _RANGE.fullmatch(value)

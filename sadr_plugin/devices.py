@@ -23,8 +23,8 @@ class _CudaOnCpu(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.Tensor.cuda:
             return args[0]
-        if func is torch.Tensor.to:
-            args = tuple(_on_cpu(argument) for argument in args)
+        if func is torch.Tensor.to and len(args) > 1:
+            args = (args[0], _on_cpu(args[1]), *args[2:])
         if "device" in kwargs:
             kwargs = {**kwargs, "device": _on_cpu(kwargs["device"])}
         return func(*args, **kwargs)
@@ -33,6 +33,8 @@ class _CudaOnCpu(TorchFunctionMode):
 def _on_cpu(device: Any) -> Any:
     if isinstance(device, torch.device):
         return torch.device("cpu") if device.type == "cuda" else device
+    if type(device) is int:  # of a CUDA device
+        return "cpu"
     if isinstance(device, str):
         return "cpu" if device.startswith("cuda") else device
     return device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 import threading
@@ -102,9 +101,11 @@ def load_again() -> None:
         _again.clear()  # an adapter that imports torch causes another call here
         try:
             for adapter in again:
-                with contextlib.suppress(Exception):  # it was warned of
+                try:
                     _load(_manager, adapter)
                     _failed.pop(adapter.name, None)
+                except Exception as error:  # it was warned of
+                    _failed[adapter.name] = f"{type(error).__name__}: {error}"
         finally:
             _again.extend(adapter for adapter in again if adapter.name not in _loaded)
 
@@ -166,7 +167,7 @@ def _load(manager: pluggy.PluginManager, adapter: EntryPoint) -> None:
     plugin = adapter.load()
     try:
         manager.register(plugin, name=adapter.name)
-        manager.check_pending()  # a misspelt hook
+        _check_hooks(manager, plugin)
         for hook, check in (
             (manager.hook.sadr_edit_points, _check_points),
             (manager.hook.sadr_hparams_base, _check_base),
@@ -180,6 +181,14 @@ def _load(manager: pluggy.PluginManager, adapter: EntryPoint) -> None:
             manager.unregister(plugin)
         raise
     _loaded[adapter.name] = adapter
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
+    """Refuse a misspelt hook. `check_pending` would do so for those of other plugins, too."""
+    for hook in manager.get_hookcallers(plugin) or ():
+        optional = all(found.optionalhook for found in hook.get_hookimpls())
+        if not hook.has_spec() and not optional:
+            raise AttachmentError(f"unknown hook {hook.name!r}")
 
 
 def _distribution(adapter: EntryPoint) -> str:

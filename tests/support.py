@@ -53,14 +53,14 @@ def spaced_tokenizer():
     )
 
 
-def tiny_llama():
-    """A random Llama, always the same: 4 layers, 4 heads, 2 key heads."""
+def tiny_llama(layers=4):
+    """A random Llama, always the same: 4 heads, 2 key heads."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(WORDS),
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.3,

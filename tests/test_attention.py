@@ -71,10 +71,12 @@ def test_layers_that_can_drift():
     assert drifting_layers(2, 6, (0, 2, 3, 5), "M") == [3, 5]
     with pytest.raises(ConfigError, match=r"sadr.layers: 6 is outside M, whose layers are 0-5"):
         drifting_layers(2, 6, (6,), "M")
-    with pytest.raises(ConfigError, match=r"no layer after the edited one \(5\)"):
+    with pytest.raises(ConfigError, match=r"^layer: the edited layer 5 is the last one of M"):
         drifting_layers(5, 6, None, "M")
     with pytest.raises(ConfigError, match=r"^layer: the edited layer 6 is outside M, whose"):
         drifting_layers(6, 6, None, "M")
+    with pytest.raises(ConfigError, match=r"no layer after the edited one \(2\) is among them"):
+        drifting_layers(2, 6, (0, 2), "M")
 
 
 @pytest.mark.parametrize("template", ["model.blocks.{}", "model.layers", "model.layers.{}.mlp"])

@@ -60,6 +60,7 @@ def test_the_settings_of_a_term():
         ({"layers": "10-"}, "sadr.layers"),
         ({"layers": "list(range(3))"}, "sadr.layers"),
         ({"layers": "9-3"}, "ends before it begins"),
+        ({"layers": []}, "sadr.layers: expected at least one layer"),
         ({"layers": [1, -2]}, r"sadr.layers\[1\]"),
         ({"layers": [1.5]}, r"sadr.layers\[0\]"),
         ({"num_grad_steps": 0}, "sadr.num_grad_steps"),

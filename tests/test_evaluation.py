@@ -197,3 +197,23 @@ def test_a_strangers_editor_is_evaluated(tmp_path):
     message = r"does not say how to evaluate its editor"
     with registered(WithoutEditor()), pytest.raises(ConfigError, match=message):
         sadr_eval(tmp_path)
+
+
+def test_no_results_have_no_summary():
+    assert summarise([]) == []
+
+
+def test_brackets_of_a_title_are_shown(tmp_path):
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table(summarise(evaluate(tmp_path)), "facts[new].json"))
+    assert "facts[new].json" in capture.get()
+
+
+def test_the_threads_of_the_run_are_written(tmp_path):
+    threads = torch.get_num_threads() + 1
+    (tmp_path / "out").mkdir()
+    with registered(Stranger()):
+        assert sadr_eval(tmp_path, "--threads", threads).exit_code == 0
+    about = json.loads((tmp_path / "out" / "summary.json").read_text())["about"]
+    assert about["threads"] == threads

@@ -201,6 +201,8 @@ def test_it_is_evaluated(settings):
     [
         ({"config": "llama-8b"}, "config: FastEdit has no settings named 'llama-8b'"),
         ({"model_name": None}, "lacks model_name"),
+        ({"layers": 5}, "layers: expected a list of indices, got 5"),
+        ({"layers": []}, "layers: expected a list of indices"),
         ({"v_lrr": 1}, "v_lrr: FastEdit's ROME has no such setting"),
     ],
 )

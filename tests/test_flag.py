@@ -25,6 +25,7 @@ def test_the_flag_in_constructor_yaml_and_attribute(small, tmp_path):
     file.write_text("layer: 2\nsadr:\n  gamma: 4e-2\n  layers: 2-3\n")
     hparams = SmallHparams.from_hparams(str(file))
     assert (hparams.layer, hparams.sadr) == (2, {"gamma": "4e-2", "layers": "2-3"})
+    assert SmallHparams.from_hparams(path=str(file)) == hparams, "the toolkit's own name works"
     hparams.sadr = SadrConfig(gamma=1)
     assert hparams.sadr.gamma == 1
     assert hparams == SmallHparams(layer=2), "equality is the toolkit's"

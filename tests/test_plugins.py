@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 
-from sadr_plugin import hookimpl
+from sadr_plugin import hookimpl, plugins
 from sadr_plugin.testing import registered
 
 ADAPTERS = {
@@ -198,3 +199,64 @@ def test_only_the_adapters_that_are_named_are_loaded(installed, run):
     assert "'raises'" not in warned
     assert "the adapter 'gone' is left out: SADR_LOAD_ADAPTERS names it, but it is not" in warned
     assert run(POINTS, SADR_LOAD_ADAPTERS="")[0].strip() == "0"
+
+
+def test_an_adapter_is_loaded_later_beside_a_plugin_with_a_misspelt_hook(monkeypatch):
+    class Late:
+        name, dist, there = "late", None, False
+
+        def load(self):
+            if not self.there:
+                raise ImportError("torch is half imported")
+            return types.SimpleNamespace()
+
+    class Misspelt:
+        @hookimpl
+        def sadr_edit_finish(self, report):
+            pass
+
+    late, manager = Late(), plugins.plugin_manager()
+    monkeypatch.setattr(plugins, "_again", [late])
+    for kept in ("_loaded", "_failed"):
+        monkeypatch.setattr(plugins, kept, {})
+    with registered(Misspelt()):
+        plugins.load_again()
+        assert plugins.failed_adapters() == {"late": "ImportError: torch is half imported"}
+        late.there = True
+        plugins.load_again()
+    assert (list(plugins.loaded_adapters()), plugins.failed_adapters()) == (["late"], {})
+    manager.unregister(name="late")
+
+
+TWO_THREADS = """
+import threading, time, types
+import sadr_plugin
+from sadr_plugin import plugins
+
+class Adapter:
+    name, dist = "slow", None
+
+    def load(self):
+        loading.set()
+        time.sleep(0.5)
+        sadr_plugin.enable()  # as the import of torch does
+        return types.SimpleNamespace()
+
+def block():
+    loading.wait()
+    with sadr_plugin.enabled():
+        pass
+
+loading = threading.Event()
+plugins.entry_points = lambda group: [Adapter()]
+threads = [threading.Thread(target=run, daemon=True) for run in (plugins.plugin_manager, block)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(20)
+print([thread.is_alive() for thread in threads])
+"""
+
+
+def test_adapters_that_load_while_another_thread_enables(run):
+    assert run(TWO_THREADS, SADR_AUTOLOAD="0")[0].strip() == "[False, False]"

@@ -259,6 +259,7 @@ BAD = [
     (without(WIKIDATA, "ground_truth"), "ground_truth: is missing or empty, as in WikiData_recent"),
     (changed(WIKIDATA, None, "ground_truth"), "ground_truth: is missing or empty"),
     (changed(WIKIDATA, [[""]], "ground_truth"), "ground_truth: is missing or empty"),
+    (changed(WIKIDATA, " ", "target_new"), "target_new: must not be blank"),
     ({"concept": "x", "text": "x is", "labels": "y"}, "a text of WikiBio has no object"),
     (changed(ZSRE, 3, "loc_ans"), "loc_ans: expected text, got 3"),
     (

@@ -10,7 +10,7 @@ from packaging.version import Version
 
 import sadr_plugin
 from reuse_support import EDITED, INPUTS, READ, SUBJECT, Trial, hooks, model_, same, trial
-from sadr_plugin import hookimpl
+from sadr_plugin import Prompt, hookimpl
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.errors import PositionError
 from sadr_plugin.models._architectures import ARCHITECTURES, build
@@ -379,15 +379,15 @@ def test_reuse_false_runs_every_forward(small, small_adapter, word_tokenizer, re
     assert not any("in full" in record.message for record in caplog.records)
 
 
+def show_all(module, args, kwargs):
+    rows, tokens, _ = kwargs["hidden_states"].shape
+    return args, {**kwargs, "attention_mask": torch.zeros(rows, 1, tokens, tokens)}
+
+
 def test_rows_that_reach_later_tokens_end_reuse(
     small, small_adapter, word_tokenizer, request_, caplog
 ):
     """The mask is replaced inside a layer, where only the rows show it."""
-
-    def show_all(module, args, kwargs):
-        rows, tokens, _ = kwargs["hidden_states"].shape
-        return args, {**kwargs, "attention_mask": torch.zeros(rows, 1, tokens, tokens)}
-
     caplog.set_level(logging.INFO, "sadr_plugin")
     model = tiny_llama()
     model.model.layers[3].self_attn.register_forward_pre_hook(show_all, with_kwargs=True)
@@ -395,6 +395,44 @@ def test_rows_that_reach_later_tokens_end_reuse(
     small.optimise(model, word_tokenizer, request_, SmallHparams(sadr=True))
     assert small_adapter.reports[0].reused == 0
     assert any("its tokens attend to later ones" in record.message for record in caplog.records)
+
+
+class Replaying:
+    """A loss term of weight 0 that runs another prompt with the vector."""
+
+    weight, name = 0.0, "replaying"
+
+    def __init__(self):
+        self.found = []
+
+    @hookimpl
+    def sadr_loss_terms(self, running):
+        self.running, self.replay = running, None
+        return [self]
+
+    def value(self):
+        if self.replay is None:
+            self.replay = self.running.replay([Prompt("so the ", "tower", " is in a city of")])
+        self.found.append(self.replay.now().detach())
+        return torch.zeros(())
+
+
+def test_a_terms_prompts_run_in_full_as_soon_as_the_loop_does(
+    small, small_adapter, word_tokenizer, request_
+):
+    """A layer that attends to later tokens is seen after the term has run once, and the layers
+    above it would go on with what a part of its tokens gave."""
+    found = []
+    for reuse in (True, False):
+        model = tiny_llama(layers=6)
+        model.model.layers[3].self_attn.register_forward_pre_hook(show_all, with_kwargs=True)
+        sadr_plugin.enable()
+        hparams = SmallHparams(sadr={"gamma": 0, "reuse": reuse})
+        with registered(Replaying()) as term:
+            small.optimise(model, word_tokenizer, request_, hparams)
+        found.append(torch.stack(term.found))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0][0], found[0][-1]), "the vector acts on the prompt"
 
 
 def test_flex_attention_runs_above_in_full(monkeypatch):

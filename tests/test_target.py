@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 import smalledit.editor
-from sadr_plugin import Edit, Prompt
+from sadr_plugin import DriftProbe, Edit, Prompt
 from sadr_plugin.attention._positions import locate, prompt_tokens
 from sadr_plugin.errors import AttachmentError, ConfigError, PositionError
 from sadr_plugin.method._stopping import (
@@ -149,3 +150,30 @@ def test_the_loops_own_labels_count(tiny_llama, word_tokenizer, monkeypatch):
         smalledit.editor.labelled(tiny_llama, word_tokenizer, request, hparams)
     assert found[0].steps[0].target == pytest.approx(expected, rel=1e-5)
     assert found[0].steps[-1].target > expected
+
+
+def test_a_tokenizer_that_ends_each_text_with_a_token(tiny_llama, word_tokenizer):
+    """The end is behind the target in the loop's batch, and belongs to no prompt."""
+    edit = Edit(
+        tiny_llama,
+        word_tokenizer,
+        [Prompt("the ", "tower", " is in")],
+        1,
+        "model.layers.{}",
+        target=" rome",
+        edited_token="last",
+    )
+    found = []
+    for ends in (False, True):
+        if ends:
+            word_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+                single="$A <unk>", special_tokens=[("<unk>", 1)]
+            )
+        prompts = prompt_tokens(edit)
+        batch = torch.tensor([word_tokenizer("the tower is in rome")["input_ids"]])
+        positions = locate(prompts, batch, None)
+        labels = labels_behind(edit, prompts, batch, positions)[:, :5].tolist()
+        drift = DriftProbe(edit).positions.prediction.tolist()
+        found.append((prompts, positions.prediction.tolist(), labels, drift))
+    assert len(word_tokenizer("rome")["input_ids"]) == 2
+    assert found[0] == found[1]

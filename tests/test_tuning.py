@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import sadr_plugin
 from sadr_plugin import HparamsSummary, hookimpl
 from sadr_plugin.commands._tune import _seconds
-from sadr_plugin.commands._tune_findings import TuningFindings
+from sadr_plugin.commands._tune_findings import TuningFindings, expect_writable
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError, DataError, EvaluationError
 from sadr_plugin.evaluation import (
@@ -296,3 +296,12 @@ def test_without_optuna_the_command_ends_before_it_loads_a_model(tmp_path, monke
     arguments = ["tune", str(tmp_path / "none.yaml"), "--data", "builtin"]
     with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[tune\]'"):
         CliRunner().invoke(build(), arguments, catch_exceptions=False)
+
+
+def test_without_ruamel(tmp_path, monkeypatch):
+    source = tmp_path / "a.yaml"
+    source.touch()
+    for name in ("ruamel", "ruamel.yaml"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(EvaluationError, match=r"pip install 'sadr-plugin\[tune\]'"):
+        expect_writable(tmp_path / "b.yaml", source)

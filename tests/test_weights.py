@@ -121,3 +121,11 @@ def test_on_disk(model, tmp_path):
 def test_a_parameter_that_is_not_there(model):
     with pytest.raises(EvaluationError, match="the model has no parameter nowhere"):
         UneditedWeights(model, ["nowhere"])
+
+
+def test_the_change_of_a_weight_that_was_zero(model):
+    model.get_parameter(NAME).zero_()
+    unedited = UneditedWeights(model, [NAME])
+    assert unedited.changes() == {NAME: 0}
+    model.get_parameter(NAME).add_(1.0)
+    assert unedited.changes() == {NAME: float("inf")}

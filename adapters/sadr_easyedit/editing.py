@@ -184,7 +184,14 @@ class EasyEditEditor(Editor):
         if self._remembers or not needs_statistics(self._hparams):
             return  # a projection belongs to its layers
         hparams = copy.deepcopy(self._hparams)
-        hparams.layers = sorted({layer for last in layers for layer in self._layers_up_to(last)})
+        possible = [last for last in layers if last in self._last_layers()]
+        if not possible:
+            raise ConfigError(
+                f"layers: none of {layers[0]}-{layers[-1]} can be the last of the "
+                f"{len(hparams.layers)} edited layers; those from {self._last_layers()[0]} to "
+                f"{self._last_layers()[-1]} can"
+            )
+        hparams.layers = sorted({layer for last in possible for layer in self._layers_up_to(last)})
         job = Job(self.model, self.tokenizer, hparams)
         if missing(job):
             compute(job, texts_of(corpus, job, progress), progress)
@@ -197,13 +204,18 @@ class EasyEditEditor(Editor):
         from .statistics import Job, missing
 
         needs = needs_statistics(self._hparams)
-        total = len(layer_modules(self.model, self.layer_template))
         found = []
-        for last in range(len(self._hparams.layers) - 1, total - 1):
+        for last in self._last_layers():
             there = self.configured({"layer": last})
             if not needs or not missing(Job(self.model, self.tokenizer, there._hparams)):
                 found.append(last)
+        total = len(layer_modules(self.model, self.layer_template))
         return found if needs else found[: total * 2 // 3]
+
+    def _last_layers(self) -> range:
+        """Return the layers of the model that can be the last edited one."""
+        total = len(layer_modules(self.model, self.layer_template))
+        return range(len(self._hparams.layers) - 1, total - 1)
 
     def _layers_up_to(self, last: int) -> list[int]:
         """Return the layers up to ``last``, as many as are edited now."""

@@ -91,7 +91,7 @@ class Job:
         found, needed = self.tokens_in(texts) if texts else 0, self.tokens_needed()
         if found < needed:
             raise ConfigError(
-                f"--corpus: {found:,} tokens are too few for a layer of width "
+                f"corpus: {found:,} tokens are too few for a layer of width "
                 f"{needed // TOKENS_PER_WIDTH:,}; at least {needed:,} are needed "
                 f"({TOKENS_PER_WIDTH} for each dimension; mom2_n_samples is "
                 f"{self.hparams.mom2_n_samples:,} texts)"

@@ -134,4 +134,7 @@ def _hparams(file: Path, content: Mapping[str, Any]) -> Any:
         if not hasattr(hparams, name):
             raise ConfigError(f"{file}: {name}: FastEdit's ROME has no such setting")
         setattr(hparams, name, content[name])
+    layers = hparams.layers
+    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
+        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
     return hparams

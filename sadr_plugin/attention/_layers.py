@@ -112,6 +112,11 @@ def drifting_layers(
             f"sadr.layers: {outside[0]} is outside {model_name}, whose layers are 0-{total - 1}"
         )
     layers = [layer for layer in range(edited + 1, total) if wanted is None or layer in set(wanted)]
+    if not layers and wanted is None:
+        raise ConfigError(
+            f"layer: the edited layer {edited} is the last one of {model_name}, and no attention "
+            "comes after it that could drift; edit a lower layer (EasyEdit's key is layers)"
+        )
     if not layers:
         raise ConfigError(
             f"sadr.layers: no layer after the edited one ({edited}) is among them, and only "

@@ -24,7 +24,7 @@ class PromptTokens:
 
     Attributes:
         prompt: the prompt.
-        ids: its tokens, without padding.
+        ids: its tokens, without padding and without what the tokenizer adds at the end.
         edited: the index of the edited token in ``ids``.
     """
 
@@ -60,13 +60,14 @@ def tokenize(
         PositionError: the subject has no tokens of its own in the prompt, or ``edited_token`` is
             unknown.
     """
+    added = added_at_end(tokenizer)  # behind the target in a batch, not behind the prompt
     if getattr(tokenizer, "is_fast", False):
         encoding = tokenizer(prompt.text, return_offsets_mapping=True)
-        ids = list(encoding["input_ids"])
+        ids = without_end(encoding["input_ids"], added)
         subject = _tokens_within(encoding["offset_mapping"], prompt)
     else:
         # Without offsets, count the tokens of the text before, as the toolkits do.
-        ids = list(tokenizer(prompt.text)["input_ids"])
+        ids = without_end(tokenizer(prompt.text)["input_ids"], added)
         start = shared_length(tokenizer(prompt.prefix)["input_ids"], ids)
         end = shared_length(tokenizer(prompt.prefix + prompt.subject)["input_ids"], ids)
         subject = list(range(start, end))
@@ -168,6 +169,11 @@ def added_at_end(tokenizer: Any) -> int:
     own = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     added = range(len(whole) - len(own) + 1)
     return next((n for n in added if whole[: len(whole) - n][-len(own) :] == own), 0)
+
+
+def without_end(ids: Sequence[int], added: int) -> list[int]:
+    """Return tokens without the last ``added``; see `added_at_end`."""
+    return list(ids[: len(ids) - added])
 
 
 def padded(

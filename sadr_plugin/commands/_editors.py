@@ -80,6 +80,7 @@ def editors(
 ) -> None:
     """Show every editor that the installed adapters declare."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     Output(json=json).check()
@@ -96,7 +97,7 @@ def editors(
             row["function"].removeprefix(f"{row['toolkit']}."),
             f"{row['gamma']:g}",
             row["steps"] or "–",
-            row["obstacle"] or "yes",
+            escape(row["obstacle"] or "yes"),
         )
     Console().print(table)
 

@@ -184,8 +184,9 @@ def evaluate(
             plan.start(cluster or LocalEngine(make()), out)
         with _shown(console, title, plan) as show, silence():
             plan.run(show)
+        machine = _run_folder.machine()
     where = {"engine": engine.value, "workers": workers}
-    context = {**about, "skipped": chosen.found.skipped, **where, **_run_folder.machine()}
+    context = {**about, "skipped": chosen.found.skipped, **where, **machine}
     plan.write(out, context, title, console)
     if json is not None and json.resolve() != (out / "summary.json").resolve():
         shutil.copyfile(out / "summary.json", json)

@@ -28,6 +28,7 @@ def models(
     import torch
     import transformers
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
     from rich.table import Table
 
@@ -54,7 +55,7 @@ def models(
     else:
         table = Table(*header, title=title)
         for row in cells:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         Console().print(table)
     if not all(is_sound(tried, finding) for tried, found in rows for finding in found):
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -235,8 +234,13 @@ def expect_writable(target: Path, source: Path) -> None:
         raise ConfigError(f"--write: {target} has to end in {source.suffix}, like the source file")
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"--write: there is no folder {target.absolute().parent}")
-    if source.suffix != ".json" and importlib.util.find_spec("ruamel.yaml") is None:
-        raise EvaluationError("ruamel.yaml is not installed; pip install 'sadr-plugin[tune]'")
+    if source.suffix != ".json":
+        try:
+            import ruamel.yaml  # noqa: F401
+        except ImportError:
+            raise EvaluationError(
+                "ruamel.yaml is not installed; pip install 'sadr-plugin[tune]'"
+            ) from None
 
 
 def _objectives(come: Any) -> str:

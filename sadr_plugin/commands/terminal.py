@@ -73,7 +73,7 @@ def show_rows(
     from rich.table import Table
 
     shown = Table(
-        *header, title=title, box=box.SIMPLE, padding=(0, 0, 0, 1), show_header=bool(header)
+        *header, title=escape(title), box=box.SIMPLE, padding=(0, 0, 0, 1), show_header=bool(header)
     )
     for row in rows:
         shown.add_row(*map(escape, row))

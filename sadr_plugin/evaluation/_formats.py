@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,7 +24,14 @@ from pydantic.json_schema import models_json_schema
 from ._records import QUESTIONS, Question, Record
 from ._subjects import find_subject
 
-Text = Annotated[str, Field(min_length=1)]
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
 
 
 def _present(value: Any) -> Any:
@@ -371,7 +379,8 @@ def parse(item: Any) -> _Format:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{field}: {first['msg']}, got {_short(first['input'])}") from None
+        problem = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{field}: {problem}, got {_short(first['input'])}") from None
 
 
 def weighable(record: Record) -> Record:

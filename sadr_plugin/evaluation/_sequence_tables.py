@@ -84,10 +84,11 @@ def _drift(arm: ArmSummary) -> str:
 def sequence_table(summary: SequenceSummary, title: str) -> Table:
     """Return the table for the terminal. It fits into 80 columns."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     shown = Table(
-        title=title,
+        title=escape(title),
         caption="percent right; UF: facts never edited; change: of the edited weights, as a share "
         f"of\ntheir norm; {MADE}: each record directly after its own edit",
         box=box.SIMPLE,

@@ -80,9 +80,7 @@ def scored_in_all(results: Sequence[Result], arms: Sequence[str]) -> dict[str, l
     scored = {
         arm: {r.record: r for r in results if r.arm == arm and r.error is None} for arm in arms
     }
-    common = [
-        key for key in sorted(scored[arms[0]]) if all(key in found for found in scored.values())
-    ]
+    common = sorted(set.intersection(*map(set, scored.values()))) if scored else []
     return {arm: [scored[arm][key] for key in common] for arm in arms}
 
 

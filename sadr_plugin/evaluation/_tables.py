@@ -66,13 +66,14 @@ def summary_rows(
 def table(summaries: Sequence[ArmSummary], title: str) -> Table:
     """Return the table for the terminal. It fits into 80 columns."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     rows = summary_rows(summaries, "{}\n{}–{}", digits=0)
     count = summaries[0].records if summaries else 0
     unit = "; FL in hundredths of a bit" if "FL" in rows[0] else ""
     shown = Table(
-        title=title,
+        title=escape(title),
         caption=f"{count} records; percent right, with 95 % intervals{unit}",
         box=box.SIMPLE,
         padding=(0, 0, 0, 1),

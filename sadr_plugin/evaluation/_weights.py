@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
@@ -81,13 +82,15 @@ class UneditedWeights:
     def changes(self) -> dict[str, float]:
         """Return the change of each edited weight, by name.
 
-        It is the Frobenius norm of the change as a share of the weight's own norm.
+        It is the Frobenius norm of the change as a share of the weight's own norm. For a weight
+        that was zero, it is 0 without a change and infinite with one.
         """
         tensors = _tensors(self._model)
-        return {
-            name: _norm(tensors[name].double() - weight.double()) / _norm(weight.double())
-            for name, weight in self._kept.items()
-        }
+        found = {}
+        for name, weight in self._kept.items():
+            change, own = _norm(tensors[name].double() - weight.double()), _norm(weight.double())
+            found[name] = change / own if own else (math.inf if change else 0.0)
+        return found
 
     def edited(self) -> dict[str, Tensor]:
         """Return a copy of the edited weights as they are now, in CPU memory."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, Prompt
-from ..attention._positions import added_at_end, padded, shared_length
+from ..attention._positions import added_at_end, padded, shared_length, without_end
 from ..attention._tracer import input_device
 from ..config import KeepConfig
 from ..errors import UnsupportedModelError
@@ -118,9 +118,8 @@ def _written(
             f"sadr.keep: {type(model).__name__} has no generate() to write texts with; set texts "
             "and distracted to 0"
         )
-    known = [tokenizer(text)["input_ids"] for text in beginnings]
     added = added_at_end(tokenizer)
-    known = [row[: len(row) - added] for row in known]
+    known = [without_end(tokenizer(text)["input_ids"], added) for text in beginnings]
     # Generation needs padding on the left, independent of the toolkit's side.
     ids, mask, starts = padded(known, "left")
     device = input_device(model)

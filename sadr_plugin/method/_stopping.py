@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
-from ..attention._positions import Positions, PromptTokens, shared_length
+from ..attention._positions import (
+    Positions,
+    PromptTokens,
+    added_at_end,
+    shared_length,
+    without_end,
+)
 from ..errors import AttachmentError, ConfigError, PositionError
 from ..reuse._conditions import Inputs
 
@@ -102,9 +108,11 @@ def labels_behind(
             into one token.
     """
     labels = torch.full((len(prompts), input_ids.shape[1]), IGNORED)
+    added = added_at_end(edit.tokenizer)
     rows = zip(prompts, positions.prediction.tolist(), input_ids.tolist(), strict=False)
     for row, (prompt, start, tokens) in enumerate(rows):
-        whole = edit.tokenizer(f"{prompt.prompt.text}{edit.target}")["input_ids"]
+        text = f"{prompt.prompt.text}{edit.target}"
+        whole = without_end(edit.tokenizer(text)["input_ids"], added)
         if shared_length(prompt.ids, whole) < len(prompt.ids):
             raise PositionError(
                 f"sadr.stop_at: behind {prompt.prompt.text!r} the target {edit.target!r} does not "

@@ -27,6 +27,7 @@ from ._names import Name
 from ._strangers import is_declared_one, keeps_no_files
 
 _lock = threading.RLock()
+"""Whoever takes it has made the plugin manager before, whose lock comes first."""
 _enabled = False
 _blocks = 0
 _watched: set[str] = set()
@@ -73,6 +74,7 @@ def enabled() -> Iterator[None]:
     with _lock:
         _blocks += 1
     try:
+        plugin_manager()
         with _lock:
             _attach()
         yield
@@ -85,6 +87,9 @@ def enabled() -> Iterator[None]:
 
 def refresh() -> None:
     """Attach the editors of adapters that were loaded after SADR was enabled."""
+    if not _active():
+        return
+    plugin_manager()
     with _lock:
         if _active():
             _attach()
@@ -130,6 +135,9 @@ def _modules_to_watch() -> set[str]:
 
 
 def _imported(module: ModuleType) -> None:
+    if not _active():
+        return
+    plugin_manager()
     with _lock:
         if _active():
             _attach_what_is_imported(just_now=module)

@@ -220,12 +220,13 @@ def _naming_file(from_hparams: Any) -> Any:
     original = from_hparams.__func__
 
     @functools.wraps(original)
-    def wrapped(cls: type, path: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(cls: type, *args: Any, **kwargs: Any) -> Any:
         token = _reading_file.set(True)
         try:
-            return original(cls, path, *args, **kwargs)
+            return original(cls, *args, **kwargs)
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            file = next(iter((*args, *kwargs.values())), cls.__name__)
+            raise ConfigError(f"{file}: {error}") from None
         finally:
             _reading_file.reset(token)
 

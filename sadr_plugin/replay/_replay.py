@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, Prompt, are_prompts
-from ..attention._positions import PromptTokens, added_at_end, first_token_after, padded, tokenize
+from ..attention._positions import PromptTokens, first_token_after, padded, tokenize
 from ..attention._tracer import input_device
 from ..errors import AttachmentError, PositionError, UnsupportedModelError
 from ..reuse._forwards import output_head
@@ -144,11 +144,10 @@ class _Batch:
         ids, mask, starts = padded(
             [each.ids for each in prompts], tokenizer.padding_side, tokenizer.pad_token_id
         )
-        added = added_at_end(tokenizer)
         rows: list[int] = []
         tokens: list[int] = []
         for row, (each, start) in enumerate(zip(prompts, starts, strict=True)):
-            end = len(each.ids) - added
+            end = len(each.ids)
             read = range(max(0, min(first[row], end - 1)), end)
             rows += [row] * len(read)
             tokens += [start + token for token in read]

@@ -158,6 +158,8 @@ class Reuse:
             The result of ``forward``.
         """
         self._search.begin_forward(watched, gaining)
+        if self.refusal is None and self._host is not None and self._host.refusal is not None:
+            self.refuse(self._host.refusal)  # found after the first forward of this object
         if self.refusal is None:
             self._look_for_objections(inputs)
         if self.refusal is not None:
@@ -204,8 +206,8 @@ class Reuse:
         """Run every forward in full from now on, and log the reason."""
         self.refusal = reason
         self._forget()
-        what = "every forward of the edit" if self._host is None else "a term's other prompts"
-        LOGGER.info("SADR: %s runs in full: %s", what, reason)
+        forwards = "of the edit" if self._host is None else "with a term's other prompts"
+        LOGGER.info("SADR: every forward %s runs in full: %s", forwards, reason)
 
     def _forget(self) -> None:
         self._above.clear()

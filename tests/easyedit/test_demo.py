@@ -1,13 +1,16 @@
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import sadr_plugin
 from sadr_easyedit import corpus, smollm2
+from sadr_easyedit.commands.demo import ARMS, Outcome, Row, Settings, show
 from sadr_easyedit.corpus import python_manual
 from sadr_plugin.commands.cli import build
 from sadr_plugin.errors import ConfigError, PositionError
+from sadr_plugin.evaluation import Question
 
 
 def run(*arguments):
@@ -77,3 +80,15 @@ def test_errors_of_the_plugin_end_in_one_line(monkeypatch, capsys):
         cli.main()
     assert left.value.code == 1
     assert capsys.readouterr().err.startswith("sadr: the prompt 'no subject' must hold")
+
+
+def test_brackets_of_a_prompt_are_shown():
+    settings = Settings("A", "{} [big] is in [/b]", "Rome", 5, 1.0, 1, 0)
+    row = Row("edit", Question("A [big] is in [/b]", "[it]", "Rome"))
+    row.probabilities.update(dict.fromkeys(ARMS, (0.5, 0.5)))
+    outcomes = dict.fromkeys(("plain", "sadr"), Outcome(1, 0.0, 0.0))
+    console = Console(width=200)
+    with console.capture() as capture:
+        show(console, settings, [row], outcomes)
+    for text in ("A [big] is in [/b] → Rome", "[it]"):
+        assert text in capture.get()

@@ -52,7 +52,7 @@ def test_editors_is_a_table_of_them():
             1,
             "model_name: there is no folder /not/there (seen from",
         ),
-        ({"sadr": True, "layers": [29]}, 1, "no layer after the edited one (29)"),
+        ({"sadr": True, "layers": [29]}, 1, "the edited layer 29 is the last one"),
         ({"sadr": True, "layer_module_tmp": "h.{}"}, 1, "names no list of layers"),
     ],
 )

@@ -184,7 +184,7 @@ def test_settings_easyedit_has_no_statistics_for(tmp_path, change):
 
 
 def test_a_corpus_too_small_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--corpus: 0 tokens are too few"):
+    with pytest.raises(ConfigError, match=r"^corpus: 0 tokens are too few"):
         compute(job(tmp_path), [], NoProgress())
     with pytest.raises(
         ConfigError, match="43 tokens are too few for a layer of width 64; at least 640"
@@ -276,6 +276,12 @@ def test_code_that_comes_with_a_model_runs_only_if_allowed(with_code):
     shown = invoke([*stats, "--trust-remote-code"], catch_exceptions=False)
     assert "model.layers.1.mlp.down_proj: computed" in shown.stdout
     assert with_code()
+
+
+def test_tokens_are_for_sampled_text_alone():
+    options = ["stats", "rome.yaml", "--corpus", "python", "--tokens", "9"]
+    with pytest.raises(ConfigError, match="--tokens: for --corpus self only"):
+        CliRunner().invoke(build(), options, catch_exceptions=False)
 
 
 def test_pythons_own_manual():

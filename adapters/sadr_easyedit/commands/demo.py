@@ -308,13 +308,14 @@ def show(
 ) -> None:
     """Show the table: probabilities before and after, and each arm's steps, drift and time."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
+    edit = f"{settings.prompt.format(settings.subject)} → {settings.target}"
     table = Table(
         box=box.SIMPLE,  # all columns fit into 80 characters if the prompt is folded
         padding=(0, 0, 0, 1),
-        title=f"{settings.prompt.format(settings.subject)} → {settings.target}, layer "
-        f"{settings.layer}, γ = {settings.gamma:g}",
+        title=escape(f"{edit}, layer {settings.layer}, γ = {settings.gamma:g}"),
         caption="probability of the right answer/of the new object\nneighbour: a fact about "
         "something else; distracted: one asked after the edited\nfact has been stated; drift: "
         "the penalty, on the edited model",
@@ -329,7 +330,7 @@ def show(
         question = row.question
         cells = [f"{row.probabilities[arm][0]:.3f}/{row.probabilities[arm][1]:.3f}" for arm in ARMS]
         prompt = question.prompt.replace(f"{statement} ", f"… {settings.target}. ")
-        table.add_row(row.kind, prompt, question.right, *cells)
+        table.add_row(row.kind, escape(prompt), escape(question.right), *cells)
     table.add_section()
     plain, sadr = outcomes["plain"], outcomes["sadr"]
     table.add_row("", "steps", "", "", str(plain.steps), str(sadr.steps))

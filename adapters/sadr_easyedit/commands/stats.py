@@ -10,6 +10,7 @@ import typer
 from sadr_plugin import EditorOptions
 from sadr_plugin.commands._options import DType, JsonFile, TrustRemoteCode
 from sadr_plugin.commands._output import Output, write_json
+from sadr_plugin.errors import ConfigError
 
 
 def stats(
@@ -56,6 +57,8 @@ def stats(
     from ..statistics import Job, compute, files, missing
 
     Output(json=json).check()
+    if tokens is not None and corpus != ["self"]:
+        raise ConfigError("--tokens: for --corpus self only; other text is taken as a whole")
     import_text_only()
     with enabled():
         hparams = load_hparams(hparams_file)
@@ -74,5 +77,7 @@ def stats(
         modules = {name: str(file) for name, file in files(job).items()}
         write_json(json, {"files": modules, "computed": computed})
     for name in job.module_names():
-        console.print(f"{name}: {'computed' if name in computed else 'already there'}")
-    console.print(f"in {Path(hparams.stats_dir).absolute()}")
+        console.print(
+            f"{name}: {'computed' if name in computed else 'already there'}", markup=False
+        )
+    console.print(f"in {Path(hparams.stats_dir).absolute()}", markup=False)
