@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from .method._running import LossTerm, RunningEdit
 
 PULL = 1e-3
-"""The part of the largest gradient of a prompt from which on the loss also pulls at another row.
+"""The loss counts as pulling at another row if the row's gradient exceeds this share.
 
-At zero vector, a KL term has no gradient but rounding.
+It is a share of the largest gradient of a prompt. At zero vector, a KL term has only rounding
+errors as its gradient, which are smaller.
 """
 
 NO_EDIT = "no edit was reported: the flag does not reach the editor"

@@ -248,7 +248,7 @@ def test_a_summary_as_a_chart(tmp_path):
 
 
 def test_what_cannot_be_written(tmp_path):
-    with pytest.raises(ConfigError, match="--report: there is no folder"):
+    with pytest.raises(ConfigError, match="the page: there is no folder"):
         page().write(tmp_path / "none" / "page.html")
     made = page()
     made.text("x" * 2_000_000)

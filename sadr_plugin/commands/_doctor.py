@@ -59,8 +59,8 @@ def doctor(
 ) -> None:
     """Show what is installed and attached, what is not, and why.
 
-    With an hparams file, only its own editor is listed. The exit status is 1 if SADR cannot work
-    with the file.
+    With an hparams file, only the editors of its editor's name are listed. The exit status is 1 if
+    SADR cannot work with the file.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -287,7 +287,8 @@ def _bar(
 def _with_questions(record: Record, relations: Sequence[str], neighbours: Sequence[str]) -> Record:
     """Return the record with the given questions.
 
-    If none are given, use those that the built-in records have for its subject.
+    If none are given, use those that the built-in records have for its subject. For another
+    subject, the neighbours are those of the first built-in record.
     """
     from ..evaluation import BUILTIN, load
 

@@ -33,7 +33,8 @@ class VectorPlace:
         self._edit = edit
         layers = layer_modules(edit.model, edit.layer_template)
         self._edited, self._next = layers[edit.layer], layers[edit.layer + 1]
-        # A layer that stands in several places takes what is not there yet, and what is.
+        # If one module stands for several layers, its hook runs both before and after the vector is
+        # added, so it shows nothing.
         self._are_single = layers.count(self._edited) == layers.count(self._next) == 1
         self._taken: bool | None = None
         self._given: bool | None = None

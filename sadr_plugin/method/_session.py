@@ -54,8 +54,8 @@ class EditSession:
             known.
 
     Raises:
-        PositionError, ConfigError, UnsupportedModelError, BusyModelError: here or on entering,
-            before the first step.
+        PositionError, ConfigError, UnsupportedModelError, BusyModelError, AttachmentError: here or
+            on entering, before the first step.
     """
 
     def __init__(
@@ -179,6 +179,7 @@ class EditSession:
             AttachmentError: the vector is not added in the edited layer, or a plugin's term is
                 none.
             UnsupportedModelError: attention carries no gradient.
+            UnsupportedLoopError: no hook that adds the vector was seen, and a term needs it.
             PenaltyError: an attention row or a term is NaN or infinite.
         """
         if self._current is None or self._positions is None:

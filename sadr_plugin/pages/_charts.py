@@ -196,7 +196,7 @@ def metrics(summaries: Sequence[ArmSummary], title: str) -> Chart:
         y=alt.Y("mean:Q", title="right answers, percent", scale=alt.Scale(domain=[0, 100])),
         color=_arm_colour(alt, arms),
     )
-    return (bars + _whiskers(alt, base)).properties(width=WIDTH, height=240)
+    return (bars + _whiskers(base)).properties(width=WIDTH, height=240)
 
 
 def sequence(
@@ -344,7 +344,7 @@ def _interval(found: Estimate | Mean | float, label: str, percent: bool = True) 
     }
 
 
-def _whiskers(alt: Any, base: Chart) -> Chart:
+def _whiskers(base: Chart) -> Chart:
     return base.mark_rule(color="#555", aria=False).encode(y="low:Q", y2="high:Q")
 
 

@@ -145,11 +145,11 @@ class Page:
         size = len(page.encode())
         if size > LARGEST:
             raise ConfigError(
-                f"--report: the page would have {size / 1e6:.2f} MB, and the limit is "
-                f"{LARGEST / 1e6:g} MB; take fewer records (--limit), or only charts (--svg)"
+                f"the page would have {size / 1e6:.2f} MB, and the limit is {LARGEST / 1e6:g} MB; "
+                "take fewer records, or write only the charts"
             )
         if not file.absolute().parent.is_dir():
-            raise ConfigError(f"--report: there is no folder {file.absolute().parent}")
+            raise ConfigError(f"the page: there is no folder {file.absolute().parent}")
         file.write_text(page, encoding="utf-8")
 
     def write_charts(self, folder: Path, suffix: str) -> None:

@@ -12,9 +12,9 @@ from ._runs import Runs
 from ._search import Search, Tried, expect_optuna
 from ._space import Space
 from ._targets import Baselines, margin
-from ._trials import Setup, TrialEvaluator, TrialTask
+from ._trials import PLAIN, Setup, TrialEvaluator, TrialTask
 from ._tuner import Options, Tuner, Tuning
-from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
+from ._verdict import CONTROL, TUNED, Verdict, judge
 
 __all__ = [
     "CONTROL",

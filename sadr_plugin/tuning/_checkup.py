@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..evaluation import Editor, Result
 from ._space import nearest_layer
-from ._trials import Setup
+from ._trials import PLAIN, PLAIN_SETUP, Setup
 
 STOP = 0.75
 """The ``stop_at`` of the test with an early stop."""
@@ -59,7 +59,7 @@ def check_up(editor: Editor, run: Run) -> list[Finding]:
         The editor's own remarks, then the result of each test.
     """
     found = [Finding(remark, False) for remark in editor.remarks()]
-    plain = run("plain", Setup(sadr={"gamma": 0.0}))
+    plain = run(PLAIN, PLAIN_SETUP)
     failed = [result.error for result in plain if result.error is not None]
     if len(failed) == len(plain):
         return [*found, Finding(f"the editor fails: {failed[0]}", False)]

@@ -32,6 +32,11 @@ class Setup:
         return json.dumps([dict(self.settings), self.sadr and dict(self.sadr)], sort_keys=True)
 
 
+PLAIN = "plain"
+PLAIN_SETUP = Setup(sadr={"gamma": 0.0})
+"""The editor alone. With γ = 0 it has the same result, and SADR reports its steps."""
+
+
 @dataclass(frozen=True)
 class TrialTask:
     """A record to edit with a named setup."""

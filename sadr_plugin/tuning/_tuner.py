@@ -33,8 +33,8 @@ from ._runs import Runs
 from ._search import Search, Tried
 from ._space import Space
 from ._targets import Baselines, margin
-from ._trials import Setup, TrialEvaluator
-from ._verdict import CONTROL, PLAIN, TUNED, Verdict, judge
+from ._trials import PLAIN, PLAIN_SETUP, Setup, TrialEvaluator
+from ._verdict import CONTROL, TUNED, Verdict, judge
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -51,7 +51,6 @@ SURE = 10
 EXPLAINED = 12
 """The number of unseen records for the causal test, which runs if the settings miss a target."""
 
-PLAIN_SETUP = Setup(sadr={"gamma": 0.0})
 """The plain edit. γ = 0 restricts nothing, and reuse makes the edit faster."""
 
 

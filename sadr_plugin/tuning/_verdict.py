@@ -11,8 +11,9 @@ from ..evaluation._metrics import DISTRACTED, SHORT, Scores
 from ..evaluation._significance import compared
 from ..evaluation._summary import scored_in_all
 from ._targets import HELD, KEPT, WON_BACK, target
+from ._trials import PLAIN
 
-PLAIN, CONTROL, TUNED = "plain", "stop alone", "tuned"
+CONTROL, TUNED = "stop alone", "tuned"
 
 COMPARED = ("paraphrase", "neighbourhood", "relation", DISTRACTED + "neighbourhood")
 """The metrics in which the settings are compared with the plain edit and the stop alone."""

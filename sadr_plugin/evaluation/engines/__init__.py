@@ -13,7 +13,7 @@ Item = Result | Checkpoint
 
 
 class Evaluator(Protocol):
-    """Does tasks with one model: a `SingleEvaluator` or a `SequenceEvaluator`."""
+    """Does tasks with one model, as a `SingleEvaluator` or a `SequenceEvaluator` does."""
 
     @property
     def arms(self) -> Sequence[str]:
