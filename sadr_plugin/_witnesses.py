@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Edit
+from .attention._inputs import added_at_end, without_end
 from .attention._layers import layer_modules
-from .attention._positions import added_at_end, prompt_tokens, shared_length, without_end
+from .attention._positions import prompt_tokens, shared_length
 from .attention._tracer import tracer_for
 from .config import SadrConfig
 from .events import Report, Step
 from .hookspecs import hookimpl
-from .method._probe import stack_layers, watch_of
+from .method._rows import stack_layers, watch_of
 from .method._stopping import IGNORED
 from .plugins import plugin_manager
 from .reuse._arguments import hidden_in

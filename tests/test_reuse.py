@@ -17,8 +17,8 @@ from sadr_plugin import hookimpl
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.models._architectures import ARCHITECTURES
 from sadr_plugin.models._reuse_check import try_reuse
-from sadr_plugin.reuse._conditions import Inputs
 from sadr_plugin.reuse._forwards import LayerForwards
+from sadr_plugin.reuse._inputs import Inputs
 from sadr_plugin.reuse._reuse import reuse_for
 from sadr_plugin.reuse._window import Window
 from sadr_plugin.reuse._window_search import WindowSearch

@@ -19,7 +19,7 @@ from sadr_plugin.method._stopping import (
 )
 from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
-from support import SMALL, spaced_tokenizer
+from support import SMALL, spaced_tokenizer, word_tokenizer
 
 
 @pytest.fixture
@@ -152,11 +152,12 @@ def test_the_loops_own_labels_count(tiny_llama, word_tokenizer, monkeypatch):
     assert found[0].steps[-1].target > expected
 
 
-def test_a_tokenizer_that_ends_each_text_with_a_token(tiny_llama, word_tokenizer):
+def test_a_tokenizer_that_ends_each_text_with_a_token(tiny_llama):
     """The end is behind the target in the loop's batch, and belongs to no prompt."""
+    tokenizer = word_tokenizer()
     edit = Edit(
         tiny_llama,
-        word_tokenizer,
+        tokenizer,
         [Prompt("the ", "tower", " is in")],
         1,
         "model.layers.{}",
@@ -166,14 +167,14 @@ def test_a_tokenizer_that_ends_each_text_with_a_token(tiny_llama, word_tokenizer
     found = []
     for ends in (False, True):
         if ends:
-            word_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
                 single="$A <unk>", special_tokens=[("<unk>", 1)]
             )
         prompts = prompt_tokens(edit)
-        batch = torch.tensor([word_tokenizer("the tower is in rome")["input_ids"]])
+        batch = torch.tensor([tokenizer("the tower is in rome")["input_ids"]])
         positions = locate(prompts, batch, None)
         labels = labels_behind(edit, prompts, batch, positions)[:, :5].tolist()
         drift = DriftProbe(edit).positions.prediction.tolist()
         found.append((prompts, positions.prediction.tolist(), labels, drift))
-    assert len(word_tokenizer("rome")["input_ids"]) == 2
+    assert len(tokenizer("rome")["input_ids"]) == 2
     assert found[0] == found[1]

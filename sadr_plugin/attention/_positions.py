@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..adapter import Edit, EditedToken, Prompt
 from ..errors import PositionError
+from ._inputs import added_at_end, without_end
 
 
 @dataclass(frozen=True)
@@ -158,47 +159,6 @@ def first_token_after(tokenizer: Any, tokens: PromptTokens, character: int) -> i
         ]
         return begins[0] if begins else len(offsets)
     return shared_length(tokenizer(text[:character])["input_ids"], tokens.ids)
-
-
-def added_at_end(tokenizer: Any) -> int:
-    """Return how many tokens, such as one for the end of the text, a tokenizer adds at the end.
-
-    A special token that the text itself ends with is not one of them.
-    """
-    whole = list(tokenizer("a")["input_ids"])
-    own = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    added = range(len(whole) - len(own) + 1)
-    return next((n for n in added if whole[: len(whole) - n][-len(own) :] == own), 0)
-
-
-def without_end(ids: Sequence[int], added: int) -> list[int]:
-    """Return tokens without the last ``added``; see `added_at_end`."""
-    return list(ids[: len(ids) - added])
-
-
-def padded(
-    rows: Sequence[Sequence[int]], side: str, token: int | None = None
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Put token lists of different lengths into one batch.
-
-    Args:
-        rows: the tokens of each text.
-        side: the side of the padding, ``"left"`` or ``"right"``.
-        token: the padding token; None takes 0.
-
-    Returns:
-        Tokens and attention mask, [rows, tokens], and the index at which the text of each row
-        begins.
-    """
-    size = max(map(len, rows))
-    starts = [size - len(row) if side == "left" else 0 for row in rows]
-    ids = torch.full((len(rows), size), token or 0)
-    mask = torch.zeros_like(ids)
-    for row, start in enumerate(starts):
-        inside = slice(start, start + len(rows[row]))
-        ids[row, inside] = torch.tensor(rows[row])
-        mask[row, inside] = 1
-    return ids, mask, starts
 
 
 def _tokens_within(offsets: Sequence[tuple[int, int]], prompt: Prompt) -> list[int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ._call_sites import CallSite, call_sites
+from ._inputs import input_device
 from ._layers import Watch, attention_modules
 from ._modules import FUNCTIONS
 from ._nnsight import NotCalled, import_nnsight, observe
@@ -62,18 +63,6 @@ def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
     _refuse_compiled(model)
     weightless = all(parameter.is_meta for parameter in model.parameters())  # it cannot run
     return AttentionTracer(attention_modules(watch, hooks), None if weightless else trial)
-
-
-def input_device(model: nn.Module) -> torch.device:
-    """Return the device of a model's input.
-
-    Parameters that accelerate keeps elsewhere are on the device ``meta``.
-    """
-    execution = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
-    if execution is not None:
-        return torch.device(execution)
-    devices = (parameter.device for parameter in model.parameters())
-    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
 def _refuse_compiled(model: nn.Module) -> None:

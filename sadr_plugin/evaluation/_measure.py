@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..adapter import Edit, Prompt
-from ..attention._tracer import input_device
+from ..attention._inputs import input_device
 from ..errors import PositionError
 from ..method._probe import DriftProbe
 from ._editor import Editor

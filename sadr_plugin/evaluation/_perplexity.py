@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attention._tracer import input_device
+from ..attention._inputs import input_device
 from ..errors import ConfigError
 
 TOKENS = 4096

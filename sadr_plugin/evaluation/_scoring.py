@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..attention._positions import added_at_end
-from ..attention._tracer import input_device
+from ..attention._inputs import added_at_end, input_device, padded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -131,12 +130,7 @@ class Scorer:
 
     def _answers(self, batch: Sequence[_Sequence], run: Run) -> list[Answer]:
         device = input_device(self._model)
-        width = max(len(sequence.ids) for sequence in batch)
-        ids = torch.zeros((len(batch), width), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(batch):
-            ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-            mask[row, : len(sequence.ids)] = 1
+        ids, mask, _ = padded([sequence.ids for sequence in batch], "right")
         first = min(map(_first_predicting, batch))
         logits = self._logits(ids.to(device), mask.to(device), first, run)
         answers = []

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, Prompt
-from ..attention._positions import added_at_end, padded, shared_length, without_end
-from ..attention._tracer import input_device
+from ..attention._inputs import added_at_end, input_device, padded, without_end
+from ..attention._positions import shared_length
 from ..config import KeepConfig
 from ..errors import UnsupportedModelError
 

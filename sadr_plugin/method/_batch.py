@@ -9,7 +9,7 @@ from torch import Tensor
 from ..adapter import Edit, EditPoint
 from ..attention._positions import Positions, locate, prompt_tokens
 from ..errors import SadrError, UnsupportedModelError
-from ..reuse._conditions import Inputs
+from ..reuse._inputs import Inputs
 from ._stopping import Target, labels_behind
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import SadrConfig
 from ..errors import PenaltyError, UnsupportedModelError
-from ._probe import penalise
+from ._rows import penalise
 from ._running import Rows, RunningEdit
 from .penalty import head_divergence
 

@@ -31,7 +31,8 @@ from ._batch import LoopBatch
 from ._drift_term import DRIFT, complain, not_finite
 from ._log import log_end, log_start
 from ._place import VectorPlace
-from ._probe import DriftProbe, stack_layers, watch_of
+from ._probe import DriftProbe
+from ._rows import stack_layers, watch_of
 from ._running import Rows, RunningEdit
 from ._stopping import check_target
 from ._terms import terms_of, value_of

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
-from ..attention._positions import (
-    Positions,
-    PromptTokens,
-    added_at_end,
-    shared_length,
-    without_end,
-)
+from ..attention._inputs import added_at_end, without_end
+from ..attention._positions import Positions, PromptTokens, shared_length
 from ..errors import AttachmentError, ConfigError, PositionError
-from ..reuse._conditions import Inputs
+from ..reuse._inputs import Inputs
 
 IGNORED = -100
 """The label of a position that predicts nothing, as in torch."""

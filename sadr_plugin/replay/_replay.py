@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit, Prompt, are_prompts
-from ..attention._positions import PromptTokens, first_token_after, padded, tokenize
-from ..attention._tracer import input_device
+from ..attention._inputs import input_device, padded
+from ..attention._positions import PromptTokens, first_token_after, tokenize
 from ..errors import AttachmentError, PositionError, UnsupportedModelError
 from ..reuse._forwards import output_head
 from ..reuse._reuse import Reuse

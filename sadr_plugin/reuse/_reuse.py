@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ..attention._layers import Watch, layer_modules
 from ._arguments import hidden_in, hidden_of
-from ._conditions import CACHE_KEYS, Conditions, Inputs, random_state
+from ._conditions import CACHE_KEYS, Conditions, random_state
 from ._forwards import LayerForwards
+from ._inputs import Inputs
 from ._layer import WindowedLayer
 from ._proof import any_looks_ahead, try_window
 from ._window_search import WindowSearch

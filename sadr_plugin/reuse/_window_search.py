@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._conditions import Inputs
+from ._inputs import Inputs
 from ._window import Window, last_true
 
 TRIES = 3
