@@ -134,8 +134,8 @@ class Slow:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
 
-    def __call__(self, text):
-        return self.tokenizer(text)
+    def __call__(self, text, **options):
+        return self.tokenizer(text, **options)
 
 
 @pytest.fixture(scope="module", params=["words", "bytes", "slow"])
