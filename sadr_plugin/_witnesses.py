@@ -209,9 +209,9 @@ class Aim:
         assert self._input_ids is not None
         total = self._logits.new_zeros(())
         positions = self._running.rows.positions.prediction.tolist()
+        added = added_at_end(self.edit.tokenizer)
         for row, prompt in enumerate(prompt_tokens(self.edit)):
             text = f"{prompt.prompt.text}{self.edit.target}"
-            added = added_at_end(self.edit.tokenizer)
             whole = without_end(self.edit.tokenizer(text)["input_ids"], added)
             target = whole[shared_length(prompt.ids, whole) :]
             at = positions[row]

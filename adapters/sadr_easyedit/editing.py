@@ -184,14 +184,15 @@ class EasyEditEditor(Editor):
         if self._remembers or not needs_statistics(self._hparams):
             return  # a projection belongs to its layers
         hparams = copy.deepcopy(self._hparams)
-        possible = [last for last in layers if last in self._last_layers()]
-        if not possible:
+        possible = self._last_layers()
+        wanted = [last for last in layers if last in possible]
+        if not wanted:
             raise ConfigError(
                 f"layers: none of {layers[0]}-{layers[-1]} can be the last of the "
-                f"{len(hparams.layers)} edited layers; those from {self._last_layers()[0]} to "
-                f"{self._last_layers()[-1]} can"
+                f"{len(hparams.layers)} edited layers; those from {possible[0]} to {possible[-1]} "
+                "can"
             )
-        hparams.layers = sorted({layer for last in possible for layer in self._layers_up_to(last)})
+        hparams.layers = sorted({layer for last in wanted for layer in self._layers_up_to(last)})
         job = Job(self.model, self.tokenizer, hparams)
         if missing(job):
             compute(job, texts_of(corpus, job, progress), progress)
