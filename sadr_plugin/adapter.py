@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import AttachmentError, PositionError
+from .errors import AttachmentError, ConfigError, PositionError
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -253,7 +253,7 @@ def _expected_in_edit() -> dict[str, tuple[str, Callable[[Any], bool]]]:
 
 @dataclass(frozen=True)
 class HparamsSummary:
-    """What an adapter reads from an hparams file, without importing its toolkit.
+    """What an adapter reads from an hparams file, if possible without importing its toolkit.
 
     Attributes:
         editor: the editor's name.
@@ -307,3 +307,14 @@ class EditorOptions:
     seed: int = 0
     dtype: str | None = None
     trust_remote_code: bool = False
+
+
+def edited_layers(file: Path, layers: object) -> list[int]:
+    """Return the edited layers of an hparams file.
+
+    Raises:
+        ConfigError: ``layers`` is not a list of indices. The message names the file.
+    """
+    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
+        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
+    return layers

@@ -48,7 +48,7 @@ def sadr_hparams_base() -> str:  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
-    """Return what an hparams file says, without importing the toolkit.
+    """Return what an hparams file says, if possible without importing the toolkit.
 
     ``sadr doctor FILE``, ``sadr eval FILE``, ``sadr drift FILE`` and ``sadr tune FILE`` call this
     hook. The first answer that is not None counts.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sadr_plugin import HparamsSummary, hookimpl
+from sadr_plugin.adapter import edited_layers
 from sadr_plugin.errors import ConfigError
 
 from .declarations import EDIT_POINTS
@@ -116,17 +117,6 @@ def _remarks(content: Mapping[str, Any]) -> list[str]:
     if type(device) is int and device >= torch.cuda.device_count() and not spread:
         found.append(f"device: {device} is no GPU of this machine; cpu takes the processor")
     return found
-
-
-def edited_layers(file: Path, layers: object) -> list[int]:
-    """Return the edited layers of an hparams file.
-
-    Raises:
-        ConfigError: ``layers`` is not a list of indices. The message names the file.
-    """
-    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
-        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
-    return layers
 
 
 def vector_layer(editor: str, layers: Sequence[int]) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sadr_plugin import EditorOptions, HparamsSummary
+from sadr_plugin.adapter import edited_layers
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import Editor, attention_for_edits, load_model
 
@@ -134,7 +135,5 @@ def _hparams(file: Path, content: Mapping[str, Any]) -> Any:
         if not hasattr(hparams, name):
             raise ConfigError(f"{file}: {name}: FastEdit's ROME has no such setting")
         setattr(hparams, name, content[name])
-    layers = hparams.layers
-    if not isinstance(layers, list) or not layers or not all(type(i) is int for i in layers):
-        raise ConfigError(f"{file}: layers: expected a list of indices, got {layers!r}")
+    edited_layers(file, hparams.layers)
     return hparams

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sadr_easyedit.hparams_files import edited_layers
 from sadr_plugin import HparamsSummary, hookimpl
+from sadr_plugin.adapter import edited_layers
 
 NEEDED = {"layers", "layer_module_tmp", "rewrite_module_tmp", "v_num_grad_steps", "v_loss_layer"}
 """The keys that all of these files have."""
