@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
+
 _importing = threading.Lock()
 
 
@@ -20,10 +22,14 @@ class NotCalled(Exception):
 
 
 def import_nnsight() -> Any:
-    """Import nnsight without the ``save`` method that it adds to every object.
+    """Import nnsight without what it changes in the process.
 
-    With that method, a dataclass field called ``save`` gets a default value. This breaks EasyEdit's
-    own import. If other code imported nnsight before, the method belongs to that code and stays.
+    nnsight adds a method ``save`` to every object. With it, a dataclass field called ``save`` gets
+    a default value, which breaks EasyEdit's own import. It also replaces `torch.Tensor.backward`.
+    The replacement takes any ``with`` statement around a call for a trace of its own, so a user's
+    training step would get no gradient. The plugin needs neither.
+
+    If other code imported nnsight before, both belong to that code and stay.
 
     Returns:
         The module ``nnsight``.
@@ -33,13 +39,15 @@ def import_nnsight() -> Any:
             import nnsight
 
             return nnsight
-        mounted_before = hasattr(object, "save")
-        import nnsight
+        mounted_before, backward = hasattr(object, "save"), torch.Tensor.backward
+        try:
+            import nnsight
+        finally:  # after an interrupt, too
+            torch.Tensor.backward = backward  # type: ignore[method-assign]
+            if not mounted_before and hasattr(object, "save"):
+                from nnsight._c import unmount
 
-        if not mounted_before and hasattr(object, "save"):
-            from nnsight._c import unmount
-
-            unmount("save")
+                unmount("save")
         return nnsight
 
 
