@@ -16,7 +16,6 @@ from torch import nn
 
 from sadr_plugin.attention import _nnsight
 
-
 HERE = Path(__file__).parent
 
 
