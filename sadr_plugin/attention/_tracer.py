@@ -15,7 +15,7 @@ from ..errors import UnsupportedModelError
 from ._call_sites import CallSite, call_sites
 from ._inputs import input_device
 from ._layers import Watch, attention_modules
-from ._modules import FUNCTIONS
+from ._modules import FUNCTIONS, remedy
 from ._nnsight import NotCalled, import_nnsight, observe
 from ._rows import Attention, rows_of
 
@@ -62,7 +62,9 @@ def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
 
     _refuse_compiled(model)
     weightless = all(parameter.is_meta for parameter in model.parameters())  # it cannot run
-    return AttentionTracer(attention_modules(watch, hooks), None if weightless else trial)
+    return AttentionTracer(
+        attention_modules(watch, hooks), None if weightless else trial, remedy(model)
+    )
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -100,6 +102,7 @@ class AttentionTracer:
         attention: the attention module of each layer to watch.
         trial: a cheap forward of the model. The forward of a module may hold several calls at which
             attention can be read, and use only one of them. A trial shows which one.
+        remedy: what to do if a call is not made, for the error.
 
     Attributes:
         layers: the indices of the watched layers.
@@ -110,11 +113,15 @@ class AttentionTracer:
     """
 
     def __init__(
-        self, attention: Mapping[int, nn.Module], trial: Callable[[], Any] | None = None
+        self,
+        attention: Mapping[int, nn.Module],
+        trial: Callable[[], Any] | None = None,
+        remedy: str = "leave such layers out with sadr.layers",
     ) -> None:
         self.layers = tuple(attention)
         self._attention = dict(attention)
         self._trial = trial
+        self._remedy = remedy
         self._left: list[tuple[nn.Module, str, Any]] = []
         self._sight: Any = None
         self._sites: list[CallSite] = []
@@ -164,8 +171,8 @@ class AttentionTracer:
             classes = {type(module).__name__ for module in self._attention.values()}
             raise UnsupportedModelError(
                 f"{', '.join(sorted(classes))}: one of the layers {self.layers[0]}-"
-                f"{self.layers[-1]} did not make the attention call that SADR found in its "
-                'source; load the model with another attn_implementation ("eager" or "sdpa")'
+                f"{self.layers[-1]} did not make the attention call that SADR found in its source; "
+                f"{self._remedy}"
             ) from error
 
     def run_with_rows(

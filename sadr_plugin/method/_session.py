@@ -293,13 +293,13 @@ class EditSession:
         with self._place_watched(), self._vectors_watched():
             if self._reuse is None:
                 output, seen = self._tracer.run(run)
-                start = None
+                span = None
             else:
                 within = functools.partial(self._reuse.within, run)
                 traced = functools.partial(self._tracer.run, within)
                 output, seen = self._reuse.run(traced, given, positions.prediction)
-                start = self._reuse.start(positions.prediction.device)
-        self._current = rows_of(seen, positions.prediction, start)
+                span = self._reuse.span(positions.prediction.device)
+        self._current = rows_of(seen, positions.prediction, span)
         self._positions = positions
         self._logits = getattr(output, "logits", None)
         return output

@@ -102,7 +102,7 @@ def _edited(
             for _ in range(STEPS):
                 output, seen = reusing.run(run, inputs, last) if reuse else run()
                 found = torch.stack(
-                    [r.amax(-1) for r in rows_of(seen, last, reusing.start(last.device))]
+                    [r.amax(-1) for r in rows_of(seen, last, reusing.span(last.device))]
                 )
                 logits = output.logits[rows, last].float()
                 loss = 3 * found.mean() - logits.log_softmax(-1)[:, 5].mean()
