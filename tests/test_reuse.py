@@ -3,7 +3,6 @@
 import gc
 import inspect
 import sys
-import threading
 import weakref
 
 import pytest
@@ -20,7 +19,6 @@ from sadr_plugin import hookimpl
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.models._architectures import ARCHITECTURES
 from sadr_plugin.models._reuse_check import try_reuse
-from sadr_plugin.reuse._forwards import LayerForwards
 from sadr_plugin.reuse._inputs import Inputs
 from sadr_plugin.reuse._reuse import reuse_for
 from sadr_plugin.reuse._window import Window
@@ -367,26 +365,6 @@ def test_a_number_that_stays_nan_has_not_changed():
     moved[0, 2] = 1.0
     search.look(moved, Inputs({"input_ids": torch.tensor([[1, 2, 3, 4, 5, 6]])}))
     assert search.window.inside(torch.device("cpu"))[0, 0] == 2
-
-
-def test_another_threads_forward_of_a_layer_is_its_own():
-    model, others = tiny_llama(), []
-    layer, hidden = model.model.layers[0].mlp, torch.ones(1, 1, 32)
-    forwards = LayerForwards(model, [layer])
-    forwards.fill()
-    try:
-        with forwards.taken(lambda *_: "taken"):
-            thread = threading.Thread(target=lambda: others.append(layer(hidden)))
-
-            def forward():
-                thread.start()
-                thread.join()
-                return layer(hidden)
-
-            assert forwards.run(forward) == "taken"
-    finally:
-        forwards.restore()
-    assert torch.equal(others[0], layer(hidden))
 
 
 class Joined(LlamaModel):

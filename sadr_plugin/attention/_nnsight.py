@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 _importing = threading.Lock()
 
@@ -49,6 +50,65 @@ def import_nnsight() -> Any:
 
                 unmount("save")
         return nnsight
+
+
+class Confined:
+    """Lets nnsight see the forwards of one thread only, while a tracer is open.
+
+    nnsight puts an object in the place of a module's forward. A forward of another thread, in the
+    middle of a trace, would reach it too, and break both. So the object gets a class that runs the
+    module's own forward in other threads.
+    """
+
+    def __init__(self) -> None:
+        self._changed: list[tuple[Any, type]] = []
+
+    def begin(self, modules: Iterable[nn.Module]) -> None:
+        """Confine nnsight on modules that it has wrapped to this thread."""
+        classes: dict[type, type] = {}
+        for module in modules:
+            found = vars(module).get("forward")
+            kind = type(found)
+            # The outer one of two tracers of this thread has done it already.
+            if STATE in vars(module) and _thread_of(found) is None:
+                self._changed.append((found, kind))
+                if kind not in classes:
+                    classes[kind] = _confined(kind)
+                found.__class__ = classes[kind]
+
+    def end(self) -> None:
+        """Give nnsight's objects their own class back. It may be called more than once."""
+        for controller, kind in self._changed:
+            controller.__class__ = kind
+        self._changed = []
+
+
+def is_read_elsewhere(module: nn.Module) -> bool:
+    """Whether another thread reads what a module does."""
+    return _thread_of(vars(module).get("forward")) not in (None, threading.get_ident())
+
+
+STATE = "__nnsight__"
+"""The attribute under which nnsight keeps a module's own forward."""
+
+
+def _thread_of(controller: Any) -> int | None:
+    thread: int | None = getattr(type(controller), "_sadr_thread", None)
+    return thread
+
+
+def _confined(kind: Any) -> type:
+    thread = threading.get_ident()
+
+    class Here(kind):  # type: ignore[misc]
+        _sadr_thread = thread
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == thread:
+                return super().__call__(*args, **kwargs)
+            return self.state.original(self.module_ref(), *args, **kwargs)
+
+    return Here
 
 
 def operations(source: Any, name: str) -> Iterator[Any]:

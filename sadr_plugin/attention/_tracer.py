@@ -11,12 +11,12 @@ import torch
 from pluggy import HookRelay
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModelError
+from ..errors import BusyModelError, UnsupportedModelError
 from ._call_sites import CallSite, call_sites
 from ._inputs import input_device
 from ._layers import Watch, attention_modules
 from ._modules import FUNCTIONS, remedy
-from ._nnsight import NotCalled, import_nnsight, observe
+from ._nnsight import Confined, NotCalled, import_nnsight, is_read_elsewhere, observe
 from ._rows import Attention, rows_of
 
 
@@ -110,6 +110,7 @@ class AttentionTracer:
     Raises:
         UnsupportedModelError: on entering, if a module has no call that nnsight can address and at
             which attention can be read.
+        BusyModelError: on entering, if another thread reads the same modules.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class AttentionTracer:
         self._trial = trial
         self._remedy = remedy
         self._left: list[tuple[nn.Module, str, Any]] = []
+        self._confined = Confined()
         self._sight: Any = None
         self._sites: list[CallSite] = []
         self._chosen: dict[type[nn.Module], int] = {}
@@ -134,11 +136,17 @@ class AttentionTracer:
             for attention in self._attention.values()
             for module in attention.modules()
         ]
+        if any(is_read_elsewhere(module) for module, _ in before):
+            raise BusyModelError(
+                "the attention of this model is being read in another thread, by an edit with SADR "
+                "or a DriftProbe; wait for it to end, or use a copy of the model"
+            )
         try:
             self._sight = nnsight.NNsight(_Watched(self._attention))
             sites = {layer: self._sites_of(layer) for layer in self.layers}
             self._sites = [self._taken(layer, sites[layer]) for layer in self.layers]
             self._note_what_is_left(before)
+            self._confined.begin(module for module, _ in before)
             return self  # inside, because an interrupt may come at any line
         except BaseException:
             self._note_what_is_left(before)
@@ -221,6 +229,7 @@ class AttentionTracer:
 
     def close(self) -> None:
         """Remove nnsight from the modules. It may be called more than once."""
+        self._confined.end()
         for module, name, previous in self._left:
             if previous is _ABSENT:
                 module.__dict__.pop(name, None)

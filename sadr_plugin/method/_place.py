@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._threads import hook_here
 from ..adapter import Edit, EditPoint
 from ..attention._layers import layer_modules
 from ..errors import AttachmentError
@@ -54,8 +55,8 @@ class VectorPlace:
 
         # Both hooks see what a layer takes, because a toolkit may add its vector between two
         # layers. They remove themselves, because a layer with a hook may have to run in full.
-        first = self._edited.register_forward_pre_hook(taken, with_kwargs=True)
-        second = self._next.register_forward_pre_hook(given, with_kwargs=True)
+        first = self._edited.register_forward_pre_hook(hook_here(taken), with_kwargs=True)
+        second = self._next.register_forward_pre_hook(hook_here(given), with_kwargs=True)
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from pluggy import HookRelay
 from torch import Tensor
 
 from .._signatures import signature_of
+from .._threads import forward_here
 from ..adapter import Edit, EditPoint
 from ..attention._layers import layer_modules
 from ..attention._positions import Positions
@@ -100,7 +101,8 @@ class EditSession:
         self._started = time.perf_counter()
         try:
             # This comes first because it refuses a model that another edit uses.
-            self._forward.fill(self._watched_forward)
+            # Another thread may use the model, too.
+            self._forward.fill(forward_here(self._watched_forward))
             if not self.edit.zero_start:
                 self._probe = DriftProbe(self.edit, self.config)
             self._tracer.__enter__()

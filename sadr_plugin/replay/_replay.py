@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._threads import hook_here
 from ..adapter import Edit, Prompt, are_prompts
 from ..attention._inputs import input_device, padded
 from ..attention._positions import PromptTokens, first_token_after, tokenize
@@ -209,5 +210,5 @@ class _Batch:
         head = output_head(self._model)
         with contextlib.ExitStack() as stack:
             if head is not None:
-                stack.callback(head.register_forward_pre_hook(cut).remove)
+                stack.callback(head.register_forward_pre_hook(hook_here(cut)).remove)
             yield lambda: calls > 0

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._threads import hook_here
 from ..errors import UnsupportedLoopError
 from ..reuse._arguments import hidden_of, with_hidden
 
@@ -63,14 +64,14 @@ class Vectors:
         with contextlib.ExitStack() as stack:
             stack.callback(self._before.clear)
             for part in self._parts:
-                handle = part.register_forward_hook(before)
+                handle = part.register_forward_hook(hook_here(before))
                 stack.callback(handle.remove)
                 # Move the loop's hooks, which exist by now, behind this one. The model's own stay
                 # before it.
                 for hook in list(part._forward_hooks):
                     if hook not in self._own[part] and hook != handle.id:
                         part._forward_hooks[hook] = part._forward_hooks.pop(hook)
-                stack.callback(part.register_forward_hook(after).remove)
+                stack.callback(part.register_forward_hook(hook_here(after)).remove)
             yield
         if not self._seen:
             self._parts = list(self._added)
@@ -131,7 +132,9 @@ class Vectors:
 
         with self.absent():
             for part in self._added:
-                part.register_forward_hook(add)  # removed together with the hooks of `absent`
+                part.register_forward_hook(
+                    hook_here(add)
+                )  # removed together with the hooks of `absent`
             yield
 
 
