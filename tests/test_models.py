@@ -21,7 +21,7 @@ from sadr_plugin.errors import UnsupportedModelError
 from sadr_plugin.models import _check
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from sadr_plugin.models._check import TOLERANCE, check
-from sadr_plugin.models._reuse_check import TOLERANCE as REUSE_TOLERANCE
+from sadr_plugin.models._reuse_check import REUSE_TOLERANCE
 from sadr_plugin.testing import registered
 from support import exists
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from ..errors import UnsupportedModelError
 from ._architectures import Architecture, build
-from ._reuse_check import TOLERANCE as REUSE_TOLERANCE
-from ._reuse_check import ReuseTrial, try_reuse, worst
+from ._reuse_check import REUSE_TOLERANCE, ReuseTrial, try_reuse, worst
 
 TOLERANCE = 1e-5
 """Largest allowed difference between a row and the model's own weights, in probability, float32."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ._architectures import Architecture, build
 
-TOLERANCE = 5e-6
+REUSE_TOLERANCE = 5e-6
 """Largest allowed relative difference between the two vectors, float32."""
 
 STEPS = 3
