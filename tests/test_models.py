@@ -70,11 +70,9 @@ def test_which_layers_run_in_full():
         "mpt (ALiBi)": (
             "layer 2 runs in full: it asks its cache for more than keys (get_seq_length)"
         ),
-        # First with padding on the left, then on the right.
-        "qwen3_next (hybrid)": (f"layer 2 {recurrent}; layer 3 {behind}; layer 2 {recurrent}"),
-        "recurrent_gemma (hybrid, keys in a buffer)": (
-            f"layer 2 {behind}; layer 3 {recurrent}; layer 3 {recurrent}"
-        ),
+        # With padding on the left.
+        "qwen3_next (hybrid)": (f"layer 2 {recurrent}; layer 3 {behind}"),
+        "recurrent_gemma (hybrid, keys in a buffer)": (f"layer 2 {behind}; layer 3 {recurrent}"),
     }
 
 

@@ -35,7 +35,8 @@ class ReuseTrial:
 
 def worst(trials: Sequence[ReuseTrial]) -> ReuseTrial:
     """Return the largest difference, the smallest share left out and all remarks."""
-    remarks = dict.fromkeys(trial.remark for trial in trials if trial.remark)
+    found = [remark for trial in trials if trial.remark for remark in trial.remark.split("; ")]
+    remarks = dict.fromkeys(found)
     # NaN counts as larger than any number.
     difference = max((trial.difference for trial in trials), key=lambda d: (d != d, d))
     return ReuseTrial(difference, min(trial.left_out for trial in trials), "; ".join(remarks))
