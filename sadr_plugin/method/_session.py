@@ -149,6 +149,7 @@ class EditSession:
                 self._forward.restore()
         self._baseline = self._current = self._positions = self._logits = None
         self._terms = []
+        self._place.forget()
         self._vectors.forget()
         vars(self._running).pop("rows", None)  # a plugin may keep the running edit
 
@@ -227,6 +228,7 @@ class EditSession:
         running = self._running
         current = running.rows.current
         logits, self._logits = self._logits, None
+        astray = self._place.astray(running.rows.positions.subject) if self.steps else None
         values = {
             **{f"term {name}": value for name, value in terms.items()},
             "loss": loss,
@@ -236,9 +238,16 @@ class EditSession:
             "strayed": None if self._reuse is None else self._reuse.strayed,
             "ahead": None if self.steps else self._seen_ahead(current),
             "target": self._batch.target(labels, logits),
+            "astray": None if astray is None else astray.any(),
             "vector": self._vectors.length() if self._has_more_terms else None,
         }
         found = _fetched(values, loss)
+        if found.get("astray"):
+            assert astray is not None
+            assert self._place.moved is not None
+            self._batch.warn_of_another_token(astray, self._place.moved)
+        if astray is not None:
+            self._place.forget()
         return self._checked_step(found, {name: found[f"term {name}"] for name in terms})
 
     def _checked_step(self, found: dict[str, float], terms: dict[str, float]) -> Step:
@@ -276,7 +285,8 @@ class EditSession:
         return (rows * later).any()
 
     def _place_watched(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.steps else self._place.watched()
+        # The first step shows the vector's layer, the second its token.
+        return nullcontext() if len(self.steps) > 1 else self._place.watched()
 
     def _vectors_watched(self) -> AbstractContextManager[None]:
         if not self._has_more_terms:
