@@ -77,15 +77,17 @@ class LoopBatch:
         """
         return 0, self._edited
 
-    def target(self, labels: Tensor | None, logits: Tensor | None) -> Tensor | None:
-        """Return the target's probability, a scalar from 0 to 1. None if the target is not known.
+    def target(
+        self, labels: Tensor | None, logits: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return how the target stands, see `Target.standing`. None if it is not known.
 
         Args:
             labels: the loop's own labels, if it shows them; see `EditPoint.labels`.
             logits: the logits of the loop's last forward.
         """
         if labels is None and self._edit.target is None:
-            return None
+            return None, None
         try:
             if logits is None:
                 raise UnsupportedModelError(
@@ -96,11 +98,11 @@ class LoopBatch:
                 labels = self._labels_behind()
             if self._target is None or not self._target.is_of(labels):
                 self._target = Target(self._point, labels, logits)
-            return self._target.probability(logits)
+            return self._target.standing(logits)
         except SadrError:
             if self._needs_target:
                 raise
-            return None  # only logs and reports would have used the target
+            return None, None  # only logs and reports would have used the target
 
     def unrecognised(self) -> str:
         """Return the error message for a loop without a recognised forward."""

@@ -30,7 +30,7 @@ from ..reuse._reuse import reuse_for
 from ..reuse._slot import ForwardSlot
 from ._batch import LoopBatch
 from ._drift_term import DRIFT, complain, not_finite
-from ._log import log_end, log_start
+from ._log import log_end, log_start, log_what_is_missing
 from ._place import VectorPlace
 from ._probe import DriftProbe
 from ._rows import stack_layers, watch_of
@@ -125,6 +125,7 @@ class EditSession:
             self._leave()
         log_end(report, error)
         if error is None:
+            log_what_is_missing(report, self._limit)
             self._warn_of_terms_without_effect()
             self._hooks.sadr_edit_finished(report=report)
 
@@ -162,6 +163,7 @@ class EditSession:
             steps=tuple(self.steps),
             seconds=time.perf_counter() - self._started,
             reused=0.0 if self._reuse is None else self._reuse.left_out(),
+            stop_at=self.config.stop_at,
         )
 
     def add_terms(self, loss: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -229,6 +231,7 @@ class EditSession:
         current = running.rows.current
         logits, self._logits = self._logits, None
         astray = self._place.astray(running.rows.positions.subject) if self.steps else None
+        target, likeliest = self._batch.target(labels, logits)
         values = {
             **{f"term {name}": value for name, value in terms.items()},
             "loss": loss,
@@ -237,7 +240,8 @@ class EditSession:
             "unsound": ~torch.isfinite(current.sum()),
             "strayed": None if self._reuse is None else self._reuse.strayed,
             "ahead": None if self.steps else self._seen_ahead(current),
-            "target": self._batch.target(labels, logits),
+            "target": target,
+            "likeliest": likeliest,
             "astray": None if astray is None else astray.any(),
             "vector": self._vectors.length() if self._has_more_terms else None,
         }
@@ -275,6 +279,7 @@ class EditSession:
             terms=terms,
             selected=found["selected"],
             target=found.get("target"),
+            likeliest=found.get("likeliest"),
         )
 
     def _seen_ahead(self, rows: Tensor) -> Tensor:
