@@ -243,7 +243,7 @@ class EditSession:
             "target": target,
             "likeliest": likeliest,
             "astray": None if astray is None else astray.any(),
-            "vector": self._vectors.length() if self._has_more_terms else None,
+            "vector": self._vectors.length() if self._vectors.are_replayed else None,
         }
         found = _fetched(values, loss)
         if found.get("astray"):

@@ -39,6 +39,8 @@ class Vectors:
         self._before: dict[nn.Module, tuple[Tensor, int, Tensor]] = {}
         self._added: dict[nn.Module, Tensor] = {}
         self._aside = 0
+        self.are_replayed = False
+        """Whether a term runs other prompts with them."""
 
     @contextlib.contextmanager
     def watched(self, row: int, token: int) -> Iterator[None]:
@@ -81,8 +83,8 @@ class Vectors:
         """Whether this thread is running other prompts, or the model without the edit."""
         return self._aside == threading.get_ident()
 
-    def length(self) -> Tensor:
-        """Return the length of the longest vector, a scalar without gradient.
+    def expect(self) -> None:
+        """Note that a term runs other prompts with the vectors, and check that this is possible.
 
         Raises:
             UnsupportedLoopError: no vector was observed.
@@ -93,6 +95,11 @@ class Vectors:
                 "so other prompts cannot be run with it; remove sadr.keep and other terms that "
                 "do"
             )
+        self.are_replayed = True
+
+    def length(self) -> Tensor:
+        """Return the length of the longest vector, a scalar without gradient."""
+        self.expect()
         lengths = [vector.detach().float().norm() for vector in self._added.values()]
         longest: Tensor = lengths[0]
         for length in lengths[1:]:
