@@ -82,8 +82,8 @@ def log_what_is_missing(report: Report, limit: int | None) -> None:
     if report.stopped is not False and not unlikely:
         return
     held = [name for name, weight in report.weights.items() if weight > 0]
-    advice = ["take more steps (num_grad_steps)"] if len(report.steps) == limit else []
-    advice += [f"a smaller weight of {', '.join(held)}"] if held else []
+    advice = ["more steps (num_grad_steps)"] if len(report.steps) == limit else []
+    advice += [f"a smaller weight of {' and '.join(held)}"] if held else []
     advice += ["a smaller stop_at"] if report.stopped is False and not unlikely else []
     advice += ["a larger learning rate"]
     below = f", below stop_at {report.stop_at:g}" if report.stopped is False else ""
@@ -93,11 +93,11 @@ def log_what_is_missing(report: Report, limit: int | None) -> None:
         else (f" It is the likeliest answer after {last.likeliest:.0%} of the rewriting prompts.")
     )
     LOGGER.warning(
-        "SADR: %s ended after %d steps with the target at probability %.3f%s.%s To change this: %s",
+        "SADR: %s ended after %d steps with the target at probability %.3f%s.%s What may help: %s",
         report.editor,
         len(report.steps),
         report.reached,
         below,
         first,
-        ", or ".join(advice),
+        ", ".join(advice),
     )

@@ -51,12 +51,13 @@ class Target:
         self._labels = Inputs({"labels": labels})
         shown = labels.cpu()
         fits = shown.dim() == 2 and shown.shape[1] == logits.shape[1] and len(shown) <= len(logits)
+        fits = fits and int(shown.max()) < logits.shape[-1]
         if not fits or not (shown != IGNORED).any(1).all():
             raise AttachmentError(
                 f"sadr.stop_at: {point.editor}'s variable {point.labels!r} of shape "
-                f"{tuple(labels.shape)} holds no labels, one token or more in each row of "
-                f"[prompts, tokens], for logits of shape {tuple(logits.shape)}; its adapter fits "
-                "another version"
+                f"{tuple(labels.shape)} holds no labels, one token of the vocabulary "
+                f"or more in each row of [prompts, tokens], for logits of shape "
+                f"{tuple(logits.shape)}; its adapter fits another version"
             )
         row, token = (shown != IGNORED).nonzero(as_tuple=True)
         index = torch.stack([row, token, shown[row, token]]).to(logits.device)
