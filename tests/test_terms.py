@@ -177,15 +177,6 @@ def test_a_vector_that_is_elsewhere_than_the_adapter_says(small, request_):
         sadr_plugin.disable()
 
 
-def test_the_cache_knows_who_gives_terms(small):
-    from sadr_plugin.patching._functions import _method_in_force
-
-    before = _method_in_force()
-    with registered(Louvre()):
-        assert _method_in_force() != before
-    assert _method_in_force() == before
-
-
 DOCS = Path(__file__).parents[1] / "docs" / "loss-terms.md"
 
 
