@@ -29,7 +29,7 @@ from ._strangers import is_declared_one, keeps_no_files
 
 NOT_ENABLED = (
     "sadr: these hparams ask for SADR, which is not enabled here; call sadr_plugin.enable(), or "
-    "set their attribute sadr to False"
+    "use hparams without the flag (hparams.sadr = False)"
 )
 
 
