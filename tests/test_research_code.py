@@ -395,5 +395,6 @@ def test_hparams_files(tmp_path, more, editor):
     with pytest.raises(ConfigError, match="layers: expected a list of indices, got 'all'"):
         sadr_read_hparams(file)
     file.write_text("{")
-    assert sadr_read_hparams(file) is None
+    with pytest.raises(ConfigError, match=rf"{file}: cannot be read as JSON: Expecting"):
+        sadr_read_hparams(file)
     assert sadr_memit.sadr_read_hparams(tmp_path / "none.json") is None
