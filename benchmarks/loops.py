@@ -118,7 +118,9 @@ def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float3
 class Loop:
     """An editor's loop on a model."""
 
-    def __init__(self, case: Case, model: nn.Module, tokenizer: Any, steps: int = 20) -> None:
+    def __init__(
+        self, case: Case, model: nn.Module, tokenizer: Any, steps: int = 20, rate: float = 0.02
+    ) -> None:
         import_text_only()
         sadr_plugin.enable()
         self.model, self.tokenizer, self.steps = model, tokenizer, steps
@@ -133,7 +135,7 @@ class Loop:
         self._hparams.layers = [case.layer]
         self._hparams.v_loss_layer = layers - 1
         self._hparams.v_num_grad_steps = steps
-        self._hparams.v_lr = 0.02  # so low that no arm stops before its last step
+        self._hparams.v_lr = rate  # the default is so low that no arm stops before its last step
         self._hparams.device = model.device if model.device.type == "cuda" else "cpu"
         if not smollm2._takes_device_names():
             self._hparams.device = 0

@@ -135,14 +135,16 @@ class EditPoint:
             [prompts, tokens]. Each position holds the token that the logits of that position should
             predict, or -100 for none. ``stop_at`` reads it. None if there is no such variable.
         cache: the function that stores found vectors in files and reads them back,
-            ``"package.module:function"``. It can be a list of several, or None.
+            ``"package.module:function"``. It can be a list of several, or None. An edit with SADR
+            calls it so that it uses no files.
         cache_argument: the argument of these functions that holds the template of the file names.
-            If ``parameters`` is given, a function without this argument stores no files and is left
-            alone. Versions of research code may lack the argument.
+            None has to mean no files. If ``parameters`` is given, a function without this argument
+            stores no files and is left alone. Versions of research code may lack the argument.
         parameters: the parameters of ``function``, in order. Give them if the module has such a
             common name that it may belong to another project. A function with other parameters is
             then left alone, without a message. So is one whose hparams class is not a dataclass
-            with ``steps_attribute``.
+            with ``steps_attribute``. But if another function of the class fits, the function
+            refuses hparams with a flag.
     """
 
     editor: str

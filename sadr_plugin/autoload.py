@@ -9,28 +9,31 @@ needs torch. Then it enables SADR. ``SADR_AUTOLOAD=0`` switches this off.
 import os
 import sys
 
+TYPE_CHECKING = False  # as in typing; importing typing would cost each start-up 10 ms
+if TYPE_CHECKING:
+    from .patching._imports import ImportWatch
+
 
 class _TorchWatch:
     """An import finder that waits for the first import of torch."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        if name != "torch":
-            return None
-        if self not in sys.meta_path:
+        if name != "torch" or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)
-        from importlib.util import find_spec
-
         try:
-            import wrapt
+            from .patching._imports import ImportWatch
 
-            wrapt.register_post_import_hook(_enable, "torch")
+            watch = ImportWatch(lambda _torch: _enable(watch))
+            watch.start({name})
+            return watch.find_spec(name, path, target)
         except Exception as error:
             _warn(error)
-        return find_spec(name)  # once more, now through wrapt's finder
+            return None
 
 
-def _enable(_torch: object) -> None:
+def _enable(watch: "ImportWatch") -> None:
+    watch.stop()
     # An error in the plugin must not prevent the import of torch.
     try:
         from .patching._attaching import enable

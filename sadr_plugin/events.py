@@ -21,6 +21,8 @@ class Step:
         selected: the share of (layer, prompt, head) triples that are restricted, 0 to 1.
         target: the probability of the target, 0 to 1, averaged as for ``stop_at``. None if the
             adapter does not give the target.
+        likeliest: the share of the rewriting prompts after which every token of the target is the
+            model's first choice, 0 to 1. None if the adapter does not give the target.
     """
 
     index: int
@@ -28,6 +30,7 @@ class Step:
     terms: Mapping[str, float]
     selected: float
     target: float | None = None
+    likeliest: float | None = None
 
     @property
     def penalty(self) -> float:
@@ -47,6 +50,8 @@ class Report:
         seconds: wall time of the loop, including the plugin's own work.
         reused: the share of layers times tokens that was left out of the last forward, 0 to 1; see
             `SadrConfig.reuse`.
+        stop_at: the probability of the target at which the optimisation should stop. None if the
+            user gave none.
     """
 
     editor: str
@@ -55,6 +60,19 @@ class Report:
     steps: tuple[Step, ...]
     seconds: float
     reused: float = 0.0
+    stop_at: float | None = None
+
+    @property
+    def reached(self) -> float | None:
+        """The probability of the target in the last step; see `Step.target`."""
+        return self.steps[-1].target if self.steps else None
+
+    @property
+    def stopped(self) -> bool | None:
+        """Whether the target's probability reached ``stop_at``. None without one."""
+        if self.stop_at is None or self.reached is None:
+            return None
+        return self.reached >= self.stop_at
 
     @property
     def gamma(self) -> float:

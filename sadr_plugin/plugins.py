@@ -28,6 +28,7 @@ If it is not set, all installed adapters are loaded.
 
 _lock = threading.RLock()
 _manager: pluggy.PluginManager | None = None
+_complete = False
 _asked_while_loading = False
 _loaded: dict[str, EntryPoint] = {}
 _failed: dict[str, str] = {}
@@ -62,7 +63,9 @@ def plugin_manager() -> pluggy.PluginManager:
 
     Register your own object with ``plugin_manager().register(plugin)``.
     """
-    global _manager, _asked_while_loading
+    global _manager, _complete, _asked_while_loading
+    if _manager is not None and _complete:
+        return _manager  # without the lock: another thread may hold it and wait for the caller's
     with _lock:
         if _manager is not None:
             # An adapter that imports torch causes a call here while the adapters are being loaded.
@@ -81,6 +84,7 @@ def plugin_manager() -> pluggy.PluginManager:
             for kept in (_loaded, _failed, _again):
                 kept.clear()
             raise
+        _complete = True
         asked = _asked_while_loading
     if asked:
         from .patching._attaching import refresh

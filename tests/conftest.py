@@ -13,6 +13,7 @@ from hypothesis import settings
 import sadr_plugin
 from sadr_easyedit import smollm2
 from sadr_plugin import hookimpl
+from sadr_plugin.patching import _attaching
 from smalledit import editor as small_editor
 from support import SMALL, SmallAdapter, tiny_llama, word_tokenizer
 
@@ -30,8 +31,14 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _disabled():
     """Each test enables SADR by itself; start-up enabled it when torch was imported."""
-    sadr_plugin.disable()
+    disable()
     yield
+    disable()
+
+
+def disable():
+    """Disable SADR, though what a failed test made may still be in its traceback."""
+    _attaching._flags.clear()
     sadr_plugin.disable()
 
 

@@ -25,20 +25,32 @@ class Trial:
         watched: the token at which each row's attention is; the same if it is None.
         at: gives the tokens that gain it, by step, where they change.
         before: called with this before each step.
+        edited: the index of the edited layer.
     """
 
     def __init__(
-        self, model, inputs, subject, read, at=None, before=None, steps=4, start=0.0, watched=None
+        self,
+        model,
+        inputs,
+        subject,
+        read,
+        at=None,
+        before=None,
+        steps=4,
+        start=0.0,
+        watched=None,
+        edited=EDITED,
     ):
         self.model, self.inputs, self.read, self.steps = model, inputs, read, steps
         self.subject, self.at, self.before = subject, at or (lambda _: subject), before
         self.watched = read if watched is None else watched
+        self.edited = edited
         self.vector = torch.full((32,), start, dtype=model.dtype, requires_grad=True)
         self.reusing = None
         self.losses, self.outputs, self.strayed = [], [], []
 
     def run(self, reuse):
-        model, watch = self.model, Watch(self.model, "model.layers.{}", EDITED)
+        model, watch = self.model, Watch(self.model, "model.layers.{}", self.edited)
         self.reusing = reuse_for(watch, hooks())
         step = 0
 
@@ -48,7 +60,7 @@ class Trial:
 
         try:
             with tracer_for(watch, hooks()) as tracer:
-                hook = model.model.layers[EDITED].register_forward_hook(add)
+                hook = model.model.layers[self.edited].register_forward_hook(add)
                 if reuse:
                     self.reusing.fill()
                 for step in range(self.steps):  # noqa: B007
@@ -70,7 +82,7 @@ class Trial:
         output, seen = self.reusing.run(forward, inputs, self.watched) if reuse else forward()
         if self.reusing.strayed is not None:
             self.strayed.append(bool(self.reusing.strayed))
-        rows = rows_of(seen, self.watched, self.reusing.start(self.read.device))
+        rows = rows_of(seen, self.watched, self.reusing.span(self.read.device))
         logits = output.logits[torch.arange(len(self.read)), self.read]
         loss = sum(row.square().sum() for row in rows) - logits.log_softmax(-1)[:, 3].mean()
         (gradient,) = torch.autograd.grad(loss, self.vector)

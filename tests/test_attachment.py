@@ -2,11 +2,12 @@
 
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import pickle
 import sys
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 
 import pytest
 
@@ -15,7 +16,7 @@ import smalledit.editor
 import smalledit.hparams
 from sadr_plugin import EditPoint, hookimpl
 from sadr_plugin.errors import ConfigError
-from sadr_plugin.patching._imports import when_imported
+from sadr_plugin.patching._imports import ImportWatch
 from sadr_plugin.testing import registered
 from smalledit.hparams import OtherHparams, SmallHparams
 from support import SMALL
@@ -153,7 +154,7 @@ def declare():
 )
 def test_what_cannot_be_attached_warns_and_refuses_the_flag(declare, function, argument, message):
     declare(function, argument)
-    sadr_plugin.patching._attaching._warned.clear()
+    sadr_plugin.patching._attaching._toolkits._warned.clear()
     with pytest.warns(UserWarning, match=message):
         sadr_plugin.enable()
     assert SmallHparams(layer=3).layer == 3
@@ -164,7 +165,7 @@ def test_what_cannot_be_attached_warns_and_refuses_the_flag(declare, function, a
 
 def test_a_base_that_is_not_there_does_not_stop_the_toolkit(declare):
     declare("smalledit.editor:optimise", base="smalledit.hparams:Gone")
-    sadr_plugin.patching._attaching._warned.clear()
+    sadr_plugin.patching._attaching._toolkits._warned.clear()
     with pytest.warns(UserWarning, match="there is no class smalledit.hparams:Gone"):
         sadr_plugin.enable()
     assert SmallHparams(sadr=True).sadr is True
@@ -218,32 +219,92 @@ def test_a_misspelt_hook_is_an_error():
         sadr_plugin.plugin_manager().check_pending()
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_module_whose_import_has_begun(tmp_path, monkeypatch, fails):
+@pytest.fixture
+def watch():
+    """A watch that notes the attribute of each module it is told of."""
     told = []
+    watch = ImportWatch(lambda module: told.append(module.attribute))
+    watch.told = told
+    yield watch
+    watch.stop()
+    assert watch not in sys.meta_path
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_module_whose_import_has_begun(tmp_path, monkeypatch, watch, fails):
     (tmp_path / "underway.py").write_text(
         "import sys\n"
-        "sys.begun(sys.modules[__name__])\n"
+        "sys.begun({'underway'})\n"
         "attribute = 1\n" + ("raise OSError('no')\n" if fails else "")
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "underway", raising=False)
-
-    def begun(module):
-        assert when_imported("underway", lambda module: told.append(module.attribute))
-
-    monkeypatch.setattr(sys, "begun", begun, raising=False)
+    monkeypatch.setattr(sys, "begun", watch.start, raising=False)
     try:
         spec = importlib.import_module("underway").__spec__
         assert (type(spec), spec._initializing) == (ModuleSpec, False)
     except OSError:
         assert fails
-    assert told == ([] if fails else [1])
+    assert watch.told == ([] if fails else [1])
     sys.modules.pop("underway", None)
 
 
-def test_a_module_that_is_imported_already_needs_no_waiting():
-    assert not when_imported("sys", lambda module: None)
+def test_imports_and_reloads_are_told_of(tmp_path, monkeypatch, watch):
+    """Other finders see nothing of it, and the module has its own loader."""
+    file = tmp_path / "watched.py"
+    file.write_text("attribute = 1\nseen = __loader__, __spec__.loader\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "watched", raising=False)
+    watch.start({"watched"})
+    module = importlib.import_module("watched")
+    loaders = [*module.seen, module.__loader__, module.__spec__.loader]
+    assert {type(loader) for loader in loaders} == {SourceFileLoader}
+    assert importlib.reload(module) is module
+    assert type(module.__spec__.loader) is SourceFileLoader
+    del sys.modules["watched"]
+    assert importlib.import_module("watched") is not module
+    assert watch.told == [1, 1, 1]
+    file.write_text("attribute = 2\nraise OSError('no')")
+    importlib.invalidate_caches()
+    with pytest.raises(OSError, match="no"):
+        importlib.reload(sys.modules["watched"])
+    assert watch.told == [1, 1, 1, 2], "what was replaced stays so"
+    del sys.modules["watched"]
+    with pytest.raises(OSError, match="no"):
+        importlib.import_module("watched")
+    assert watch.told == [1, 1, 1, 2]
+    watch.stop()
+    file.write_text("attribute = 3")
+    importlib.import_module("watched")
+    assert watch.told == [1, 1, 1, 2]
+    del sys.modules["watched"]
+
+
+def test_a_finder_that_looks_a_watched_name_up_itself(tmp_path, monkeypatch, watch):
+    """As wrapt's does."""
+    (tmp_path / "asked.py").write_text("attribute = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Asking:
+        asked = 0
+
+        def find_spec(self, name, path=None, target=None):
+            if name != "asked" or self.asked:
+                return None
+            self.asked += 1
+            return importlib.util.find_spec(name)
+
+    asking = Asking()
+    for place in (0, 1):
+        asking.asked = 0
+        watch.start({"asked"})
+        monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+        sys.meta_path.insert(place, asking)
+        importlib.import_module("asked")
+        assert asking.asked == 1
+        del sys.modules["asked"]
+        sys.meta_path.remove(asking)
+    assert watch.told == [1, 1]
 
 
 def test_a_function_in_a_module_that_does_not_exist(small_adapter, monkeypatch):

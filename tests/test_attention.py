@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from sadr_plugin.attention._layers import drifting_layers, layer_modules
-from sadr_plugin.attention._rows import AttentionCall, AttentionWeights
+from sadr_plugin.attention._rows import AttentionCall, AttentionWeights, Span
 from sadr_plugin.errors import ConfigError, UnsupportedModelError
 
 
@@ -36,13 +38,49 @@ def test_sinks_take_probability():
 
 
 def test_a_mask_that_is_no_tensor_is_refused():
-    with pytest.raises(UnsupportedModelError, match='attn_implementation="sdpa"'):
-        AttentionCall.from_inputs((nn.Linear(1, 1), None, None, None, object()), {})
+    module = nn.Linear(1, 1)
+    module.config = SimpleNamespace(_attn_implementation="paged")
+    with pytest.raises(UnsupportedModelError, match="attn_implementation='eager'"):
+        AttentionCall.from_inputs((module, None, None, None, object()), {})
 
 
 def test_weights_of_another_shape_are_refused():
     with pytest.raises(UnsupportedModelError, match=r"shape \(8, 6, 6\) cannot be read"):
         AttentionWeights(torch.zeros(8, 6, 6)).rows(torch.tensor([1]))
+
+
+def test_rows_are_float32_under_autocast():
+    position = torch.tensor([3, 5])
+    expected = call().rows(position)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = call().rows(position)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_keys_in_a_buffer_that_is_longer_than_the_batch():
+    """Its end is masked. Whether the queries were cut is seen by their number, not by the keys'."""
+    position = torch.tensor([3, 5])
+    whole = call()
+    keys = torch.cat([whole.key, torch.ones(2, 2, 3, 8)], dim=2)
+    mask = torch.cat([torch.ones(6, 6).tril(), torch.zeros(6, 3)], dim=1).bool()[None, None]
+    buffered = call(key=keys, mask=mask)
+    span = Span(torch.tensor([2, 3]), 3)
+    expected = whole.rows(position)
+    for found in (buffered.rows(position), buffered.rows(position, span)):
+        torch.testing.assert_close(found, expected)
+    scores = whole.query @ keys.repeat_interleave(2, 1).transpose(-1, -2) * 8**-0.5
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    for found in (AttentionWeights(weights).rows(position, s) for s in (None, span)):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("keys", [8, 4])
+def test_keys_of_other_tokens_are_refused(keys):
+    """As with a trained prefix, which comes first, and with a window that leaves tokens out."""
+    prefix = torch.ones(6, 8).tril(2).bool()[None, None, :, :keys]
+    with pytest.raises(UnsupportedModelError, match=f"6 tokens attend to {keys} keys"):
+        call(key=torch.ones(2, 2, keys, 8), mask=prefix).rows(torch.tensor([3, 5]))
 
 
 @pytest.mark.parametrize("dimensions", [2, 3, 4])

@@ -75,6 +75,7 @@ def test_a_subclass_made_while_sadr_is_enabled(small):
     assert "sadr={'gamma': 1}" in repr(made)
     sadr_plugin.enable()
     assert Made(sadr=True).sadr is True
+    del made
     sadr_plugin.disable()
     assert "sadr" not in vars(Made)
     with pytest.raises(TypeError, match="unexpected keyword argument 'sadr'"):
@@ -148,6 +149,7 @@ def test_hparams_without_an_init_of_their_own(hparams, monkeypatch, declared):
         given = hparams(lr=3.0, sadr=True)
         assert (given["lr"] if hparams is Keys else given.lr) == 3.0
         assert "sadr" not in (given if hparams is Keys else ())
+        del given
     with pytest.raises(TypeError):
         Bare(lr=1)
     with pytest.raises(ConfigError, match=r"sadr\.gamma"):
@@ -170,7 +172,7 @@ def test_a_pydantic_model_that_would_drop_the_flag_is_refused(monkeypatch, decla
 def test_a_class_of_python_itself_cannot_take_the_flag(hparams, small, monkeypatch, declared):
     """Its editor is left out, and all others are attached."""
     monkeypatch.setattr(smalledit.hparams, "Given", hparams, raising=False)
-    sadr_plugin.patching._attaching._warned.clear()
+    sadr_plugin.patching._attaching._toolkits._warned.clear()
     sadr_plugin.disable()
     message = f"not attached to MINE: {hparams.__name__} cannot take the flag; use a class of your"
     with pytest.warns(UserWarning, match=message):

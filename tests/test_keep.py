@@ -151,7 +151,7 @@ def test_what_the_log_says(small, request_, caplog):
     caplog.set_level(logging.INFO)
     _, report = run(small, request_, keep=SETTINGS)
     last = report.steps[-1]
-    message = caplog.records[-1].getMessage()
+    message = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO][-1]
     assert f"keep {last.terms['keep']:.4g} at last (weight 1)" in message
     assert f"keep_distracted {last.terms['keep_distracted']:.4g} at last" in message
 
@@ -371,3 +371,25 @@ def test_texts_of_which_none_is_left(small, request_, monkeypatch):
 )
 def test_what_states_an_object(text, answer, states):
     assert _texts._states(text, answer) == states
+
+
+def test_tokens_that_the_model_does_not_have(small, request_):
+    """Special tokens that were added to the tokenizer alone: its padding, and another."""
+
+    def edit(*added):
+        tokenizer = word_tokenizer()
+        if added:
+            tokenizer.add_special_tokens({"pad_token": added[0], "cls_token": added[1]})
+            assert tokenizer.pad_token_id >= tiny_llama().config.vocab_size
+        model = tiny_llama()
+        if added:  # the toolkit itself pads with a token that the model has
+            tokenizer_alone = word_tokenizer()
+            tokenizer.__class__ = type(
+                "Padding",
+                (type(tokenizer),),
+                {"__call__": lambda self, *args, **kwargs: tokenizer_alone(*args, **kwargs)},
+            )
+        flag = {"gamma": 1.0, "keep": {**SETTINGS, "texts": 2}}
+        return small.optimise(model, tokenizer, request_, SmallHparams(sadr=flag))[0]
+
+    torch.testing.assert_close(edit("<new pad>", "<image>"), edit())

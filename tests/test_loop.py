@@ -1,7 +1,7 @@
+import ast
 import contextlib
 import functools
 import importlib
-import linecache
 import sys
 import traceback
 from typing import ClassVar
@@ -224,24 +224,65 @@ def test_future_imports_are_the_modules(tmp_path, monkeypatch):
     [
         lambda source: source.replace("factor))", "factor) + 1)"),
         lambda source: source.replace("_ in range(1)", "_ in range(2)"),
-        lambda source: "\n\n" + source,
         lambda source: "",
     ],
-    ids=["loop", "constant", "moved", "emptied"],
+    ids=["loop", "constant", "emptied"],
 )
 def test_a_file_that_was_changed_since_its_import_is_refused(tmp_path, monkeypatch, change):
     """Else the twin would run what nobody has imported."""
     module, file = written(tmp_path, monkeypatch, LOOP)
     file.write_text(change(LOOP))
-    linecache.checkcache()
     with pytest.raises(UnsupportedLoopError, match=r"changed since its import|cannot be read"):
         with_loss_term(module.loop, lambda loss: loss)
 
 
-def test_a_comment_that_was_added_below_does_no_harm(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source: source + "# more\n",
+        lambda source: source.replace("def loop", "def other(): pass\n\n\ndef loop"),
+        lambda source: source.replace("\ndef loop", "def loop"),
+        lambda source: source.replace("def loop", "def loop(): pass\n\n\ndef loop"),
+    ],
+    ids=["below", "further down", "further up", "after another of its name"],
+)
+def test_a_loop_that_has_moved_in_its_file(tmp_path, monkeypatch, change):
+    """Something else was changed. Errors show the lines of the file as it is now."""
     module, file = written(tmp_path, monkeypatch, LOOP)
-    file.write_text(LOOP + "# more\n")
-    linecache.checkcache()
+    file.write_text(change(LOOP))
+    Number.seen = []
+    with_loss_term(module.loop, lambda loss: loss + 100)(Number)
+    assert Number.seen == [102]
+    with pytest.raises(AttributeError) as caught:
+        with_loss_term(module.loop, lambda loss: None)(Number)
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].line == "loss.backward()"
+
+
+def test_a_loop_whose_code_is_replaced(tmp_path, monkeypatch):
+    """The function is the same, and what was compiled for it before is not used."""
+    module, file = written(tmp_path, monkeypatch, LOOP)
+    with_loss_term(module.loop, lambda loss: loss + 100)(Number)
+    source = LOOP.replace("factor=2", "factor=3").replace("inner(factor)", "inner(factor) + 1")
+    file.write_text(source)
+    names = dict(vars(module))
+    exec(compile(source, file, "exec"), names)
+    module.loop.__code__ = names["loop"].__code__
+    module.loop.__defaults__ = names["loop"].__defaults__
+    Number.seen = []
+    with_loss_term(module.loop, lambda loss: loss + 100)(Number)
+    assert Number.seen == [104]
+
+
+def test_a_loop_that_was_compiled_alone(tmp_path, monkeypatch):
+    """As IPython's autoreload does: its lines count from 1, and it has no comments."""
+    docstring = '    """Two\n\n    lines."""  # a comment\n'
+    source = LOOP.replace("    seen = []", f"{docstring}    seen = []")
+    module, file = written(tmp_path, monkeypatch, source)
+    (definition,) = (n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef))
+    names = dict(vars(module), not_defined=int)
+    exec(compile(ast.unparse(definition), file, "exec", dont_inherit=True), names)
+    module.loop.__code__ = names["loop"].__code__
+    vars(module)["not_defined"] = int
     Number.seen = []
     with_loss_term(module.loop, lambda loss: loss + 100)(Number)
     assert Number.seen == [102]

@@ -21,12 +21,14 @@ from sadr_plugin.errors import UnsupportedModelError
 from sadr_plugin.models import _check
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from sadr_plugin.models._check import TOLERANCE, check
-from sadr_plugin.models._reuse_check import TOLERANCE as REUSE_TOLERANCE
+from sadr_plugin.models._reuse_check import REUSE_TOLERANCE
 from sadr_plugin.testing import registered
 from support import exists
 
 # What a release of transformers has no such kernel for, or computes otherwise by it.
-WITHOUT_SDPA = {"gptj", "gpt_neo", "bloom", "falcon", "mpt", "gemma2", "gpt_oss", "mamba"}
+WITHOUT_SDPA = {
+    *("gptj", "gpt_neo", "bloom", "falcon", "mpt", "gemma2", "gpt_oss", "mamba", "recurrent_gemma")
+}
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -55,14 +57,22 @@ def test_which_layers_run_in_full():
     if Version(transformers.__version__) < Version("5"):
         pytest.skip("a list for transformers 5")
     remarks = {
-        found.architecture.name: found.reuse.remark.split(" runs in full: ")
+        found.architecture.name: found.reuse.remark
         for found in (check(tried, "eager") for tried in ARCHITECTURES)
         if found.reuse is not None and found.reuse.remark
     }
+    recurrent = "runs in full: it has no attention, and may run over all its tokens"
+    behind = "runs in full: it may take what padding has seen, through a recurrent layer"
     assert remarks == {
-        "gpt_neo (local windows)": ["layer 3", "it does not give the same on a part of its tokens"],
-        "mpt (ALiBi)": ["layer 2", "it asks its cache for more than keys (get_seq_length)"],
-        "qwen3_next (hybrid)": ["layer 2", "it has no attention, and may run over all its tokens"],
+        "gpt_neo (local windows)": (
+            "layer 3 runs in full: it does not give the same on a part of its tokens"
+        ),
+        "mpt (ALiBi)": (
+            "layer 2 runs in full: it asks its cache for more than keys (get_seq_length)"
+        ),
+        # With padding on the left.
+        "qwen3_next (hybrid)": (f"layer 2 {recurrent}; layer 3 {behind}"),
+        "recurrent_gemma (hybrid, keys in a buffer)": (f"layer 2 {behind}; layer 3 {recurrent}"),
     }
 
 

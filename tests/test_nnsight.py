@@ -3,16 +3,20 @@ that moves one fails here by that name. The two test environments hold the oldes
 supported and the newest."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from sadr_plugin.attention import _nnsight
+
+HERE = Path(__file__).parent
 
 
 class Twice(nn.Module):
@@ -130,3 +134,114 @@ def test_what_is_put_on_a_module_is_in_its_dict(nnsight):
         del root.twice.__dict__[name]
     x = torch.tensor([[0.0, 1.0]])
     assert torch.equal(root.twice(x), Twice()(x))
+
+
+LEFT_BEHIND = """
+import builtins, sys, threading, types, warnings
+import torch, transformers
+import sadr_plugin
+from smalledit import editor
+from smalledit.hparams import SmallHparams
+from support import SmallAdapter, tiny_llama, word_tokenizer
+
+def held(of):
+    return dict(vars(of))
+
+def process():
+    places = {"builtins": held(builtins), "object": {name: None for name in dir(object)}}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("torch", "transformers") and type(module) is types.ModuleType:
+            places[name] = held(module)
+    for kind in (torch.Tensor, torch.nn.Module, torch.nn.Parameter, torch.autograd.Function, type):
+        places[kind] = held(kind)
+    places["interpreter"] = {
+        "trace": sys.gettrace(), "profile": sys.getprofile(), "hook": sys.excepthook,
+        "displayhook": sys.displayhook, "thread hook": threading.excepthook,
+        "unraisable": sys.unraisablehook, "recursion": sys.getrecursionlimit(),
+        "gradients": torch.is_grad_enabled(), "threads": torch.get_num_threads(),
+        "modes": torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack(),
+        **{f"filter {filter}": None for filter in warnings.filters},
+        **{f"finder {finder!r}": None for finder in sys.meta_path},
+        **{f"path {path}": None for path in sys.path},
+    }
+    return places
+
+adapter = SmallAdapter()
+sadr_plugin.plugin_manager().register(adapter)
+model, request = tiny_llama(), {"prompt": "the {} is in", "subject": "tower", "target": "rome"}
+def edit(**flag):
+    editor.optimise(model, word_tokenizer(), request, SmallHparams(**flag))
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    edit()
+    sadr_plugin.enable()
+    before = process()
+    edit(sadr=True)
+    after = process()
+assert adapter.reports and "nnsight" in sys.modules
+for place, known in before.items():
+    for name in known.keys() | after[place].keys():
+        was, now = known.get(name, "absent"), after[place].get(name, "absent")
+        # A submodule that was imported since then is an attribute of its package.
+        if was is not now and was != now and not isinstance(now, types.ModuleType):
+            print(place, name, was, now)
+
+weight = torch.ones(2, requires_grad=True)
+loss = (2 * weight).sum()
+with torch.autograd.profiler.record_function("backward"):
+    loss.backward()
+with torch.autograd.profiler.record_function("backward"): (2 * weight).sum().backward()
+if weight.grad is None or weight.grad.tolist() != [4, 4]:
+    print("a training step has the gradient", weight.grad)
+"""
+
+
+def test_an_edit_leaves_torch_builtins_and_the_interpreter_as_they_were(tmp_path):
+    """It runs from a file, because nnsight reads the source of a ``with`` block."""
+    script = tmp_path / "left_behind.py"
+    script.write_text(LEFT_BEHIND)
+    run = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(HERE)])},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+
+
+def test_an_import_that_is_interrupted_leaves_backward_as_it_was():
+    script = """
+import sys, torch
+before = torch.Tensor.backward
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "nnsight.ndif":  # after the replacement of backward
+            raise KeyboardInterrupt
+
+from sadr_plugin.attention._nnsight import import_nnsight
+sys.meta_path.insert(0, Interrupting())
+try:
+    import_nnsight()
+except KeyboardInterrupt:
+    assert torch.Tensor.backward is before
+else:
+    raise SystemExit("was not interrupted")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_users_own_nnsight_keeps_what_it_changed():
+    script = """
+import torch
+before = torch.Tensor.backward
+import nnsight
+theirs = torch.Tensor.backward
+assert theirs is not before and hasattr(object, "save")
+from sadr_plugin.attention._nnsight import import_nnsight
+assert import_nnsight() is nnsight
+assert torch.Tensor.backward is theirs and hasattr(object, "save")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -106,3 +107,46 @@ def test_the_edited_layer_is_not_doubted(request_, odd):
     with odd(model):
         found = edit(request_, 1, 1, model, reuse=False)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def said_of_the_token(request, reuse, edited_token="subject_last", side="right", **changes):
+    """Return the warnings of an edit whose adapter declares ``edited_token``."""
+
+    class Adapter:
+        @hookimpl
+        def sadr_edit_points(self):
+            def read(arguments):
+                edit = SMALL.read(arguments)
+                return dataclasses.replace(edit, edited_token=edited_token, **changes)
+
+            return [dataclasses.replace(SMALL, read=read)]
+
+    tokenizer = word_tokenizer()
+    tokenizer.padding_side = side
+    flag = {"gamma": 1.0, "reuse": reuse}
+    with registered(Adapter()), sadr_plugin.enabled(), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        hparams = SmallHparams(sadr=flag, contexts=["so the {}", "{}"], v_num_grad_steps=4)
+        smalledit.editor.optimise(tiny_llama(), tokenizer, request, hparams)
+    return [str(warning.message) for warning in seen if "token" in str(warning.message)]
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_another_token_than_the_edited_one(request_, reuse):
+    (said,) = said_of_the_token(request_, reuse, "subject_first_after_last")
+    assert "SMALL adds its vector at the token 'tower'" in said
+    assert "SADR watches 'is'" in said
+    (said,) = said_of_the_token(request_, reuse, "last")
+    assert "SADR watches 'in'" in said
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_edited_token_is_not_doubted(request_, reuse, side):
+    assert said_of_the_token(request_, reuse, side=side) == []
+
+
+def test_padding_on_the_left_is_warned_of_once(request_):
+    """The message says what the cause is."""
+    (said,) = said_of_the_token(request_, True, side="left", counts_from_left=True)
+    assert "is padded on the left" in said

@@ -122,7 +122,7 @@ def test_an_adapter_that_imports_torch(installed, run):
     installed("aaa", "import torch")
     script = "import sadr_plugin.autoload; sadr_plugin.autoload.start(); "
     script += "import sadr_plugin; sadr_plugin.plugin_manager()\n" + POINTS
-    script += "from sadr_plugin.patching._attaching import _watched; print(*sorted(_watched))"
+    script += "from sadr_plugin.patching._attaching import _watch; print(*sorted(_watch.names))"
     found, warned = run(script)
     points, watched = found.splitlines()
     assert points == expected.strip()

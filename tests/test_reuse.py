@@ -3,21 +3,22 @@
 import gc
 import inspect
 import sys
-import threading
 import weakref
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import sadr_plugin
-from reuse_support import EDITED, INPUTS, SUBJECT, Trial, batch, hooks, model_, same, trial
+from reuse_support import EDITED, INPUTS, READ, SUBJECT, Trial, batch, hooks, model_, same, trial
 from sadr_plugin import hookimpl
 from sadr_plugin.attention._layers import Watch
 from sadr_plugin.models._architectures import ARCHITECTURES
 from sadr_plugin.models._reuse_check import try_reuse
-from sadr_plugin.reuse._forwards import LayerForwards
 from sadr_plugin.reuse._inputs import Inputs
 from sadr_plugin.reuse._reuse import reuse_for
 from sadr_plugin.reuse._window import Window
@@ -240,7 +241,7 @@ def test_nothing_is_kept_after_the_session():
     found.run(True)
     reusing = found.reusing
     assert not reusing._above
-    assert reusing._below_gave is None
+    assert not reusing._below_gave
     model = model_()
     reusing = reuse_for(Watch(model, "model.layers.{}", EDITED), hooks())
     reusing.fill()
@@ -359,28 +360,53 @@ def test_a_number_that_stays_nan_has_not_changed():
     search.begin_forward(torch.tensor([3]), None)
     hidden = torch.zeros(1, 6, 2)
     hidden[0, 0] = torch.nan
-    search.note_first(hidden, None)
+    search.note_input(hidden)
     moved = hidden.clone()
     moved[0, 2] = 1.0
     search.look(moved, Inputs({"input_ids": torch.tensor([[1, 2, 3, 4, 5, 6]])}))
     assert search.window.inside(torch.device("cpu"))[0, 0] == 2
 
 
-def test_another_threads_forward_of_a_layer_is_its_own():
-    model, others = tiny_llama(), []
-    layer, hidden = model.model.layers[0].mlp, torch.ones(1, 1, 32)
-    forwards = LayerForwards(model, [layer])
-    forwards.fill()
-    try:
-        with forwards.taken(lambda *_: "taken"):
-            thread = threading.Thread(target=lambda: others.append(layer(hidden)))
+class Joined(LlamaModel):
+    """A model whose layers do not form a chain: the last takes what the first gave, too."""
 
-            def forward():
-                thread.start()
-                thread.join()
-                return layer(hidden)
+    def forward(self, input_ids=None, **_):
+        hidden = self.embed_tokens(input_ids)
+        places = torch.arange(input_ids.shape[1])[None]
+        rotary = self.rotary_emb(hidden, places)
+        gave = []
+        for layer in self.layers:
+            if layer is self.layers[-1]:
+                hidden = hidden + gave[0]
+            hidden = layer(hidden, position_ids=places, position_embeddings=rotary)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+            gave.append(hidden)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
 
-            assert forwards.run(forward) == "taken"
-    finally:
-        forwards.restore()
-    assert torch.equal(others[0], layer(hidden))
+
+def test_layers_below_give_each_its_own():
+    model = tiny_llama(layers=6).requires_grad_(False)
+    model.model.__class__ = Joined
+    full, part = (trial(model, batch(9, 9, 9), edited=3) for _ in range(2))
+    expected = full.run(False)
+    same(part.run(True), expected)
+    assert part.left_out > 0.5
+    same(part.outputs[-1].logits[:, READ], full.outputs[-1].logits[:, READ])
+
+
+class WritingIntoItsInput(LlamaDecoderLayer):
+    def forward(self, hidden_states, *args, **kwargs):
+        hidden_states += 0.3 * hidden_states.detach().tanh()
+        return super().forward(hidden_states, *args, **kwargs)
+
+
+@pytest.mark.parametrize("index", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_that_writes_into_its_input(index, dtype):
+    """Layer 1 is edited, so what layer 0 gave is spoiled; 2 and 3 are above it."""
+    model = model_().to(dtype)
+    model.model.layers[index].__class__ = WritingIntoItsInput
+    full, part = trial(model), trial(model)
+    expected = full.run(False)
+    assert torch.equal(part.run(True), expected)
+    assert part.remark == "a layer writes into what another gave, in place"

@@ -154,7 +154,7 @@ def weights_asked_for(found):
 
 def changed_in_place(found):
     if len(found.losses) == 2:
-        kept = found.reusing._below_gave
+        kept = found.reusing._below_gave[0]
         (kept[0] if isinstance(kept, tuple) else kept).add_(0)
 
 

@@ -44,9 +44,13 @@ def test_over_the_targets_tokens_and_the_prompts():
     probabilities[1, 3] = torch.tensor([0.1, 0.1, 0.7, 0.1])
     labels = torch.full((2, 5), IGNORED)
     labels[0, 2], labels[0, 3], labels[1, 3], labels[1, 4] = 2, 3, 2, 3
-    found = Target(SMALL, labels, probabilities).probability(probabilities.log())
+    target = Target(SMALL, labels, probabilities)
+    found, likeliest = target.standing(probabilities.log())
     by_hand = (math.sqrt(0.4 * 0.5) + math.sqrt(0.7 * 0.25)) / 2
     assert found.item() == pytest.approx(by_hand, rel=1e-6)
+    assert likeliest.item() == 1.0  # four equal ones: each is the likeliest
+    probabilities[1, 4] = torch.tensor([0.3, 0.3, 0.2, 0.2])
+    assert target.standing(probabilities.log())[1].item() == 0.5
 
 
 def test_labels_begin_at_the_prediction_position(edit, word_tokenizer):

@@ -1,5 +1,6 @@
 """Loss terms that plugins give: SADR's own, and a stranger's beside it."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -9,7 +10,13 @@ import yaml
 
 import sadr_plugin
 from sadr_plugin import LossTerm, Prompt, SadrConfig, hookimpl
-from sadr_plugin.errors import AttachmentError, ConfigError, PenaltyError, PositionError
+from sadr_plugin.errors import (
+    AttachmentError,
+    ConfigError,
+    PenaltyError,
+    PositionError,
+    UnsupportedLoopError,
+)
 from sadr_plugin.testing import registered
 from smalledit.hparams import SmallHparams
 from support import tiny_llama, word_tokenizer
@@ -170,15 +177,6 @@ def test_a_vector_that_is_elsewhere_than_the_adapter_says(small, request_):
         sadr_plugin.disable()
 
 
-def test_the_cache_knows_who_gives_terms(small):
-    from sadr_plugin.patching._functions import _method_in_force
-
-    before = _method_in_force()
-    with registered(Louvre()):
-        assert _method_in_force() != before
-    assert _method_in_force() == before
-
-
 DOCS = Path(__file__).parents[1] / "docs" / "loss-terms.md"
 
 
@@ -216,3 +214,62 @@ def test_the_example_of_the_docs(small, request_, wordings):
     assert report.steps[0].terms["wordings"] == pytest.approx(expected, rel=1e-4)
     last = report.steps[-1].terms["wordings"]
     assert last < watched.steps[-1].terms["wordings"], "other wordings gain by it"
+
+
+def without_hooks(model):
+    """Let the small toolkit's hook become a forward that is replaced, as other toolkits do it."""
+    mlp = model.model.layers[1].mlp
+    register, forward = mlp.register_forward_hook, mlp.forward
+
+    class Handle:
+        def remove(self):
+            mlp.__dict__.pop("forward", None)
+
+    def replace_instead(hook, **options):
+        if hook.__name__ != "add_delta":
+            return register(hook, **options)
+
+        def changed(hidden):
+            output = forward(hidden)
+            given = hook(mlp, (hidden,), output)
+            return output if given is None else given
+
+        mlp.forward = changed
+        return Handle()
+
+    mlp.register_forward_hook = replace_instead
+    return model
+
+
+class Length:
+    """A term that runs no other prompts."""
+
+    name, weight = "length", 0.1
+
+    @hookimpl
+    def sadr_loss_terms(self, running, config):
+        self.running = running
+        return [self]
+
+    def value(self):
+        return self.running.rows.current.square().sum()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "sadr"), [(Louvre(), {}), (None, {"keep": True})], ids=["a plugin's", "keep"]
+)
+def test_only_other_prompts_need_a_hook_that_adds_the_vector(small, request_, plugin, sadr):
+    """An editor may replace a forward instead. Other terms work with it."""
+
+    def run(*plugins, **more):
+        with contextlib.ExitStack() as stack:
+            for each in plugins:
+                stack.enter_context(registered(each))
+            hparams = SmallHparams(lr=0.2, sadr={"gamma": 0.5, "reuse": False, **more})
+            model = without_hooks(tiny_llama())
+            return small.optimise(model, word_tokenizer(), request_, hparams)[0]
+
+    held, alone = run(Length()), run()
+    assert (held - alone).norm() > 0.01 * alone.norm()
+    with pytest.raises(UnsupportedLoopError, match="no forward hook was seen to add a vector"):
+        run(*([plugin] if plugin else []), **sadr)

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 import sadr_plugin
 from sadr_plugin.attention._layers import Watch
@@ -75,6 +76,44 @@ def test_a_module_without_the_call_is_refused_and_left_alone(tiny_llama):
     with pytest.raises(UnsupportedModelError, match=r"LlamaMLP \(layer 1\)"):
         AttentionTracer(wrong).__enter__()
     assert attributes(tiny_llama) == before
+
+
+class Silent(LlamaAttention):
+    """Attention that does not make the call that its source shows."""
+
+    def forward(self, hidden_states, **kwargs):
+        if hidden_states is None:
+            return attention_interface(self)  # noqa: F821
+        return hidden_states, None
+
+
+@pytest.mark.parametrize(
+    ("in_force", "has_sdpa", "suggested"),
+    [
+        ("eager", False, None),
+        ("eager", True, "sdpa"),
+        ("sdpa", True, "eager"),
+        ("flash_attention_2", False, "eager"),
+    ],
+)
+def test_only_an_implementation_that_may_help_is_suggested(
+    tiny_llama, in_force, has_sdpa, suggested
+):
+    tiny_llama.config._attn_implementation = in_force
+    tiny_llama._supports_sdpa = has_sdpa
+    tiny_llama.model.layers[2].self_attn.__class__ = Silent
+    watch = Watch(tiny_llama, "model.layers.{}", 1)
+    with (
+        tracer_for(watch, sadr_plugin.plugin_manager().hook) as tracer,
+        pytest.raises(UnsupportedModelError, match="did not make the attention call") as found,
+    ):
+        tracer.run(lambda: tiny_llama.model.layers[2].self_attn(torch.ones(1)))
+    message = str(found.value)
+    assert "leave such layers out with sadr.layers" in message
+    assert ("attn_implementation" in message) == (suggested is not None)
+    if suggested is not None:
+        expected = f"it attends by {in_force!r}; load it with attn_implementation={suggested!r}, or"
+        assert expected in message
 
 
 def test_a_layer_without_one_attention_module_is_not_recognised():

@@ -37,15 +37,26 @@ def without_end(ids: Sequence[int], added: int) -> list[int]:
     return list(ids[: len(ids) - added])
 
 
+def padding_token(model: nn.Module, tokenizer: Any) -> int:
+    """Return a tokenizer's padding token, or 0 if there is none or the model has no such token.
+
+    The attention mask hides it, so any token will do.
+    """
+    embeddings: Any = getattr(model, "get_input_embeddings", lambda: None)()
+    token = tokenizer.pad_token_id
+    known = getattr(embeddings, "num_embeddings", None)
+    return 0 if token is None or (known is not None and token >= known) else int(token)
+
+
 def padded(
-    rows: Sequence[Sequence[int]], side: str, token: int | None = None
+    rows: Sequence[Sequence[int]], side: str, token: int = 0
 ) -> tuple[Tensor, Tensor, list[int]]:
     """Put token lists of different lengths into one batch.
 
     Args:
         rows: the tokens of each text.
         side: the side of the padding, ``"left"`` or ``"right"``.
-        token: the padding token; None takes 0.
+        token: the padding token.
 
     Returns:
         Tokens and attention mask, [rows, tokens], and the index at which the text of each row
@@ -53,7 +64,7 @@ def padded(
     """
     size = max(map(len, rows))
     starts = [size - len(row) if side == "left" else 0 for row in rows]
-    ids = torch.full((len(rows), size), token or 0)
+    ids = torch.full((len(rows), size), token)
     mask = torch.zeros_like(ids)
     for row, start in enumerate(starts):
         inside = slice(start, start + len(rows[row]))

@@ -90,3 +90,28 @@ def method_source(module_class: type, method: str) -> str:
 def is_called_attention(module: nn.Module) -> bool:
     """Whether the class name of a module contains "attention"."""
     return "attention" in type(module).__name__.lower()
+
+
+def implementation(module: nn.Module) -> str | None:
+    """Return the attention implementation of a model, or of a module with its configuration."""
+    config = getattr(module, "config", None)
+    found: str | None = getattr(config, "_attn_implementation", None)
+    return found
+
+
+def remedy(module: nn.Module) -> str:
+    """Say what to do if the attention of a model, or of a module in it, cannot be read.
+
+    Only implementations that are not in force already, and that the model has, are suggested.
+    """
+    known = ["eager", "sdpa"] if getattr(module, "_supports_sdpa", False) else ["eager"]
+    in_force = implementation(module)
+    others = [name for name in known if name != in_force]
+    leave_out = (
+        "leave such layers out with sadr.layers, or point at another module with a "
+        "sadr_attention_module hook"
+    )
+    if in_force is None or not others:
+        return leave_out
+    other = f"load it with attn_implementation={others[0]!r}"
+    return f"it attends by {in_force!r}; {other}, or {leave_out}"

@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+
+import torch
+from torch import nn
 
 _importing = threading.Lock()
 
@@ -20,10 +23,14 @@ class NotCalled(Exception):
 
 
 def import_nnsight() -> Any:
-    """Import nnsight without the ``save`` method that it adds to every object.
+    """Import nnsight without what it changes in the process.
 
-    With that method, a dataclass field called ``save`` gets a default value. This breaks EasyEdit's
-    own import. If other code imported nnsight before, the method belongs to that code and stays.
+    nnsight adds a method ``save`` to every object. With it, a dataclass field called ``save`` gets
+    a default value, which breaks EasyEdit's own import. It also replaces `torch.Tensor.backward`.
+    The replacement takes any ``with`` statement around a call for a trace of its own, so a user's
+    training step would get no gradient. The plugin needs neither.
+
+    If other code imported nnsight before, both belong to that code and stay.
 
     Returns:
         The module ``nnsight``.
@@ -33,14 +40,75 @@ def import_nnsight() -> Any:
             import nnsight
 
             return nnsight
-        mounted_before = hasattr(object, "save")
-        import nnsight
+        mounted_before, backward = hasattr(object, "save"), torch.Tensor.backward
+        try:
+            import nnsight
+        finally:  # after an interrupt, too
+            torch.Tensor.backward = backward  # type: ignore[method-assign]
+            if not mounted_before and hasattr(object, "save"):
+                from nnsight._c import unmount
 
-        if not mounted_before and hasattr(object, "save"):
-            from nnsight._c import unmount
-
-            unmount("save")
+                unmount("save")
         return nnsight
+
+
+class Confined:
+    """Lets nnsight see the forwards of one thread only, while a tracer is open.
+
+    nnsight puts an object in the place of a module's forward. A forward of another thread, in the
+    middle of a trace, would reach it too, and break both. So the object gets a class that runs the
+    module's own forward in other threads.
+    """
+
+    def __init__(self) -> None:
+        self._changed: list[tuple[Any, type]] = []
+
+    def begin(self, modules: Iterable[nn.Module]) -> None:
+        """Confine nnsight on modules that it has wrapped to this thread."""
+        classes: dict[type, type] = {}
+        for module in modules:
+            found = vars(module).get("forward")
+            kind = type(found)
+            # The outer one of two tracers of this thread has done it already.
+            if STATE in vars(module) and _thread_of(found) is None:
+                self._changed.append((found, kind))
+                if kind not in classes:
+                    classes[kind] = _confined(kind)
+                found.__class__ = classes[kind]
+
+    def end(self) -> None:
+        """Give nnsight's objects their own class back. It may be called more than once."""
+        for controller, kind in self._changed:
+            controller.__class__ = kind
+        self._changed = []
+
+
+def is_read_elsewhere(module: nn.Module) -> bool:
+    """Whether another thread reads what a module does."""
+    return _thread_of(vars(module).get("forward")) not in (None, threading.get_ident())
+
+
+STATE = "__nnsight__"
+"""The attribute under which nnsight keeps a module's own forward."""
+
+
+def _thread_of(controller: Any) -> int | None:
+    thread: int | None = getattr(type(controller), "_sadr_thread", None)
+    return thread
+
+
+def _confined(kind: Any) -> type:
+    thread = threading.get_ident()
+
+    class Here(kind):  # type: ignore[misc]
+        _sadr_thread = thread
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == thread:
+                return super().__call__(*args, **kwargs)
+            return self.state.original(self.module_ref(), *args, **kwargs)
+
+    return Here
 
 
 def operations(source: Any, name: str) -> Iterator[Any]:

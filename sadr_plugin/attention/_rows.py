@@ -17,24 +17,41 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from ._modules import implementation, remedy
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens of a forward on which some layers ran, if these were not all tokens.
+
+    Attributes:
+        start: the first of them in each row of the batch, [rows].
+        size: their number, which is smaller than that of all tokens.
+    """
+
+    start: Tensor
+    size: int
 
 
 class Attention(Protocol):
     """What was seen of one layer's attention in a forward."""
 
-    def rows(self, position: Tensor, start: Tensor | None = None) -> Tensor:
+    def rows(self, position: Tensor, span: Span | None = None) -> Tensor:
         """Return the attention row of each prompt at its own position, in every head.
 
         Args:
             position: index of the attending token in each prompt, [prompts]. The prompts are the
                 first rows of the batch.
-            start: index of each prompt's first attending token, [prompts], for a layer that ran on
-                a part of its tokens. It has no effect for a layer that ran on all tokens.
+            span: the tokens on which a layer ran if it did not run on all of them. The layer's
+                queries show which is the case.
 
         Returns:
             Probabilities [prompts, heads, tokens], always float32, differentiable. They equal the
             weights that the model computes with, before dropout. These are the weights of eager
             attention, without what another kernel ignores (softcap, sinks).
+
+        Raises:
+            UnsupportedModelError: the row is not over the tokens of the batch.
         """
 
     def all_rows(self) -> Tensor:
@@ -55,19 +72,18 @@ class AttentionWeights:
 
     weights: Tensor
 
-    def rows(self, position: Tensor, start: Tensor | None = None) -> Tensor:
+    def rows(self, position: Tensor, span: Span | None = None) -> Tensor:
         """See `Attention.rows`."""
-        if self.weights.dim() != 4 or (
-            self.weights.shape[-1] != self.weights.shape[-2] and start is None
-        ):
+        if self.weights.dim() != 4:
             raise UnsupportedModelError(
                 f"attention weights of shape {tuple(self.weights.shape)} cannot be read, "
-                "[batch, heads, tokens, tokens] is expected; load the model with another "
-                'attn_implementation ("eager" or "sdpa")'
+                "[batch, heads, tokens, tokens] is expected; leave such layers out with sadr.layers"
             )
-        prompt = torch.arange(len(position), device=self.weights.device)
-        query = _among_queries(position, start, *self.weights.shape[-2:]).to(prompt.device)
-        return self.weights[prompt, :, query].float()
+        device, queries = self.weights.device, self.weights.shape[2]
+        prompt = torch.arange(len(position), device=device)
+        index = _among_queries(position, span, queries).to(device)
+        rows = self.weights[prompt, :, index].float()
+        return _of_batch(rows, position.to(device), span, queries)
 
     def all_rows(self) -> Tensor:
         """See `Attention.all_rows`."""
@@ -119,10 +135,10 @@ class AttentionCall:
         if mask is not None and not isinstance(mask, Tensor):
             raise UnsupportedModelError(
                 f"{type(given['module']).__name__} masks attention with a "
-                f"{type(mask).__name__}, which cannot be read a row at a time; load the model "
-                'with attn_implementation="sdpa" or "eager"'
+                f"{type(mask).__name__}, which cannot be read a row at a time; "
+                f"{remedy(given['module'])}"
             )
-        sdpa = _implementation(given["module"]) == "sdpa"  # it ignores softcap and sinks
+        sdpa = implementation(given["module"]) == "sdpa"  # it ignores softcap and sinks
         return cls(
             query=given["query"],
             key=given["key"],
@@ -153,9 +169,9 @@ class AttentionCall:
             scaling=given.get("scale"),
         )
 
-    def rows(self, position: Tensor, start: Tensor | None = None) -> Tensor:
+    def rows(self, position: Tensor, span: Span | None = None) -> Tensor:
         """See `Attention.rows`."""
-        return _rows_alike([self], position, start)[0]
+        return _rows_alike([self], position, span)[0]
 
     def all_rows(self) -> Tensor:
         """See `Attention.all_rows`."""
@@ -236,9 +252,7 @@ class AttentionCall:
         return scores.masked_fill(~visible.unsqueeze(1), -torch.inf)
 
 
-def rows_of(
-    seen: Sequence[Attention], position: Tensor, start: Tensor | None = None
-) -> list[Tensor]:
+def rows_of(seen: Sequence[Attention], position: Tensor, span: Span | None = None) -> list[Tensor]:
     """Return the rows of each layer, see `Attention.rows`. Similar layers are computed together."""
     alike: dict[Hashable, list[int]] = {}
     for index, attention in enumerate(seen):
@@ -248,33 +262,58 @@ def rows_of(
     for indices in alike.values():
         calls = [call for i in indices if isinstance(call := seen[i], AttentionCall)]
         if calls:
-            found.update(zip(indices, _rows_alike(calls, position, start), strict=True))
+            found.update(zip(indices, _rows_alike(calls, position, span), strict=True))
         else:
-            found[indices[0]] = seen[indices[0]].rows(position, start)
+            found[indices[0]] = seen[indices[0]].rows(position, span)
     return [found[index] for index in range(len(seen))]
 
 
 def _rows_alike(
-    calls: Sequence[AttentionCall], position: Tensor, start: Tensor | None
+    calls: Sequence[AttentionCall], position: Tensor, span: Span | None
 ) -> Sequence[Tensor]:
     query, key = calls[0].query, calls[0].key
     prompt = torch.arange(len(position), device=key.device)
-    index = _among_queries(position, start, query.shape[2], key.shape[2]).to(key.device)
-    scores = torch.stack([call.scores(prompt, index) for call in calls])
-    return calls[0].probabilities(scores, prompt, index, position.to(key.device)).unbind()
+    index = _among_queries(position, span, query.shape[2]).to(key.device)
+    position = position.to(key.device)
+    # Autocast would compute the product in half precision.
+    with torch.autocast(key.device.type, enabled=False):
+        scores = torch.stack([call.scores(prompt, index) for call in calls])
+        rows = calls[0].probabilities(scores, prompt, index, position)
+    return _of_batch(rows, position, span, query.shape[2]).unbind()
 
 
-def _among_queries(position: Tensor, start: Tensor | None, queries: int, tokens: int) -> Tensor:
+def _among_queries(position: Tensor, span: Span | None, queries: int) -> Tensor:
     """Return the place of ``position`` among the attending tokens, which may be a part of all."""
-    if start is None or queries == tokens:
+    if span is None or queries != span.size:
         return position
-    return position - start[: len(position)].to(position.device)
+    return position - span.start[: len(position)].to(position.device)
 
 
-def _implementation(module: nn.Module) -> str | None:
-    config = getattr(module, "config", None)
-    implementation: str | None = getattr(config, "_attn_implementation", None)
-    return implementation
+def _of_batch(rows: Tensor, position: Tensor, span: Span | None, queries: int) -> Tensor:
+    """Return rows over the tokens of the batch alone.
+
+    Some models attend to a buffer of keys that is longer than the batch. Its end is masked.
+
+    Args:
+        rows: […, prompts, heads, keys].
+        position: the attending token of each prompt, [prompts].
+        span: see `Attention.rows`.
+        queries: the number of attending tokens.
+
+    Raises:
+        UnsupportedModelError: the keys are not those of the batch's tokens, from the first on.
+    """
+    keys = rows.shape[-1]
+    if keys == queries or (span is not None and queries == span.size):
+        return rows
+    later = torch.arange(keys, device=rows.device) > position.view(-1, 1, 1)
+    if keys < queries or (rows.detach() * later).any():
+        raise UnsupportedModelError(
+            f"{queries} tokens attend to {keys} keys that are not those of the same tokens, as "
+            "with a trained prefix or a window that is shorter than the prompts; SADR cannot tell "
+            "which key is the subject's. Edit the model without the prefix, or with shorter prompts"
+        )
+    return rows[..., :queries]
 
 
 def _own_scaling(module: nn.Module, query: Tensor) -> float | None:
@@ -286,7 +325,7 @@ def _own_scaling(module: nn.Module, query: Tensor) -> float | None:
     Returns:
         None for 1/√(head size).
     """
-    if _implementation(module) != "eager":
+    if implementation(module) != "eager":
         return None
     config = getattr(module, "config", None)
     scaling = query.shape[-1] ** -0.5 if getattr(config, "scale_attn_weights", True) else 1.0

@@ -11,12 +11,12 @@ import torch
 from pluggy import HookRelay
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModelError
+from ..errors import BusyModelError, UnsupportedModelError
 from ._call_sites import CallSite, call_sites
 from ._inputs import input_device
 from ._layers import Watch, attention_modules
-from ._modules import FUNCTIONS
-from ._nnsight import NotCalled, import_nnsight, observe
+from ._modules import FUNCTIONS, remedy
+from ._nnsight import Confined, NotCalled, import_nnsight, is_read_elsewhere, observe
 from ._rows import Attention, rows_of
 
 
@@ -62,7 +62,9 @@ def tracer_for(watch: Watch, hooks: HookRelay) -> AttentionTracer:
 
     _refuse_compiled(model)
     weightless = all(parameter.is_meta for parameter in model.parameters())  # it cannot run
-    return AttentionTracer(attention_modules(watch, hooks), None if weightless else trial)
+    return AttentionTracer(
+        attention_modules(watch, hooks), None if weightless else trial, remedy(model)
+    )
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -100,6 +102,7 @@ class AttentionTracer:
         attention: the attention module of each layer to watch.
         trial: a cheap forward of the model. The forward of a module may hold several calls at which
             attention can be read, and use only one of them. A trial shows which one.
+        remedy: what to do if a call is not made, for the error.
 
     Attributes:
         layers: the indices of the watched layers.
@@ -107,15 +110,21 @@ class AttentionTracer:
     Raises:
         UnsupportedModelError: on entering, if a module has no call that nnsight can address and at
             which attention can be read.
+        BusyModelError: on entering, if another thread reads the same modules.
     """
 
     def __init__(
-        self, attention: Mapping[int, nn.Module], trial: Callable[[], Any] | None = None
+        self,
+        attention: Mapping[int, nn.Module],
+        trial: Callable[[], Any] | None = None,
+        remedy: str = "leave such layers out with sadr.layers",
     ) -> None:
         self.layers = tuple(attention)
         self._attention = dict(attention)
         self._trial = trial
+        self._remedy = remedy
         self._left: list[tuple[nn.Module, str, Any]] = []
+        self._confined = Confined()
         self._sight: Any = None
         self._sites: list[CallSite] = []
         self._chosen: dict[type[nn.Module], int] = {}
@@ -127,11 +136,17 @@ class AttentionTracer:
             for attention in self._attention.values()
             for module in attention.modules()
         ]
+        if any(is_read_elsewhere(module) for module, _ in before):
+            raise BusyModelError(
+                "the attention of this model is being read in another thread, by an edit with SADR "
+                "or a DriftProbe; wait for it to end, or use a copy of the model"
+            )
         try:
             self._sight = nnsight.NNsight(_Watched(self._attention))
             sites = {layer: self._sites_of(layer) for layer in self.layers}
             self._sites = [self._taken(layer, sites[layer]) for layer in self.layers]
             self._note_what_is_left(before)
+            self._confined.begin(module for module, _ in before)
             return self  # inside, because an interrupt may come at any line
         except BaseException:
             self._note_what_is_left(before)
@@ -164,8 +179,8 @@ class AttentionTracer:
             classes = {type(module).__name__ for module in self._attention.values()}
             raise UnsupportedModelError(
                 f"{', '.join(sorted(classes))}: one of the layers {self.layers[0]}-"
-                f"{self.layers[-1]} did not make the attention call that SADR found in its "
-                'source; load the model with another attn_implementation ("eager" or "sdpa")'
+                f"{self.layers[-1]} did not make the attention call that SADR found in its source; "
+                f"{self._remedy}"
             ) from error
 
     def run_with_rows(
@@ -214,6 +229,7 @@ class AttentionTracer:
 
     def close(self) -> None:
         """Remove nnsight from the modules. It may be called more than once."""
+        self._confined.end()
         for module, name, previous in self._left:
             if previous is _ABSENT:
                 module.__dict__.pop(name, None)

@@ -30,7 +30,7 @@ from ..evaluation import (
 from ..evaluation._editor import sadr_acted
 from ..evaluation._measure import Measure
 from ..evaluation._scoring import Run
-from ..evaluation._single import RecordTask, failed, is_records_own
+from ..evaluation._single import RecordTask, ends_of, failed, is_records_own
 from ..events import reports
 from ._maps import AttentionMap, Head, MapReader, ranked
 from ._transplant import Transplant
@@ -192,6 +192,7 @@ class CausalEvaluator:
             seconds,
             acted=acted,
             changed=changed,
+            **ends_of(found, 1)[0],
         )
         yield _with_attention(result, record, maps, drifted)
         for variant, own in zip(self.variants, back, strict=True):

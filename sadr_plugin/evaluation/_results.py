@@ -55,7 +55,8 @@ class Result:
         moved: for each metric, the divergence of each question's attention, summed over layers and
             heads, in nats. None if the prompt does not name the subject.
         reached: the probability of the target in the loop's last step, 0 to 1, averaged as for
-            ``stop_at``, for edits with SADR. ``sadr tune`` uses it.
+            ``stop_at``, for edits with SADR. None if it is not known for this edit alone.
+        stopped: whether this probability reached ``stop_at``. None without ``stop_at``.
         acted: whether SADR acted on the edit, for edits with SADR.
         changed: whether the edit changed any of the weights that the editor names. For edits made
             in one call, whether they changed any.
@@ -75,6 +76,7 @@ class Result:
     heads: list[list[float]] | None = None
     moved: dict[str, list[float | None]] | None = None
     reached: float | None = None
+    stopped: bool | None = None
     acted: bool | None = None
     changed: bool | None = None
 

@@ -22,7 +22,7 @@ from ._measure import Measure
 from ._perplexity import Perplexity
 from ._records import Question, Record
 from ._results import UNEDITED, Arm, Checkpoint, Result
-from ._single import failed, is_records_own
+from ._single import ends_of, failed, is_records_own
 from ._weights import UneditedWeights
 from .engines import Item
 
@@ -166,8 +166,9 @@ class SequenceEvaluator:
                 when="made",
                 acted=acted,
                 changed=changed,
+                **end,
             )
-            for record in batch
+            for record, end in zip(batch, ends_of(found, len(batch)), strict=True)
         ]
 
     def _ask(self, record: Record, arm: str, edits: int) -> Result:

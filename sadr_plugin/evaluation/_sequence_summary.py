@@ -9,6 +9,9 @@ from ._results import UNEDITED, Checkpoint, Result
 from ._significance import Estimate, estimate
 from ._summary import ArmSummary, summarise
 
+OF_THE_EDIT = ("steps", "seconds", "reached", "stopped")
+"""What a result holds of the making of its edit."""
+
 UNRELATED = ("fact", "relation")
 """The kinds of questions about records that are never edited."""
 
@@ -83,8 +86,8 @@ def summarise_sequence(
     points = []
     for edits in sorted(set.intersection(*reached)) if reached else []:
         seen = [
-            # Steps and seconds were recorded when the edit was made.
-            replace(r, steps=made[r.arm, r.record].steps, seconds=made[r.arm, r.record].seconds)
+            # These were recorded when the edit was made.
+            replace(r, **{name: getattr(made[r.arm, r.record], name) for name in OF_THE_EDIT})
             for r in results
             if r.when == "checkpoint" and r.edits == edits
         ]

@@ -33,6 +33,7 @@ HEADER = [
     *UNRELATED_SHORT.values(),
     "FL",
     "drift",
+    "stop",
     "perplexity",
     "change",
 ]
@@ -58,6 +59,7 @@ def sequence_rows(summary: SequenceSummary, intervals: bool) -> list[list[str]]:
             *(percent(model.unrelated[kind]) if model else NOTHING for kind in UNRELATED),
             number(arm.fluency and 100 * arm.fluency, 0),
             _drift(arm) if is_edited else NOTHING,
+            number(arm.stopped, 0),
             number(model.perplexity if model else None, 1),
             number(model.change if model and is_edited else None, 3),
         ]

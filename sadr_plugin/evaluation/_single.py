@@ -6,11 +6,12 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import set_seed
 
 from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
-from ..events import reports
+from ..events import Report, reports
 from ..method._probe import DriftProbe
 from ._editor import Editor, counted_steps, edited, sadr_acted
 from ._measure import Measure
@@ -126,7 +127,14 @@ def edited_result(
             drift = None if probe is None else probe.drift()
             changed = unedited.changed()
             return measure.result(
-                record, arm.name, drift, steps=taken, seconds=seconds, acted=acted, changed=changed
+                record,
+                arm.name,
+                drift,
+                steps=taken,
+                seconds=seconds,
+                acted=acted,
+                changed=changed,
+                **ends_of(found, 1)[0],
             )
     except EvaluationError as error:
         raise type(error)(f"record {record.key}, {arm.name}: {error}") from error
@@ -134,6 +142,21 @@ def edited_result(
         if not is_records_own(error, skip_bad):
             raise
         return failed(record, arm.name, error, time.perf_counter() - started)
+
+
+def ends_of(found: Sequence[Report], edits: int) -> list[dict[str, Any]]:
+    """Return how the search of each edit ended, as the fields of a `Result`.
+
+    Args:
+        found: the reports of a call of the editor, in their order. Of several for a single edit,
+            the last counts.
+        edits: the number of edits in the call. With another number of reports, it is not known
+            which report belongs to which edit.
+    """
+    found = found[-1:] if edits == 1 else found
+    if len(found) != edits:
+        return [{} for _ in range(edits)]
+    return [{"reached": report.reached, "stopped": report.stopped} for report in found]
 
 
 def is_records_own(error: Exception, skip_bad: bool) -> bool:

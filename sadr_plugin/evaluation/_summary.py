@@ -30,6 +30,7 @@ class ArmSummary:
         drift: the mean of the records' drift.
         drift_interval: the ends of its 95 % interval, by Student's t. None with a single record.
         steps: the mean number of optimisation steps.
+        stopped: the share of edits whose target reached ``stop_at``, in percent. None without it.
         seconds: the mean time of an edit, in seconds.
         versus: the two-sided p of the sign test against each other arm, by metric.
         corrected: the same p between edited arms, corrected for the number of all these tests
@@ -47,6 +48,7 @@ class ArmSummary:
     drift: float | None
     drift_interval: tuple[float, float] | None
     steps: float
+    stopped: float | None
     seconds: float
     versus: dict[str, dict[str, float | None]]
     corrected: dict[str, dict[str, float | None]]
@@ -114,6 +116,7 @@ def _summary(
         drift=_mean([r.drift for r in own]),
         drift_interval=mean_interval([r.drift for r in own]),
         steps=_mean([r.steps for r in own]) or 0.0,
+        stopped=_mean([None if r.stopped is None else 100.0 * r.stopped for r in own]),
         seconds=_mean([r.seconds for r in own]) or 0.0,
         versus=_against(arm, tests),
         corrected=_against(arm, corrected),

@@ -17,7 +17,16 @@ from ._summary import ArmSummary, summarise
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADER = ["arm", "records", "S", *(SHORT[task] for task in IN_SCORE), "FL", "drift", "steps"]
+HEADER = [
+    "arm",
+    "records",
+    "S",
+    *(SHORT[task] for task in IN_SCORE),
+    "FL",
+    "drift",
+    "steps",
+    "stop",
+]
 
 NOTHING = "–"
 
@@ -56,6 +65,7 @@ def summary_rows(
             number(None if summary.arm == UNEDITED else summary.drift, 2),
             # No step was counted where no edit was made: exchanged attention, another model.
             number(summary.steps or None, 0),
+            number(summary.stopped, 0),
         ]
         for summary in summaries
     ]

@@ -149,7 +149,8 @@ class _Choice:
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         scores = scores.float().clone()
-        scores[:, self._never] = -torch.inf
+        # A tokenizer may have more tokens than the model has logits.
+        scores[:, [token for token in self._never if token < scores.shape[-1]]] = -torch.inf
         if self._generator is None:
             return scores
         # The argmax of log-probabilities plus Gumbel noise is a sample of their distribution.

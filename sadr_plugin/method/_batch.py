@@ -40,6 +40,7 @@ class LoopBatch:
         self._labels: Tensor | None = None
         self._target: Target | None = None
         self._last_seen: tuple[Tensor, Tensor | None] | None = None
+        self._has_warned = False
 
     def positions(self, input_ids: Tensor, attention_mask: Tensor | None) -> Positions | None:
         """Find the positions in a forward's batch.
@@ -76,15 +77,17 @@ class LoopBatch:
         """
         return 0, self._edited
 
-    def target(self, labels: Tensor | None, logits: Tensor | None) -> Tensor | None:
-        """Return the target's probability, a scalar from 0 to 1. None if the target is not known.
+    def target(
+        self, labels: Tensor | None, logits: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return how the target stands, see `Target.standing`. None if it is not known.
 
         Args:
             labels: the loop's own labels, if it shows them; see `EditPoint.labels`.
             logits: the logits of the loop's last forward.
         """
         if labels is None and self._edit.target is None:
-            return None
+            return None, None
         try:
             if logits is None:
                 raise UnsupportedModelError(
@@ -95,11 +98,11 @@ class LoopBatch:
                 labels = self._labels_behind()
             if self._target is None or not self._target.is_of(labels):
                 self._target = Target(self._point, labels, logits)
-            return self._target.probability(logits)
+            return self._target.standing(logits)
         except SadrError:
             if self._needs_target:
                 raise
-            return None  # only logs and reports would have used the target
+            return None, None  # only logs and reports would have used the target
 
     def unrecognised(self) -> str:
         """Return the error message for a loop without a recognised forward."""
@@ -136,9 +139,35 @@ class LoopBatch:
     def _warn_of_padding(self, positions: Positions) -> None:
         counted = [prompt.edited for prompt in self._prompts]
         if positions.subject.tolist() != counted:
+            self._has_warned = True
             warnings.warn(
                 f"{self._point.editor} counts positions from the left, but its batch is padded on "
                 "the left: it edits a wrong token. SADR watches the token that was meant; set "
                 'tokenizer.padding_side = "right" so that both agree',
                 stacklevel=2,
             )
+
+    def warn_of_another_token(self, astray: Tensor, moved: Tensor) -> None:
+        """Warn, once, that the editor adds its vector at another token than the watched one.
+
+        Args:
+            astray: for which prompts it does, [prompts].
+            moved: how far the vector has moved each token, [rows, tokens].
+        """
+        if self._has_warned:
+            return
+        self._has_warned = True
+        assert self._input_ids is not None
+        assert self._positions is not None
+        row = int(astray.nonzero()[0])
+        edited, watched = int(moved[row].argmax()), int(self._positions.subject[row])
+        ids, prompt = self._input_ids[row].tolist(), self._prompts[row].prompt
+        names = [self._edit.tokenizer.decode([ids[token]]) for token in (edited, watched)]
+        warnings.warn(
+            f"SADR: in {prompt.text!r}, {self._point.editor} adds its vector at the token "
+            f"{names[0]!r} (number {edited}), and SADR watches {names[1]!r} (number {watched}), "
+            f"the edited token of the subject {prompt.subject!r}: both count tokens in different "
+            "ways. SADR selects heads by their attention to a token that is not edited; write the "
+            "subject without blanks at its ends, and so that it ends where a word ends",
+            stacklevel=2,
+        )

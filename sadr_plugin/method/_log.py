@@ -9,6 +9,9 @@ from ..events import Report
 
 LOGGER = logging.getLogger("sadr_plugin")
 
+LIKELY_IN = 0.5
+"""An edit whose target is the likeliest answer after fewer of its prompts hardly holds."""
+
 
 def log_start(
     report: Report, config: SadrConfig, watched: tuple[int, int], limit: int | None
@@ -62,4 +65,39 @@ def log_end(report: Report, error: BaseException | None) -> None:
         target,
         report.seconds,
         100 * report.reused,
+    )
+
+
+def log_what_is_missing(report: Report, limit: int | None) -> None:
+    """Warn of an edit that ended before its target was as likely as it should be.
+
+    Args:
+        report: the edit, which has ended without an error.
+        limit: as for `log_start`.
+    """
+    if not report.steps or report.reached is None:
+        return
+    last = report.steps[-1]
+    unlikely = last.likeliest is not None and last.likeliest < LIKELY_IN
+    if report.stopped is not False and not unlikely:
+        return
+    held = [name for name, weight in report.weights.items() if weight > 0]
+    advice = ["more steps (num_grad_steps)"] if len(report.steps) == limit else []
+    advice += [f"a smaller weight of {' and '.join(held)}"] if held else []
+    advice += ["a smaller stop_at"] if report.stopped is False and not unlikely else []
+    advice += ["a larger learning rate"]
+    below = f", below stop_at {report.stop_at:g}" if report.stopped is False else ""
+    first = (
+        ""
+        if last.likeliest is None
+        else (f" It is the likeliest answer after {last.likeliest:.0%} of the rewriting prompts.")
+    )
+    LOGGER.warning(
+        "SADR: %s ended after %d steps with the target at probability %.3f%s.%s What may help: %s",
+        report.editor,
+        len(report.steps),
+        report.reached,
+        below,
+        first,
+        ", ".join(advice),
     )

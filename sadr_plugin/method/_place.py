@@ -1,7 +1,8 @@
-"""Whether an editor adds its vector in the layer that its adapter says.
+"""Whether an editor adds its vector in the layer and at the token that its adapter says.
 
-The answer is in the first forward of the loop. The vector carries a gradient, so what the edited
-layer gives carries one, and what it takes does not.
+The first forward of the loop shows the layer. The vector carries a gradient, so what the edited
+layer gives carries one, and what it takes does not. The next forward shows the token. It is the one
+at which the input of the layer above has changed most.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._threads import hook_here
 from ..adapter import Edit, EditPoint
 from ..attention._layers import layer_modules
 from ..errors import AttachmentError
 from ..reuse._arguments import hidden_in
 from ..reuse._conditions import is_hooked
 
+SHARE = 0.5
+"""A token at which a row changes by this share of its largest change counts as edited, too."""
+
 
 class VectorPlace:
-    """Looks for the layer of the vector, at the layer that the adapter says.
+    """Looks for the layer and the token of the vector, at the layer that the adapter says.
 
     Args:
         point: the editor's declaration, for errors.
@@ -38,11 +43,16 @@ class VectorPlace:
         self._are_single = layers.count(self._edited) == layers.count(self._next) == 1
         self._taken: bool | None = None
         self._given: bool | None = None
+        self._first: Tensor | None = None
+        self.moved: Tensor | None = None
+        """How far each token has moved from the first forward to the last, [rows, tokens].
+
+        None if it cannot be told yet."""
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Watch one forward of the loop inside a ``with`` block."""
-        self._taken = self._given = None
+        self._taken = self._given = self.moved = None
 
         def taken(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._taken = _carries_gradient(args, kwargs)
@@ -50,20 +60,48 @@ class VectorPlace:
 
         def given(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._given = _carries_gradient(args, kwargs)
+            self._note(hidden_in(args, kwargs))
             second.remove()
 
         # Both hooks see what a layer takes, because a toolkit may add its vector between two
         # layers. They remove themselves, because a layer with a hook may have to run in full.
-        first = self._edited.register_forward_pre_hook(taken, with_kwargs=True)
-        second = self._next.register_forward_pre_hook(given, with_kwargs=True)
+        first = self._edited.register_forward_pre_hook(hook_here(taken), with_kwargs=True)
+        second = self._next.register_forward_pre_hook(hook_here(given), with_kwargs=True)
         try:
             yield
         finally:
             first.remove()
             second.remove()
 
+    def _note(self, hidden: Any) -> None:
+        if not self._are_single or not isinstance(hidden, Tensor) or hidden.dim() != 3:
+            return
+        if self._first is None:
+            self._first = hidden.detach().clone()  # a layer may write into its input
+        elif self._first.shape == hidden.shape:
+            self.moved = (hidden.detach() - self._first).float().norm(dim=-1)
+
+    def astray(self, token: Tensor) -> Tensor | None:
+        """Return whether the vector is at other tokens than these, a boolean for each prompt.
+
+        Args:
+            token: the token of each prompt at which the vector should be, [prompts].
+
+        Returns:
+            [prompts]. None if it cannot be told by the last forward that was watched.
+        """
+        if self.moved is None:
+            return None
+        moved = self.moved[: len(token)]
+        here = moved.gather(1, token.to(moved.device).unsqueeze(1)).squeeze(1)
+        return here < SHARE * moved.amax(1)
+
+    def forget(self) -> None:
+        """Release the tensors that were stored."""
+        self._first = self.moved = None
+
     def check(self) -> None:
-        """Check the place by the last forward that was watched.
+        """Check the layer by the last forward that was watched.
 
         Raises:
             AttachmentError: the vector is added above the edited layer or below it.

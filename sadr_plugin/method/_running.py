@@ -131,7 +131,9 @@ class RunningEdit:
         Raises:
             AttachmentError: the arguments have wrong types, or a number is outside its prompt.
             PositionError: there are no prompts, or the subject's tokens cannot be found.
+            UnsupportedLoopError: the editor adds its vector without a forward hook.
         """
+        self._vectors.expect()
         return Replay(self.edit, self._vectors, self._reuse, prompts, read_from)
 
     def unedited(self) -> AbstractContextManager[None]:

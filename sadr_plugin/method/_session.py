@@ -16,6 +16,7 @@ from pluggy import HookRelay
 from torch import Tensor
 
 from .._signatures import signature_of
+from .._threads import forward_here
 from ..adapter import Edit, EditPoint
 from ..attention._layers import layer_modules
 from ..attention._positions import Positions
@@ -29,7 +30,7 @@ from ..reuse._reuse import reuse_for
 from ..reuse._slot import ForwardSlot
 from ._batch import LoopBatch
 from ._drift_term import DRIFT, complain, not_finite
-from ._log import log_end, log_start
+from ._log import log_end, log_start, log_what_is_missing
 from ._place import VectorPlace
 from ._probe import DriftProbe
 from ._rows import stack_layers, watch_of
@@ -100,7 +101,8 @@ class EditSession:
         self._started = time.perf_counter()
         try:
             # This comes first because it refuses a model that another edit uses.
-            self._forward.fill(self._watched_forward)
+            # Another thread may use the model, too.
+            self._forward.fill(forward_here(self._watched_forward))
             if not self.edit.zero_start:
                 self._probe = DriftProbe(self.edit, self.config)
             self._tracer.__enter__()
@@ -123,6 +125,7 @@ class EditSession:
             self._leave()
         log_end(report, error)
         if error is None:
+            log_what_is_missing(report, self._limit)
             self._warn_of_terms_without_effect()
             self._hooks.sadr_edit_finished(report=report)
 
@@ -147,6 +150,7 @@ class EditSession:
                 self._forward.restore()
         self._baseline = self._current = self._positions = self._logits = None
         self._terms = []
+        self._place.forget()
         self._vectors.forget()
         vars(self._running).pop("rows", None)  # a plugin may keep the running edit
 
@@ -159,6 +163,7 @@ class EditSession:
             steps=tuple(self.steps),
             seconds=time.perf_counter() - self._started,
             reused=0.0 if self._reuse is None else self._reuse.left_out(),
+            stop_at=self.config.stop_at,
         )
 
     def add_terms(self, loss: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -225,6 +230,8 @@ class EditSession:
         running = self._running
         current = running.rows.current
         logits, self._logits = self._logits, None
+        astray = self._place.astray(running.rows.positions.subject) if self.steps else None
+        target, likeliest = self._batch.target(labels, logits)
         values = {
             **{f"term {name}": value for name, value in terms.items()},
             "loss": loss,
@@ -233,10 +240,18 @@ class EditSession:
             "unsound": ~torch.isfinite(current.sum()),
             "strayed": None if self._reuse is None else self._reuse.strayed,
             "ahead": None if self.steps else self._seen_ahead(current),
-            "target": self._batch.target(labels, logits),
-            "vector": self._vectors.length() if self._has_more_terms else None,
+            "target": target,
+            "likeliest": likeliest,
+            "astray": None if astray is None else astray.any(),
+            "vector": self._vectors.length() if self._vectors.are_replayed else None,
         }
         found = _fetched(values, loss)
+        if found.get("astray"):
+            assert astray is not None
+            assert self._place.moved is not None
+            self._batch.warn_of_another_token(astray, self._place.moved)
+        if astray is not None:
+            self._place.forget()
         return self._checked_step(found, {name: found[f"term {name}"] for name in terms})
 
     def _checked_step(self, found: dict[str, float], terms: dict[str, float]) -> Step:
@@ -264,6 +279,7 @@ class EditSession:
             terms=terms,
             selected=found["selected"],
             target=found.get("target"),
+            likeliest=found.get("likeliest"),
         )
 
     def _seen_ahead(self, rows: Tensor) -> Tensor:
@@ -274,7 +290,8 @@ class EditSession:
         return (rows * later).any()
 
     def _place_watched(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.steps else self._place.watched()
+        # The first step shows the vector's layer, the second its token.
+        return nullcontext() if len(self.steps) > 1 else self._place.watched()
 
     def _vectors_watched(self) -> AbstractContextManager[None]:
         if not self._has_more_terms:
@@ -293,13 +310,13 @@ class EditSession:
         with self._place_watched(), self._vectors_watched():
             if self._reuse is None:
                 output, seen = self._tracer.run(run)
-                start = None
+                span = None
             else:
                 within = functools.partial(self._reuse.within, run)
                 traced = functools.partial(self._tracer.run, within)
                 output, seen = self._reuse.run(traced, given, positions.prediction)
-                start = self._reuse.start(positions.prediction.device)
-        self._current = rows_of(seen, positions.prediction, start)
+                span = self._reuse.span(positions.prediction.device)
+        self._current = rows_of(seen, positions.prediction, span)
         self._positions = positions
         self._logits = getattr(output, "logits", None)
         return output

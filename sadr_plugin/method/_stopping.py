@@ -51,12 +51,13 @@ class Target:
         self._labels = Inputs({"labels": labels})
         shown = labels.cpu()
         fits = shown.dim() == 2 and shown.shape[1] == logits.shape[1] and len(shown) <= len(logits)
+        fits = fits and int(shown.max()) < logits.shape[-1]
         if not fits or not (shown != IGNORED).any(1).all():
             raise AttachmentError(
                 f"sadr.stop_at: {point.editor}'s variable {point.labels!r} of shape "
-                f"{tuple(labels.shape)} holds no labels, one token or more in each row of "
-                f"[prompts, tokens], for logits of shape {tuple(logits.shape)}; its adapter fits "
-                "another version"
+                f"{tuple(labels.shape)} holds no labels, one token of the vocabulary "
+                f"or more in each row of [prompts, tokens], for logits of shape "
+                f"{tuple(logits.shape)}; its adapter fits another version"
             )
         row, token = (shown != IGNORED).nonzero(as_tuple=True)
         index = torch.stack([row, token, shown[row, token]]).to(logits.device)
@@ -67,19 +68,23 @@ class Target:
         """Whether this target was made from these labels."""
         return self._labels.are({"labels": labels})
 
-    def probability(self, logits: Tensor) -> Tensor:
-        """Return the probability of the target after the rewriting prompts, a scalar from 0 to 1.
+    def standing(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how the target stands after the rewriting prompts, as two scalars from 0 to 1.
 
-        It is the exponential of the mean log-probability of the target's tokens, averaged over the
-        prompts. EasyEdit prints the same number at each step.
+        The first is its probability: the exponential of the mean log-probability of its tokens,
+        averaged over the prompts. EasyEdit prints the same number at each step. The second is the
+        share of prompts after which each of its tokens is the likeliest.
 
         Args:
             logits: the logits of the loop's forward, [rows, tokens, vocabulary].
         """
         predicted = logits[self._row, self._token].detach().float().log_softmax(-1)
         found = predicted.gather(-1, self._id.unsqueeze(-1)).squeeze(-1)
-        sums = found.new_zeros(len(self._lengths)).index_add(0, self._row, found)
-        return (sums / self._lengths).exp().mean()
+        # In half precision several tokens may be the likeliest.
+        first = (found >= predicted.amax(-1)).to(found.dtype)
+        none = found.new_zeros(len(self._lengths))
+        sums, firsts = (none.index_add(0, self._row, values) for values in (found, first))
+        return (sums / self._lengths).exp().mean(), (firsts == self._lengths).float().mean()
 
 
 def labels_behind(

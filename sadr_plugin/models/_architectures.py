@@ -208,6 +208,18 @@ ARCHITECTURES = [
         {**_GROUPED, "layer_types": ["conv", "full_attention", "full_attention"]},
     ),
     Architecture(
+        "recurrent_gemma (hybrid, keys in a buffer)",
+        "recurrent_gemma",
+        {
+            **_GROUPED,
+            "num_hidden_layers": 4,
+            "intermediate_size": 96,
+            "lru_width": 32,
+            "attention_window_size": 16,
+            "block_types": ["attention", "recurrent"],
+        },
+    ),
+    Architecture(
         "mamba (no attention)",
         "mamba",
         {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},

@@ -7,13 +7,13 @@ reads with the weights that the model itself returns under eager attention.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsupportedModelError
 from ._architectures import Architecture, build
-from ._reuse_check import TOLERANCE as REUSE_TOLERANCE
-from ._reuse_check import ReuseTrial, try_reuse, worst
+from ._reuse_check import REUSE_TOLERANCE, ReuseTrial, try_reuse, worst
 
 TOLERANCE = 1e-5
 """Largest allowed difference between a row and the model's own weights, in probability, float32."""
@@ -57,13 +57,15 @@ def check(architecture: Architecture, implementation: str) -> Trial:
     except (ValueError, ImportError):
         return Trial(architecture, implementation, None, f"no {implementation} in transformers")
     eager = build(architecture, "eager")
-    if not _agree(model, eager):
+    sides = _sides_of_agreement(model, eager)
+    if not sides:
         eager = build(architecture, "eager", **architecture.without_sdpa)
-    if not _agree(model, eager):
+        sides = _sides_of_agreement(model, eager)
+    if not sides:
         remark = f"transformers' {implementation} computes another model here than its eager"
         return Trial(architecture, implementation, None, remark)
     try:
-        difference, left_out = _difference(architecture, model, eager)
+        difference, left_out = _difference(architecture, model, eager, sides)
     except UnsupportedModelError as error:
         if architecture.supported:
             raise
@@ -73,16 +75,26 @@ def check(architecture: Architecture, implementation: str) -> Trial:
     return Trial(architecture, implementation, difference, remark, reuse)
 
 
-def _agree(model: Any, eager: Any) -> bool:
-    """Whether two implementations of a model give the same outputs, apart from rounding."""
+def _sides_of_agreement(model: Any, eager: Any) -> list[str]:
+    """Return the sides of padding on which two implementations of a model give the same.
+
+    On the left, a recurrent model may read padding, and kernels do not agree on what padding sees.
+    """
     import torch
 
-    with torch.no_grad():
-        one, other = (m(input_ids=_ids(), use_cache=False).logits for m in (model, eager))
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+    def agree(side: str) -> bool:
+        mask, _ = _padding(side)
+        given = {"input_ids": _ids(), "attention_mask": mask, "use_cache": False}
+        with torch.no_grad():
+            one, other = (m(**given).logits[mask.bool()] for m in (model, eager))
+        return torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+
+    return [side for side in ("left", "right") if agree(side)]
 
 
-def _difference(architecture: Architecture, model: Any, eager: Any) -> tuple[float, list[int]]:
+def _difference(
+    architecture: Architecture, model: Any, eager: Any, sides: Sequence[str]
+) -> tuple[float, list[int]]:
     """Return the largest difference, and the layers without attention."""
     import torch
 
@@ -95,12 +107,11 @@ def _difference(architecture: Architecture, model: Any, eager: Any) -> tuple[flo
     gaps = []
     total = len(model.get_submodule(architecture.layers.removesuffix(".{}")))
     with tracer_for(watch, plugin_manager().hook) as tracer:
-        for side in ("left", "right"):
+        for side in sides:
             mask, position = _padding(side)
             forward = {"input_ids": _ids(), "attention_mask": mask, "use_cache": False}
             _, seen = tracer.run_with_rows(functools.partial(model, **forward), position)
-            weights = eager(**forward, output_attentions=True).attentions
-            own = [w for w in weights if w is not None]
+            own = _weights(eager, forward)
             own = own[len(own) - len(seen) :]
             for rows, expected in zip(seen, own, strict=True):
                 assert rows.requires_grad, "rows carry no gradient"
@@ -108,6 +119,35 @@ def _difference(architecture: Architecture, model: Any, eager: Any) -> tuple[flo
                 gaps.append(gap.abs().max())
         left_out = [index for index in range(1, total) if index not in tracer.layers]
     return torch.stack(gaps).max().item(), left_out  # the maximum is NaN if a gap is NaN
+
+
+def _weights(eager: Any, forward: dict[str, Any]) -> list[Any]:
+    """Return a model's own attention weights [batch, heads, tokens, tokens] of each layer.
+
+    A model that cannot return its weights attends by torch's kernel. Its weights are computed from
+    what the kernel is given.
+    """
+    import torch
+    from torch.nn import functional
+
+    weights = eager(**forward, output_attentions=True).attentions
+    if weights is not None:
+        return [w for w in weights if w is not None]
+    module: Any = functional
+    found, kernel = [], module.scaled_dot_product_attention
+
+    def noting(query: Any, key: Any, value: Any, attn_mask: Any, **options: Any) -> Any:
+        scores = query @ key.transpose(-1, -2) * options["scale"] + attn_mask
+        found.append(scores.softmax(-1))
+        return kernel(query, key, value, attn_mask, **options)
+
+    module.scaled_dot_product_attention = noting
+    try:
+        with torch.no_grad():
+            eager(**forward)
+    finally:
+        module.scaled_dot_product_attention = kernel
+    return found
 
 
 def _ids() -> Any:

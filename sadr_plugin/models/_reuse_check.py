@@ -9,7 +9,7 @@ from typing import Any
 
 from ._architectures import Architecture, build
 
-TOLERANCE = 5e-6
+REUSE_TOLERANCE = 5e-6
 """Largest allowed relative difference between the two vectors, float32."""
 
 STEPS = 3
@@ -35,7 +35,8 @@ class ReuseTrial:
 
 def worst(trials: Sequence[ReuseTrial]) -> ReuseTrial:
     """Return the largest difference, the smallest share left out and all remarks."""
-    remarks = dict.fromkeys(trial.remark for trial in trials if trial.remark)
+    found = [remark for trial in trials if trial.remark for remark in trial.remark.split("; ")]
+    remarks = dict.fromkeys(found)
     # NaN counts as larger than any number.
     difference = max((trial.difference for trial in trials), key=lambda d: (d != d, d))
     return ReuseTrial(difference, min(trial.left_out for trial in trials), "; ".join(remarks))
@@ -102,7 +103,7 @@ def _edited(
             for _ in range(STEPS):
                 output, seen = reusing.run(run, inputs, last) if reuse else run()
                 found = torch.stack(
-                    [r.amax(-1) for r in rows_of(seen, last, reusing.start(last.device))]
+                    [r.amax(-1) for r in rows_of(seen, last, reusing.span(last.device))]
                 )
                 logits = output.logits[rows, last].float()
                 loss = 3 * found.mean() - logits.log_softmax(-1)[:, 5].mean()

@@ -10,66 +10,62 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from ..errors import ConfigError
+from ._flag import KEY, Flag, bare, is_wanted
+from ._stand_in import StandIn
 
-KEY = "sadr"
+Obstacle = Callable[[type], "str | None"]
+"""A function that says why objects of an hparams class cannot have the flag; None if they can.
 
-Refusal = Callable[[type], str]
+It is asked with the object's class whenever a flag is set. It may patch the class, or renew its
+patch.
+"""
 
 _FIELDS = "__dataclass_fields__"
 _ABSENT = object()
-_patching = threading.RLock()
 _reading_file = ContextVar("_reading_file", default=False)
 
 
-def _flag_of(instance: Any) -> Any:
-    return getattr(instance, "__dict__", {}).get(KEY)
+def _kept(instance: Any) -> Any:
+    """Return what an object itself has under ``sadr``."""
+    return bare(getattr(instance, "__dict__", {}).get(KEY))
 
 
-class Flag:
-    """The ``sadr`` attribute of an hparams class. It is checked when it is set.
+class FlagAttribute:
+    """The ``sadr`` attribute of an hparams class. It is checked when it is set."""
 
-    Args:
-        refusal: None for an attached editor. Otherwise a function that says why a class cannot have
-            the flag.
-        on_subclass: called with a subclass that was defined after the patch, when the flag is set
-            on an instance of it.
-    """
-
-    def __init__(self, refusal: Refusal | None, on_subclass: Callable[[type], None]) -> None:
-        self._refusal = refusal
-        self._on_subclass = on_subclass
+    def __init__(self, obstacle: Obstacle) -> None:
+        self._obstacle = obstacle
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else _flag_of(instance)
+        return self if instance is None else _kept(instance)
 
     def __set__(self, instance: Any, value: Any) -> None:
+        value = bare(value)
         self.check(type(instance), value)
         if not hasattr(instance, "__dict__"):
             raise ConfigError(
                 f"sadr: {type(instance).__name__} has __slots__ and no place for the flag; add "
                 "the slot __dict__"
             )
-        if self._refusal is None and not is_patched(type(instance)):
-            self._on_subclass(type(instance))
-        instance.__dict__[KEY] = value
+        instance.__dict__[KEY] = Flag(value) if is_wanted(value) else value
 
     def check(self, hparams: type, value: Any) -> None:
         """Check that ``hparams`` can have this ``value``.
 
         Raises:
-            ConfigError: the value is wrong, or the editor is not attached.
+            ConfigError: the value is wrong, or objects of the class cannot have the flag.
         """
         from ..config import SadrConfig  # importing pydantic takes long
 
-        wanted = SadrConfig.parse(value) is not None
-        if wanted and self._refusal is not None:
-            raise ConfigError(self._refusal(hparams))
+        if SadrConfig.parse(bare(value)) is not None:
+            obstacle = self._obstacle(hparams)
+            if obstacle is not None:
+                raise ConfigError(obstacle)
 
     def __delete__(self, instance: Any) -> None:
         getattr(instance, "__dict__", {}).pop(KEY, None)
@@ -86,69 +82,73 @@ class _Fields:
         self._fields = fields
 
     def __get__(self, instance: Any, owner: type | None = None) -> dict[str, Any]:
-        if instance is None or _flag_of(instance) is None:
+        if instance is None or _kept(instance) is None:
             return self._fields
         return {**self._fields, KEY: _flag_field()}
 
 
-def is_patched(hparams: type) -> bool:
-    """Whether the class itself has the flag, and not only a base class of it."""
-    return isinstance(vars(hparams).get(KEY), Flag)
-
-
 def takes_flag(hparams: object) -> bool:
     """Whether the object is of a class that has the flag, itself or from a base class."""
-    return isinstance(inspect.getattr_static(type(hparams), KEY, None), Flag)
+    return isinstance(inspect.getattr_static(type(hparams), KEY, None), FlagAttribute)
 
 
 class HparamsPatch:
-    """Makes one hparams class accept or refuse the flag, until `undo`.
+    """Makes one hparams class take the flag, until `undo`.
 
     Args:
-        hparams: the class. It accepts the flag in the constructor, in its YAML file, or as an
+        hparams: the class. It takes the flag in the constructor, in its YAML file, or as an
             attribute that is set later.
-        refusal: as for `Flag`.
+        obstacle: see `Obstacle`.
 
     Raises:
         TypeError: the class cannot be changed, as one of Python's own.
     """
 
-    def __init__(self, hparams: type, refusal: Refusal | None = None) -> None:
-        self.hparams = hparams
-        self.refusal = refusal
-        self._replaced: dict[str, Any] = {}
-        self._subclasses: list[HparamsPatch] = []
-        own = vars(hparams)
-        self._replace(KEY, Flag(refusal, self._patch_subclass))
-        self._replace("__init__", _taking_flag(own.get("__init__") or _inherited_init(hparams)))
-        if isinstance(own.get("from_hparams"), classmethod):
-            self._replace("from_hparams", _naming_file(own["from_hparams"]))
-        if refusal is None:
-            if "__repr__" in own:
-                self._replace("__repr__", _showing_flag(own["__repr__"]))
-            if _FIELDS in own:
-                self._replace(_FIELDS, _Fields(own[_FIELDS]))
+    def __init__(self, hparams: type, obstacle: Obstacle) -> None:
+        self._hparams = hparams
+        self._obstacle = obstacle
+        self._own: dict[str, Any] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Put in place what is not there, or not any more: a reloader writes into classes."""
+        own = dict(vars(self._hparams))
+        if not _is_ours(own.get(KEY)):
+            self._replace(KEY, FlagAttribute(self._obstacle))
+        if not _is_ours(own.get("__init__")):
+            init = own.get("__init__") or _inherited_init(self._hparams)
+            self._replace("__init__", StandIn(init, _init_taking_flag))
+        from_hparams = own.get("from_hparams")
+        if isinstance(from_hparams, classmethod) and not _is_ours(from_hparams):
+            named = StandIn(from_hparams.__func__, _from_hparams_naming_file)
+            self._replace("from_hparams", classmethod(named))
+        if "__repr__" in own and not _is_ours(own["__repr__"]):
+            self._replace("__repr__", StandIn(own["__repr__"], _repr_showing_flag))
+        if _FIELDS in own and not _is_ours(own[_FIELDS]):
+            self._replace(_FIELDS, _Fields(own[_FIELDS]))
 
     def undo(self) -> None:
-        """Restore the class's own attributes."""
-        for patch in reversed(self._subclasses):
-            patch.undo()
-        self._subclasses = []
-        for name, original in self._replaced.items():
+        """Restore the class's own attributes. What others have put in their place stays."""
+        # A reloader may have copied the attribute from another class.
+        for name, original in {KEY: _ABSENT, **self._own}.items():
+            if not _is_ours(vars(self._hparams).get(name)):
+                continue
             if original is _ABSENT:
-                delattr(self.hparams, name)
+                delattr(self._hparams, name)
             else:
-                setattr(self.hparams, name, original)
-        self._replaced = {}
-
-    def _patch_subclass(self, subclass: type) -> None:
-        with _patching:
-            if not is_patched(subclass):
-                self._subclasses.append(HparamsPatch(subclass, self.refusal))
+                setattr(self._hparams, name, original)
+        self._own = {}
 
     def _replace(self, name: str, value: Any) -> None:
-        self._replaced[name] = vars(self.hparams).get(name, _ABSENT)
-        setattr(self.hparams, name, value)
+        own = vars(self._hparams).get(name, _ABSENT)
+        setattr(self._hparams, name, value)
+        self._own[name] = own
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether an attribute of a class is one that the plugin put there."""
+    inner = value.__func__ if isinstance(value, classmethod) else value
+    return isinstance(inner, (FlagAttribute, StandIn, _Fields))
 
 
 @functools.cache
@@ -163,33 +163,41 @@ def _flag_field() -> dataclasses.Field[Any]:
     return field
 
 
-def _showing_flag(represent: Callable[[Any], str]) -> Callable[[Any], str]:
-    @functools.wraps(represent)
-    def __repr__(self: Any) -> str:
-        shown, value = represent(self), _flag_of(self)
-        if value is None or f"{KEY}=" in shown or not shown.endswith(")"):
-            return shown
-        comma = "" if shown.endswith("(") else ", "
-        return f"{shown[:-1]}{comma}{KEY}={value!r})"
-
-    return __repr__
+def _repr_showing_flag(represent: Callable[[Any], str], self: Any, /) -> str:
+    """Show a flag as a dataclass shows a field."""
+    shown, value = represent(self), _kept(self)
+    if value is None or f"{KEY}=" in shown or not shown.endswith(")"):
+        return shown
+    comma = "" if shown.endswith("(") else ", "
+    return f"{shown[:-1]}{comma}{KEY}={value!r})"
 
 
-def _taking_flag(init: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(init)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        given = KEY in kwargs
-        value = kwargs.pop(KEY, None)
-        flag = inspect.getattr_static(type(self), KEY, None)
-        if given and value is None and _reading_file.get():
-            raise ConfigError("sadr: the key is empty; write true, false or settings")
-        if given and isinstance(flag, Flag):
-            flag.check(type(self), value)  # before the toolkit raises other errors
+def _init_taking_flag(init: Callable[..., None], self: Any, /, *args: Any, **kwargs: Any) -> None:
+    """Build an hparams object, with or without a flag."""
+    flag = inspect.getattr_static(type(self), KEY, None)
+    if KEY not in kwargs or not isinstance(flag, FlagAttribute):
         init(self, *args, **kwargs)
-        if given:
-            object.__setattr__(self, KEY, value)  # the class may be frozen
+        return
+    value = kwargs.pop(KEY)
+    if value is None and _reading_file.get():
+        raise ConfigError("sadr: the key is empty; write true, false or settings")
+    flag.check(type(self), value)  # before the toolkit raises other errors
+    init(self, *args, **kwargs)
+    object.__setattr__(self, KEY, value)  # the class may be frozen
 
-    return __init__
+
+def _from_hparams_naming_file(
+    from_hparams: Callable[..., Any], cls: type, /, *args: Any, **kwargs: Any
+) -> Any:
+    """Build an hparams object from a file, and name the file if its flag is wrong."""
+    token = _reading_file.set(True)
+    try:
+        return from_hparams(cls, *args, **kwargs)
+    except ConfigError as error:
+        file = next(iter((*args, *kwargs.values())), cls.__name__)
+        raise ConfigError(f"{file}: {error}") from None
+    finally:
+        _reading_file.reset(token)
 
 
 def _inherited_init(hparams: Any) -> Callable[..., None]:
@@ -197,13 +205,14 @@ def _inherited_init(hparams: Any) -> Callable[..., None]:
     inherited = hparams.__init__
     # `object.__init__` lets the arguments of a `__new__` pass only in a class without `__init__`.
     takes_none = inherited is object.__init__ and hparams.__new__ is not object.__new__
+    # Not a function of its own, so no reloader writes a class's new `__init__` into it.
+    init = functools.partial(_init_of_base, hparams, takes_none)
+    return functools.update_wrapper(init, inherited)
 
-    @functools.wraps(inherited)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if not takes_none:
-            super(hparams, self).__init__(*args, **kwargs)
 
-    return __init__
+def _init_of_base(hparams: Any, takes_none: bool, self: Any, /, *args: Any, **kwargs: Any) -> None:
+    if not takes_none:
+        super(hparams, self).__init__(*args, **kwargs)
 
 
 def drops_flag(hparams: type) -> bool:
@@ -214,20 +223,3 @@ def drops_flag(hparams: type) -> bool:
     """
     init = inspect.getattr_static(hparams, "__init__")
     return getattr(init, "__pydantic_base_init__", False)
-
-
-def _naming_file(from_hparams: Any) -> Any:
-    original = from_hparams.__func__
-
-    @functools.wraps(original)
-    def wrapped(cls: type, *args: Any, **kwargs: Any) -> Any:
-        token = _reading_file.set(True)
-        try:
-            return original(cls, *args, **kwargs)
-        except ConfigError as error:
-            file = next(iter((*args, *kwargs.values())), cls.__name__)
-            raise ConfigError(f"{file}: {error}") from None
-        finally:
-            _reading_file.reset(token)
-
-    return classmethod(wrapped)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import __future__ as future
 
 import ast
-import inspect
+import linecache
+import textwrap
+import tokenize
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
@@ -62,7 +63,13 @@ def with_loss_term(
         UnsupportedLoopError: the loop does not have the required form. The message names the
             function and what was not found.
     """
-    code = _rewritten_code(function, labels)
+    name = f"{function.__module__}.{function.__qualname__}"
+    if hasattr(function, "__wrapped__"):
+        raise UnsupportedLoopError(_decorated(name))
+    key = function.__code__, function.__code__.co_filename, function.__qualname__, labels
+    if key not in _rewritten:
+        _rewritten[key] = _rewritten_code(function, name, labels)
+    code = _rewritten[key]
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     cells[_TERM] = CellType(term)
     cells[_FINISHED] = CellType(finished)
@@ -79,13 +86,13 @@ def with_loss_term(
     return copied
 
 
-@cache
-def _rewritten_code(function: FunctionType, labels: str | None) -> CodeType:
-    """Return the code of the copy, compiled once for each function."""
-    name = f"{function.__module__}.{function.__qualname__}"
-    if hasattr(function, "__wrapped__"):
-        raise UnsupportedLoopError(_decorated(name))
-    definition = _definition(function.__code__, name)
+_rewritten: dict[tuple[CodeType, str, str, str | None], CodeType] = {}
+"""The codes of the copies, by what they are made from. A reloader may change a function's code."""
+
+
+def _rewritten_code(function: FunctionType, name: str, labels: str | None) -> CodeType:
+    """Return the code of the copy."""
+    definition = _definition(function, name)
     insert_term(definition, name, labels)
     return _compiled(definition, function)
 
@@ -127,35 +134,75 @@ def _compiled(definition: ast.FunctionDef, function: FunctionType) -> CodeType:
     return _nested(found, definition.name)
 
 
-def _definition(code: CodeType, name: str) -> ast.FunctionDef:
-    """Return the ``def`` from which ``code`` was compiled, with the line numbers of its file.
+def _definition(function: FunctionType, name: str) -> ast.FunctionDef:
+    """Return the ``def`` from which a function was compiled, with the line numbers of its file.
+
+    The file may have changed elsewhere since then, so the ``def`` may be in other lines.
 
     Raises:
-        UnsupportedLoopError: the file cannot be read, or no longer matches ``code``.
+        UnsupportedLoopError: the file cannot be read, or no longer has this ``def``.
     """
+    code = function.__code__
+    file, flags = code.co_filename, code.co_flags & _FUTURE
     try:
-        lines, _ = inspect.findsource(code)
-        tree = ast.parse("".join(lines))
+        tree = ast.parse(_source(file, function.__globals__))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the toolkit's warnings were shown at its import
-            flags = code.co_flags & _FUTURE
-            now = compile(tree, code.co_filename, "exec", flags=flags, dont_inherit=True)
-    except (OSError, TypeError, SyntaxError) as error:
+            now = compile(tree, file, "exec", flags=flags, dont_inherit=True)
+    except (OSError, SyntaxError, ValueError) as error:
         raise UnsupportedLoopError(
             f"{name}: its source cannot be read, so the loss term cannot be put in"
         ) from error
-    if not any(_same(code, found) for found in _codes_in(now)):
-        raise UnsupportedLoopError(
-            f"{name}: the code that was imported is not what {code.co_filename} says now, so the "
-            "loss term cannot be put in. The file was changed since its import, or an import hook "
-            "rewrites code; start the process anew, without the hook"
-        )
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if first == code.co_firstlineno:
-                return node
-    raise UnsupportedLoopError(f"{name}: expected a plain `def`, its file holds none there")
+    there = {found.co_firstlineno for found in _codes_in(now) if _same(code, found)}
+    nodes = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == code.co_name
+    ]
+    found = [node for node in nodes if _first_line(node) in there]
+    found = found or [node for node in nodes if _same(code, _code_alone(node, file, flags))]
+    if found:
+        return min(found, key=lambda node: abs(_first_line(node) - code.co_firstlineno))
+    if there:
+        raise UnsupportedLoopError(f"{name}: expected a plain `def`, its file holds none there")
+    raise UnsupportedLoopError(
+        f"{name}: the code that was imported is not what {file} says now, so the loss term cannot "
+        "be put in. The file was changed since its import, or an import hook rewrites code; reload "
+        "the modules that hold the function, or start the process anew, without the hook"
+    )
+
+
+def _source(file: str, names: dict[str, Any]) -> str:
+    """Return the text of a source file as it is now.
+
+    Args:
+        file: its name, as a code object has it.
+        names: the globals of its module. They help if it is no file: a cell of a notebook, or in an
+            archive.
+
+    Raises:
+        OSError: there is no such text.
+    """
+    try:
+        with tokenize.open(file) as opened:
+            return opened.read()
+    except OSError:
+        lines = linecache.getlines(file, names)
+        if not lines:
+            raise
+        return "".join(lines)
+
+
+def _first_line(node: ast.FunctionDef) -> int:
+    """Return the line at which the code of a ``def`` begins: that of its first decorator."""
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+
+
+def _code_alone(node: ast.FunctionDef, file: str, flags: int) -> CodeType:
+    """Compile a ``def`` alone, as IPython's autoreload does with one that was changed."""
+    source = textwrap.dedent(ast.unparse(node))
+    compiled = compile(source, file, "exec", flags=flags, dont_inherit=True)
+    return _nested(compiled, node.name)
 
 
 def _codes_in(code: CodeType) -> Iterator[CodeType]:
@@ -167,7 +214,6 @@ def _codes_in(code: CodeType) -> Iterator[CodeType]:
 
 _COMPARED = (
     "co_name",
-    "co_firstlineno",
     "co_argcount",
     "co_posonlyargcount",
     "co_kwonlyargcount",
@@ -180,7 +226,10 @@ _COMPARED = (
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two code objects, or constants in them, come from the same source."""
+    """Whether two code objects, or constants in them, come from the same source.
+
+    The lines in which it stands do not count.
+    """
     if type(one) is not type(other):
         return False
     if isinstance(one, CodeType):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._threads import hook_here
 from ..adapter import Edit, Prompt, are_prompts
-from ..attention._inputs import input_device, padded
+from ..attention._inputs import input_device, padded, padding_token
 from ..attention._positions import PromptTokens, first_token_after, tokenize
 from ..errors import AttachmentError, PositionError, UnsupportedModelError
 from ..reuse._forwards import output_head
@@ -142,7 +143,9 @@ class _Batch:
         device = input_device(edit.model)
         tokenizer = edit.tokenizer
         ids, mask, starts = padded(
-            [each.ids for each in prompts], tokenizer.padding_side, tokenizer.pad_token_id
+            [each.ids for each in prompts],
+            tokenizer.padding_side,
+            padding_token(edit.model, tokenizer),
         )
         rows: list[int] = []
         tokens: list[int] = []
@@ -209,5 +212,5 @@ class _Batch:
         head = output_head(self._model)
         with contextlib.ExitStack() as stack:
             if head is not None:
-                stack.callback(head.register_forward_pre_hook(cut).remove)
+                stack.callback(head.register_forward_pre_hook(hook_here(cut)).remove)
             yield lambda: calls > 0

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._threads import hook_here
 from ..errors import UnsupportedLoopError
 from ..reuse._arguments import hidden_of, with_hidden
 
@@ -38,6 +39,8 @@ class Vectors:
         self._before: dict[nn.Module, tuple[Tensor, int, Tensor]] = {}
         self._added: dict[nn.Module, Tensor] = {}
         self._aside = 0
+        self.are_replayed = False
+        """Whether a term runs other prompts with them."""
 
     @contextlib.contextmanager
     def watched(self, row: int, token: int) -> Iterator[None]:
@@ -63,14 +66,14 @@ class Vectors:
         with contextlib.ExitStack() as stack:
             stack.callback(self._before.clear)
             for part in self._parts:
-                handle = part.register_forward_hook(before)
+                handle = part.register_forward_hook(hook_here(before))
                 stack.callback(handle.remove)
                 # Move the loop's hooks, which exist by now, behind this one. The model's own stay
                 # before it.
                 for hook in list(part._forward_hooks):
                     if hook not in self._own[part] and hook != handle.id:
                         part._forward_hooks[hook] = part._forward_hooks.pop(hook)
-                stack.callback(part.register_forward_hook(after).remove)
+                stack.callback(part.register_forward_hook(hook_here(after)).remove)
             yield
         if not self._seen:
             self._parts = list(self._added)
@@ -80,8 +83,8 @@ class Vectors:
         """Whether this thread is running other prompts, or the model without the edit."""
         return self._aside == threading.get_ident()
 
-    def length(self) -> Tensor:
-        """Return the length of the longest vector, a scalar without gradient.
+    def expect(self) -> None:
+        """Note that a term runs other prompts with the vectors, and check that this is possible.
 
         Raises:
             UnsupportedLoopError: no vector was observed.
@@ -92,6 +95,11 @@ class Vectors:
                 "so other prompts cannot be run with it; remove sadr.keep and other terms that "
                 "do"
             )
+        self.are_replayed = True
+
+    def length(self) -> Tensor:
+        """Return the length of the longest vector, a scalar without gradient."""
+        self.expect()
         lengths = [vector.detach().float().norm() for vector in self._added.values()]
         longest: Tensor = lengths[0]
         for length in lengths[1:]:
@@ -131,7 +139,9 @@ class Vectors:
 
         with self.absent():
             for part in self._added:
-                part.register_forward_hook(add)  # removed together with the hooks of `absent`
+                part.register_forward_hook(
+                    hook_here(add)
+                )  # removed together with the hooks of `absent`
             yield
 
 

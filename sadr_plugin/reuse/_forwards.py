@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from .._threads import forward_here
 from ._slot import ForwardSlot
 
 Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -19,7 +19,8 @@ Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 class LayerForwards:
     """Replaces the forwards of the layers and the head.
 
-    Unless `taken` is active, the replacements call the original forwards.
+    Unless `taken` is active, the replacements call the original forwards. So they do in other
+    threads than the one that calls `fill`.
 
     Args:
         model: the model.
@@ -31,7 +32,6 @@ class LayerForwards:
         self.parts = [*layers] if head is None else [*layers, head]
         """The layers, and the output head if there is one."""
         self.way: Way | None = None
-        self._thread = 0
         self._slots: list[ForwardSlot] = []
 
     def fill(self) -> None:
@@ -39,7 +39,7 @@ class LayerForwards:
         for index, part in enumerate(self.parts):
             slot = ForwardSlot(part)
             self._slots.append(slot)  # before `fill`, because an interrupt may come at any time
-            slot.fill(functools.partial(self._call, index))
+            slot.fill(forward_here(functools.partial(self._call, index)))
 
     def restore(self) -> None:
         """Restore the forwards, all of them also after an interrupt. It may be called again."""
@@ -56,20 +56,15 @@ class LayerForwards:
 
     @contextmanager
     def taken(self, way: Way) -> Iterator[None]:
-        """Let ``way`` handle the forwards that `run` starts, inside a ``with`` block."""
+        """Let ``way`` handle the forwards inside a ``with`` block."""
         self.way = way
         try:
             yield
         finally:
             self.way = None
 
-    def run(self, forward: Callable[[], Any]) -> Any:
-        """Run the model in this thread. Forwards in other threads are not affected."""
-        self._thread = threading.get_ident()
-        return forward()
-
     def _call(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self.way is None or threading.get_ident() != self._thread:
+        if self.way is None:
             return forward(*args, **kwargs)
         return self.way(index, forward, args, kwargs)
 

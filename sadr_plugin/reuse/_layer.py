@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._signatures import signature_of
-from ..attention._modules import method_source
+from ..attention._modules import implementation, method_source
 from ._arguments import (
     Arguments,
     LayerCache,
@@ -59,6 +59,8 @@ class WindowedLayer:
         signature = signature_of(module.forward)
         self._names = tuple(signature.parameters)
         self._cache = next((name for name in CACHE_ARGUMENTS if name in self._names), None)
+        self.is_recurrent = not is_head
+        """Whether it passes on what tokens hold by other means than attention."""
         self._attends = attention is not None
         self._masked = "attention_mask" in self._names
         self._inner = tuple(inner for inner in module.modules() if inner is not module)
@@ -66,14 +68,22 @@ class WindowedLayer:
         self._arguments: Arguments | None = None
         self._output: Tensor | None = None
         self._keys: tuple[Tensor, Tensor] | None = None
-        if attention is None and not is_head:
+        if is_head:
+            return
+        if attention is None:
             self.refusal = "has no attention, and may run over all its tokens"
-        elif attention is not None and _keeps_another_state(module, attention):
+        elif _keeps_another_state(module, attention):
             self.refusal = "has a part beside its attention that keeps a state"
-        elif attention is not None and (self._cache is None or not _updates_cache(attention)):
-            self.refusal = "has no cache that keys could be put into"
-        elif attention is not None and _implementation(module) not in CUTTABLE:
-            self.refusal = f"attends by {_implementation(module)}, whose mask cannot be cut"
+        else:
+            self.is_recurrent = False
+            if self._cache is None or not _updates_cache(attention):
+                self.refusal = "has no cache that keys could be put into"
+            elif _implementation(module) not in CUTTABLE:
+                self.refusal = f"attends by {_implementation(module)}, whose mask cannot be cut"
+
+    def refuse(self, reason: str) -> None:
+        """Run the layer in full from now on, unless it does for another reason already."""
+        self.refusal = self.refusal or reason
 
     def kept(self) -> list[Tensor]:
         """Return the stored tensors that later forwards use."""
@@ -310,10 +320,6 @@ def _updates_cache(attention: nn.Module) -> bool:
     return _UPDATE.search(method_source(type(attention), "forward")) is not None
 
 
-def _implementation(module: nn.Module) -> str | None:
-    """Return the attention implementation in the configuration of a layer or of a module in it."""
-    for inner in module.modules():
-        found: str | None = getattr(getattr(inner, "config", None), "_attn_implementation", None)
-        if found is not None:
-            return found
-    return None
+def _implementation(layer: nn.Module) -> str | None:
+    """Return the attention implementation of a layer, which a module in it knows."""
+    return next(filter(None, map(implementation, layer.modules())), None)

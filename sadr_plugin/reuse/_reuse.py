@@ -3,8 +3,7 @@
 A vector that is added at one token of one layer changes nothing in the layers below, nothing at the
 tokens before it, and nothing that is not computed from it. Therefore:
 
-- The layers below the edited one do not run again. The first output of the last of them is used
-  instead.
+- The layers below the edited one do not run again. Each gives its first output instead.
 - The edited layer runs in full, because toolkits add their vector in place there.
 - Each layer above, and the output head, runs on a window of every row: from the first token that
   changed to the last real one.
@@ -13,7 +12,7 @@ tokens before it, and nothing that is not computed from it. Therefore:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from pluggy import HookRelay
 from torch import Tensor, nn
 
 from ..attention._layers import Watch, layer_modules
+from ..attention._rows import Span
 from ._arguments import hidden_in, hidden_of
 from ._conditions import CACHE_KEYS, Conditions, random_state
 from ._forwards import LayerForwards
@@ -68,7 +68,7 @@ class Reuse:
         )
         self._above: dict[int, WindowedLayer] = {}
         self._inputs: Inputs | None = None
-        self._below_gave: Any = None
+        self._below_gave: dict[int, Any] = {}
         self._search = WindowSearch()
         self._versions: list[tuple[Tensor, int]] = []
         self._memo: dict[int, tuple[Any, Any]] = {}
@@ -92,13 +92,13 @@ class Reuse:
         """
         return self._search.strayed
 
-    def start(self, device: torch.device) -> Tensor | None:
-        """Return the first token of each row on which the layers above ran, [rows].
+    def span(self, device: torch.device) -> Span | None:
+        """Return the tokens of each row on which layers above ran in the last forward.
 
-        None if they ran on all tokens.
+        None if all ran on all tokens.
         """
         window = self._search.window
-        return None if window is None else window.start(device)
+        return None if window is None else Span(window.start(device), window.size)
 
     def left_out(self) -> float:
         """Return the share of layers times tokens that the last forward left out, 0 to 1."""
@@ -170,7 +170,7 @@ class Reuse:
         if not self._search.has_begun:
             for layer in self._above.values():
                 layer.straighten()
-            self._note_versions()
+            self._note_versions_again()
         try:
             with self._forwards.taken(self._anew):
                 return forward()
@@ -182,7 +182,7 @@ class Reuse:
 
         If layers were left out, the output has no cache, because these layers put no keys in it.
         """
-        output = self._forwards.run(forward)
+        output = forward()
         runs_anew = self._forwards.way == self._anew
         if not runs_anew or all(getattr(output, name, None) is None for name in CACHE_KEYS):
             return output
@@ -198,7 +198,7 @@ class Reuse:
         if found is None and self._inputs is not None:
             if not self._inputs.are(inputs):
                 found = "its input changes from step to step"
-            elif any(tensor._version != version for tensor, version in self._versions):
+            elif self._was_written_into():
                 found = "what a layer gave was changed in place"
         if found is not None:
             self.refuse(found)
@@ -214,7 +214,8 @@ class Reuse:
         self._above.clear()
         self._versions.clear()
         self._search.forget()
-        self._inputs = self._below_gave = None
+        self._below_gave.clear()
+        self._inputs = None
 
     # Methods of the first forward.
 
@@ -232,6 +233,8 @@ class Reuse:
             self.refuse("its output head runs more than once")
         elif self._carries:
             self.refuse("the vector reaches a layer below the edited one")
+        elif self._was_written_into():
+            self.refuse("a layer writes into what another gave, in place")
         elif self._search.entry is None:
             self.refuse("its layers do not take and give hidden states [rows, tokens, size]")
         else:
@@ -248,15 +251,20 @@ class Reuse:
         if index <= self._edited:
             output = forward(*args, **kwargs)
             if index < self._edited:
-                # Only the output of the last layer is used again. It overwrites the others.
-                self._below_gave = _without_cache(output)
+                # Each has its own output: a model may pass one layer's output to several others.
+                self._below_gave[index] = kept = _without_cache(output)
+                self._note_versions(_tensors(kept))
                 self._carries |= any(tensor.requires_grad for tensor in _tensors(output))
             return output
-        if index not in self._above:
-            return forward(*args, **kwargs)
-        output = self._above[index].keep(forward, args, kwargs)
         if index == self._edited + 1:
-            self._search.note_first(hidden_in(args, kwargs), hidden_of(output))
+            self._search.note_input(hidden_in(args, kwargs))
+            self._note_versions(self._search.kept())
+        layer = self._above.get(index)
+        output = forward(*args, **kwargs) if layer is None else layer.keep(forward, args, kwargs)
+        if layer is not None:
+            self._note_versions(layer.kept())
+        if index == self._edited + 1:
+            self._search.note_output(hidden_of(output))
         return output
 
     @torch.no_grad()
@@ -276,17 +284,34 @@ class Reuse:
         else:  # the host has checked the same layers already
             for index, layer in self._above.items():
                 layer.refusal = layer.refusal or self._host._above[index].refusal
+        above = [layer for index, layer in self._above.items() if index < self._total]
+        if any(layer.is_recurrent for layer in above) and _begins_with_padding(real):
+            # Padding tokens attend to every token, the edited one among them. Attention does not
+            # pass this on to real tokens. A recurrent layer may.
+            for layer in above:
+                layer.refuse("may take what padding has seen, through a recurrent layer")
         for layer in self._above.values():
             layer.settle()
-        self._note_versions()
+        self._note_versions_again()
         if self._host is None and self.remark():
             LOGGER.info("SADR: in every forward, %s", self.remark())
 
-    def _note_versions(self) -> None:
-        assert self._search.entry is not None
-        kept = [self._search.entry, *(t for layer in self._above.values() for t in layer.kept())]
-        kept += _tensors(self._below_gave)
-        self._versions = [(tensor, tensor._version) for tensor in kept]
+    def _note_versions(self, kept: Iterable[Tensor]) -> None:
+        """Note the versions of tensors when they are stored, to see whether they stay the same."""
+        self._versions += [(tensor, tensor._version) for tensor in kept]
+
+    def _note_versions_again(self) -> None:
+        """Note the versions of the tensors that are stored now."""
+        self._versions.clear()
+        self._note_versions(self._search.kept())
+        for layer in self._above.values():
+            self._note_versions(layer.kept())
+        for output in self._below_gave.values():
+            self._note_versions(_tensors(output))
+
+    def _was_written_into(self) -> bool:
+        """Whether a stored tensor has changed since its version was noted."""
+        return any(tensor._version != version for tensor, version in self._versions)
 
     def remark(self) -> str:
         """Return why forwards, or which layers, run in full. Empty if none do."""
@@ -310,7 +335,7 @@ class Reuse:
         self, index: int, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if index < self._edited:
-            return self._below_gave
+            return self._below_gave[index]
         if index == self._edited:
             return forward(*args, **kwargs)
         if index == self._edited + 1:
@@ -342,6 +367,11 @@ def _without_cache(output: Any) -> Any:
     if type(output) is not tuple:
         return output
     return tuple(None if hasattr(item, "update") else item for item in output)
+
+
+def _begins_with_padding(real: Tensor) -> bool:
+    """Whether a row begins with padding, by which tokens are real, [rows, tokens]."""
+    return not bool(real[:, 0].all())
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -49,16 +49,17 @@ class WindowSearch:
         """
         self.strayed, self._watched, self._gaining = None, watched, gaining
 
-    def note_first(self, hidden: Any, given: Any) -> None:
-        """Store the input of the layer above, and find the tokens that the loss depends on.
+    def note_input(self, hidden: Any) -> None:
+        """Store the hidden states that the layer above took in the first forward."""
+        if isinstance(hidden, Tensor) and hidden.dim() == 3:
+            self.entry = hidden.detach()
+
+    def note_output(self, given: Any) -> None:
+        """Find the tokens that the loss depends on, by the gradient of what the layer above gave.
 
         Args:
-            hidden: the hidden states that the layer above took in the first forward.
-            given: those that it gave.
+            given: the hidden states that the layer above gave in the first forward.
         """
-        if not isinstance(hidden, Tensor) or hidden.dim() != 3:
-            return
-        self.entry = hidden.detach()
 
         def note(gradient: Tensor) -> None:
             read = (gradient != 0).any(-1)
@@ -66,6 +67,10 @@ class WindowSearch:
 
         if isinstance(given, Tensor) and given.requires_grad and given.dim() == 3:
             given.register_hook(note)  # type: ignore[no-untyped-call]
+
+    def kept(self) -> list[Tensor]:
+        """Return the stored tensors that later forwards use."""
+        return [] if self.entry is None else [self.entry]
 
     def look(self, hidden: Tensor, inputs: Inputs) -> None:
         """Find the window. If there is one, check that the vector is still inside it.

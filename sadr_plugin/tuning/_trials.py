@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .. import reports
 from ..evaluation import UNEDITED, Arm, Editor, Record, Result, UneditedWeights
 from ..evaluation._measure import Measure
 from ..evaluation._single import edited_result
@@ -74,13 +73,9 @@ class TrialEvaluator:
             return
         arm = Arm(task.name, task.setup.sadr)
         unedited, probe = self._weights(editor), measure.probe(record)
-        with reports() as found:
-            result = edited_result(
-                editor, unedited, measure, record, arm, probe, self._seed, skip_bad=True
-            )
-        if result.error is None and found and found[-1].steps:
-            result = replace(result, reached=found[-1].steps[-1].target)
-        yield result
+        yield edited_result(
+            editor, unedited, measure, record, arm, probe, self._seed, skip_bad=True
+        )
 
     def finish(self) -> None:
         """Check that the model has its unedited weights; see `Evaluator.finish`."""

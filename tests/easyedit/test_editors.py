@@ -225,8 +225,8 @@ def test_padding_on_the_left_is_warned_of_and_true_positions_are_watched(model, 
 
 
 @pytest.mark.parametrize("editor", ["MEMIT", "PMET"])
-def test_cached_vectors_are_not_shared_between_settings(editor, model, tok, tmp_path, monkeypatch):
-    """The toolkit's own names hold what SADR had no part in; every setting has its own."""
+def test_cached_vectors_are_the_toolkits_alone(editor, model, tok, tmp_path, monkeypatch):
+    """An edit with SADR neither reads them nor writes any."""
     point = next(point for point in EDIT_POINTS if point.editor == editor)
     if not exists(point.function):
         pytest.skip(f"EasyEdit's PyPI release has no {editor}")
@@ -251,12 +251,12 @@ def test_cached_vectors_are_not_shared_between_settings(editor, model, tok, tmp_
         hparams = hparams_of(point, sadr=sadr, v_num_grad_steps=2)
         with pytest.raises(Found):
             getattr(main, name)(model, tok, [request], hparams, cache_template=template)
-        return {path.name for path in (tmp_path / "z").iterdir()}
+        folder = tmp_path / "z"
+        return {file.name for file in folder.iterdir()} if folder.exists() else set()
 
-    plain = files(False)
-    assert not any("sadr" in file for file in plain)
-    first = files({"gamma": 1})
-    assert len(first) == 2 * len(plain)
-    assert files({"gamma": 1.0}) == first, "the same settings share"
-    assert len(files({"gamma": 2})) == 3 * len(plain)
-    assert files(False) == files({"gamma": 2})
+    with sadr_plugin.reports() as found:
+        assert files({"gamma": 1}) == set()
+        plain = files(False)
+        assert plain
+        assert files({"gamma": 1}) == plain
+    assert len(found) == 2, "the vector in the file was not read"

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -140,9 +141,42 @@ def test_an_edit_broken_off_leaves_nothing_behind(rome_main, model, tok, rome_ya
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in model.parameters()), "as ROME leaves it"
     assert not model.model.layers[9].mlp._forward_hooks
+    hparams.sadr = False  # the traceback holds them
     sadr_plugin.disable()
     assert rome_main.compute_v is original
     copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("names", [["compute_v"], ["rome_hparams", "compute_v", "rome_main"]])
+def test_reloaded_modules(rome_main, model, tok, rome_yaml, monkeypatch, names, enabled):
+    """Edits without the flag are the toolkit's, bit for bit, and those with it have SADR."""
+    from easyeditor.models import rome
+    from easyeditor.models.rome import ROMEHyperParams
+
+    def edits(classes):
+        monkeypatch.setattr(rome_main, "CONTEXT_TEMPLATES_CACHE", ["{}", "However {}"])
+        for cls in classes:
+            for sadr in (False, {"gamma": 5.0}):
+                hparams = cls.from_hparams(rome_yaml(v_num_grad_steps=2, sadr=sadr))
+                with sadr_plugin.reports() as reports:
+                    yield edited_weight(rome_main, model, tok, hparams), len(reports)
+
+    sadr_plugin.enable()
+    expected = list(edits([ROMEHyperParams]))
+    assert [reports for _, reports in expected] == [0, 1]
+    if not enabled:
+        sadr_plugin.disable()
+    for name in names:
+        importlib.reload(importlib.import_module(f"easyeditor.models.rome.{name}"))
+    sadr_plugin.enable()
+    assert "ROME" in [point.editor for point in sadr_plugin.attached()]
+    new = importlib.import_module("easyeditor.models.rome.rome_hparams").ROMEHyperParams
+    for (weight, reports), (before, had) in zip(
+        edits([new, rome.ROMEHyperParams]), [*expected, *expected], strict=True
+    ):
+        assert reports == had
+        assert torch.equal(weight, before)
 
 
 def test_bad_input(rome_main, model, tok, rome_yaml):
