@@ -242,11 +242,13 @@ class ModelPaths:
             return None
         if path in self._modules and path:
             return path
-        yield f"{self._name} has no module {path}{self._meant(path, layer)}"
+        meant = self._meant(path, layer)
+        question = f"; did you mean {meant}?" if meant not in ("", template) else ""
+        yield f"{self._name} has no module {path}{question}"
         return None
 
     def _meant(self, path: str, layer: int | None) -> str:
-        """Return the nearest path of the same depth, as a question."""
+        """Return the nearest path of the same depth, or an empty text."""
         alike = [name for name in self._modules if name.count(".") == path.count(".")]
         close = difflib.get_close_matches(path, alike or self._modules, 1, 0.7)
         if not close:
@@ -255,7 +257,7 @@ class ModelPaths:
         numbers = [part for part in parts if part.isdecimal()]
         if layer is not None and numbers:
             parts[parts.index(numbers[0])] = "{}"
-        return f"; did you mean {'.'.join(parts)}?"
+        return ".".join(parts)
 
 
 def _outputs(module: nn.Module) -> int:

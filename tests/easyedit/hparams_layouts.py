@@ -254,6 +254,23 @@ FILES = [
         "AlphaEdit edits only models whose name has one of llama",
     ),
     main_has(
+        "AlphaEdit on GPT-J",
+        {**ALPHA, **GPTJ, "alg_name": "AlphaEdit"},
+        "AlphaEdit edits only models whose name has one of llama",
+    ),
+    main_has("AlphaEdit on GPT-2 XL", {**ALPHA, **GPT2, "alg_name": "AlphaEdit"}),
+    main_has(
+        "AlphaEdit on GPT-2 XL, by its head",
+        {**ALPHA, **GPT2, "alg_name": "AlphaEdit"},
+        "lm_head.weight: it is shared; write transformer.wte",
+        lm_head_module="lm_head",
+    ),
+    main_has(
+        "AlphaEdit's projection is of another model",
+        {**ALPHA, **LLAMA, "alg_name": "AlphaEdit", "P_loc": "other.pt"},
+        "P_loc",
+    ),
+    main_has(
         "SPHERE",
         {**ALPHA, **LLAMA, "alg_name": "SPHERE", "cumulative_ratio": 0.5},
         suppression_strength=0.5,
