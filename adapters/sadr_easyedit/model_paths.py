@@ -194,8 +194,12 @@ class ModelPaths:
                 yield f"{path} of {self._name} is no output head, nor its embeddings"
 
     def _takes_any_weight(self) -> bool:
-        is_pmet = "rewrite_module_tmps" in self.settings
-        return is_pmet and any(part in self._path for part in READS_MODULES_WEIGHT)
+        """Whether the code takes the head's weight from the module, so that it may be shared."""
+        looked_up = self.source.calls_of("get_parameter")
+        if not any("lm_head_module}.weight" in call for call in looked_up):
+            return bool(looked_up)
+        takes_both = any("(lm_head_module," in call for call in looked_up)
+        return takes_both and any(part in self._path for part in READS_MODULES_WEIGHT)
 
     def _shared(self, path: str) -> str:
         """Say under which name the toolkit would find the weight of a module."""

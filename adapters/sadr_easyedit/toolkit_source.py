@@ -96,6 +96,15 @@ class ToolkitSource:
         named = {node.id for node in self._nodes if isinstance(node, ast.Name)}
         return named | {node.attr for node in self._nodes if isinstance(node, ast.Attribute)}
 
+    def calls_of(self, name: str) -> list[str]:
+        """Return the calls of a function in the editor's code, as texts."""
+        called = [node for node in self._nodes if isinstance(node, ast.Call)]
+        return [
+            ast.unparse(call)
+            for call in called
+            if ast.unparse(call.func).rpartition(".")[2] == name
+        ]
+
     def tested_for(self, name: str) -> list[str]:
         """Return the texts that ``if`` tests look for before the code assigns to ``name``."""
         tests = [

@@ -26,6 +26,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma": {"model_type": "gemma", **SMALL, **HEADS, "head_dim": 8},
     "gpt2-xl": {"model_type": "gpt2", **GPT},
     "gpt-j-6b": {"model_type": "gptj", **GPT, "rotary_dim": 4},
+    "llama-gpt-j": {"model_type": "gptj", **GPT, "rotary_dim": 4},
 }
 """Models by the name of their folder. `BaseEditor` and AlphaEdit look at it."""
 
@@ -258,10 +259,19 @@ FILES = [
         {**ALPHA, **GPTJ, "alg_name": "AlphaEdit"},
         "AlphaEdit edits only models whose name has one of llama",
     ),
+    main_has(
+        "AlphaEdit on GPT-J in a folder that is named after Llama",
+        {**ALPHA, **GPTJ, "alg_name": "AlphaEdit", "model_name": "llama-gpt-j"},
+    ),
     main_has("AlphaEdit on GPT-2 XL", {**ALPHA, **GPT2, "alg_name": "AlphaEdit"}),
     main_has(
-        "AlphaEdit on GPT-2 XL, by its head",
+        "AlphaEdit on GPT-2 XL, by its head",  # its code takes the module's weight
         {**ALPHA, **GPT2, "alg_name": "AlphaEdit"},
+        lm_head_module="lm_head",
+    ),
+    main_has(
+        "EMMET on GPT-2 XL, by its head",
+        {**MEMIT, **GPT2, **E4, "alg_name": "EMMET", "layers": [1]},
         "lm_head.weight: it is shared; write transformer.wte",
         lm_head_module="lm_head",
     ),
