@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import socket
 
 import pytest
@@ -56,6 +57,17 @@ def test_a_model_that_is_not_on_this_machine_is_not_looked_for_elsewhere(offline
     assert blank.model is None
     assert "'nobody/has-this' is no folder" in blank.faults[0]
     assert "`hf download nobody/has-this` does" in blank.faults[0]
+
+
+def test_a_model_in_the_hubs_cache_has_its_own_name(folder, tmp_path, monkeypatch, offline):
+    cached = tmp_path / "hub" / "models--me--mine"
+    shutil.copytree(folder, cached / "snapshots" / "1")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    blank = blank_model(summary("me/mine"))
+    assert blank.faults == ()
+    assert blank.model.config._name_or_path == "me/mine", "statistics are looked for by it"
 
 
 @pytest.mark.parametrize(

@@ -74,34 +74,42 @@ def blank_model(summary: HparamsSummary) -> BlankModel:
         source = name if summary.find_model is None else str(summary.find_model())
     except Exception as error:
         return BlankModel(None, None, (failed(error),))
-    if not _is_here(source) and not source.startswith((".", "/", "~")):
-        return BlankModel(None, None, (_not_here(name),))
+    folder = _folder_of(source)
+    if folder is None:
+        is_path = source.startswith((".", "/", "~"))
+        fault = failed(FileNotFoundError(source)) if is_path else _not_here(name)
+        return BlankModel(None, None, (fault,))
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(source, **LOCAL)
+            config = AutoConfig.from_pretrained(folder, **LOCAL)
+            config._name_or_path = source  # as if it had been loaded by that name
             with torch.device("meta"):
                 model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         except Exception as error:
             return BlankModel(None, None, (failed(error),))
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **LOCAL)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         except Exception as error:
             return BlankModel(model, None, (f"{failed(error)} (its tokenizer)",))
-    if Path(source).is_dir() and not any(file for p in WEIGHTS for file in Path(source).glob(p)):
-        return BlankModel(model, tokenizer, (f"model_name: {source} holds no weights",))
+    if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+        return BlankModel(model, tokenizer, (f"model_name: {folder} holds no weights",))
     return BlankModel(model, tokenizer)
 
 
-def _is_here(source: str) -> bool:
-    """Whether a model is a folder, or its configuration is in the cache of the hub's files."""
+def _folder_of(source: str) -> Path | None:
+    """Return a model's folder, or that in the cache of the hub's files. None if it has neither.
+
+    Given the name in place of this folder, the hub's library connects even if it is told not to.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     if Path(source).is_dir():
-        return True
+        return Path(source)
     try:
-        return isinstance(try_to_load_from_cache(source, "config.json"), str)
+        found = try_to_load_from_cache(source, "config.json")
     except ValueError:  # it cannot be a name on the hub
-        return False
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _not_here(name: str) -> str:
