@@ -14,7 +14,7 @@ def read_text(file: Path, option: str) -> str:
         ConfigError: the file cannot be read. The message names the option and the file.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{option}: there is no file {file}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -1,9 +1,12 @@
 """Files of records: every format by its content, and everything that can be wrong with one."""
 
+import contextlib
 import json
 import re
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sadr_plugin.errors import DataError
 from sadr_plugin.evaluation import Question, load, sample
@@ -21,6 +24,14 @@ COUNTERFACT = {
     "paraphrase_prompts": ["Danielle, a native"],
     "neighborhood_prompts": ["The mother tongue of Leon is"],
     "generation_prompts": ["Danielle's mother tongue is"],
+}
+FLAT = {
+    "subject": "Danielle",
+    "prompt": "The mother tongue of {} is",
+    "target_new": "English",
+    "target_true": {"str": "French"},
+    "paraphrase_prompts": ["Danielle, a native"],
+    "neighborhood_prompts": ["The mother tongue of Leon is"],
 }
 MERGED = {
     "requested_rewrite": {
@@ -242,7 +253,7 @@ def test_json_lines_and_the_statement(tmp_path):
 
 
 BAD = [
-    (without(MERGED, "requested_rewrite", "subject"), "rewrite.subject: Field required"),
+    (without(MERGED, "requested_rewrite", "subject"), "rewrite.subject: is missing"),
     (changed(MERGED, 3, "requested_rewrite", "target_new"), "requested_rewrite.target_new: "),
     (
         changed(MERGED, "Leon", "requested_rewrite", "subject"),
@@ -253,9 +264,9 @@ BAD = [
     (changed(COUNTERFACT, "{} of {}", "requested_rewrite", "prompt"), "more than once"),
     (changed(COUNTERFACT, "{} {is", "requested_rewrite", "prompt"), "holds a brace besides"),
     (changed(COUNTERFACT, "", "requested_rewrite", "prompt"), "requested_rewrite.prompt"),
-    (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new.str"),
+    (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new: "),
     (changed(WIKIDATA, [], "ground_truth"), "ground_truth"),
-    (without(ZSRE, "answers"), "answers: Field required"),
+    (without(ZSRE, "answers"), "answers: is missing"),
     (without(WIKIDATA, "ground_truth"), "ground_truth: is missing or empty, as in WikiData_recent"),
     (changed(WIKIDATA, None, "ground_truth"), "ground_truth: is missing or empty"),
     (changed(WIKIDATA, [[""]], "ground_truth"), "ground_truth: is missing or empty"),
@@ -273,7 +284,12 @@ BAD = [
     (changed(WIKIDATA, "French ", "target_new"), "target_new: 'French ' is the true object"),
     ("text", "expected an object, got 'text'"),
     (None, "expected an object, got None"),
-    ({}, "subject: Field required"),
+    ({}, "in none of the known formats"),
+    ({"edit": {"prompt": "x"}, "Relation_Specifity": []}, "it has 'edit', 'Relation_Specifity'"),
+    (changed(COUNTERFACT, [1, 2], "requested_rewrite"), "requested_rewrite: a list of 2 edits"),
+    (changed(COUNTERFACT, "x", "requested_rewrite"), "requested_rewrite: expected an object, got"),
+    (changed(KNOWEDIT, [3], "portability"), "portability: expected an object, got [3]"),
+    (changed(KNOWEDIT, [3], "portability", "Reasoning"), "portability.Reasoning"),
 ]
 
 
@@ -419,7 +435,7 @@ def test_a_file_that_is_no_text(tmp_path):
 
 def test_the_schema_knows_every_format():
     names = [form["$ref"].rpartition("/")[2] for form in schema()["items"]["anyOf"]]
-    assert names == ["CounterFact", "Merged", "KnowEdit", "ZsRE"]
+    assert names == ["CounterFact", "FlatCounterFact", "Merged", "KnowEdit", "ZsRE"]
     assert "p-paraphrase" in str(schema())
 
 
@@ -431,7 +447,7 @@ def test_every_reference_of_the_schema_is_answered():
 @pytest.mark.parametrize(
     "item",
     [
-        *(COUNTERFACT, MERGED, WIKIDATA, KNOWEDIT, ZSRE, EASYEDIT),
+        *(COUNTERFACT, FLAT, MERGED, WIKIDATA, KNOWEDIT, ZSRE, EASYEDIT),
         changed(changed(EASYEDIT, "", "rephrase_prompt"), None, "locality_prompt"),
         changed(changed(KNOWEDIT, None, "portability"), None, "locality"),
     ],
@@ -464,3 +480,113 @@ def test_two_records_of_one_name(tmp_path):
     with pytest.raises(DataError, match="record 1: case_id: 7 is an earlier record's"):
         load(file)
     assert len(load(file, skip_bad=True).records) == 1
+
+
+def test_counterfact_on_one_level(tmp_path):
+    (record,) = load(write(tmp_path, [FLAT])).records
+    assert (record.prompt, record.target_new) == ("The mother tongue of Danielle is", "English")
+    assert (record.paraphrases, record.neighbours) == (PARAPHRASE, NEIGHBOUR)
+
+
+def test_a_single_edit_of_mquake(tmp_path):
+    """Its questions of several hops are not asked, and it is said so."""
+    edit = COUNTERFACT["requested_rewrite"]
+    item = {"case_id": 3, "requested_rewrite": [edit], "questions": ["Which?"]}
+    data = load(write(tmp_path, [item]))
+    assert (data.records[0].key, data.records[0].target_true) == ("3", "French")
+    assert data.not_asked == {"questions": 1}
+
+
+HOP = {"Recalled Relation": "(Danielle, tongue, English)", "New Question": "Her greeting is"}
+
+
+def test_easyedits_question_of_one_hop_more(tmp_path):
+    """Its keys stand where others have groups of questions."""
+    hop = {**HOP, "New Answer": "Hello"}
+    data = load(write(tmp_path, [changed({**ZSRE, "portability": None}, hop, "portability")]))
+    asked = (Question("Her greeting is", "Hello", "French"),)
+    assert (data.records[0].consequences, data.not_asked) == (asked, {})
+    data = load(write(tmp_path, [changed({**ZSRE, "portability": None}, HOP, "portability")]))
+    assert data.records[0].consequences == ()
+    assert data.not_asked == dict.fromkeys((f"portability.{name}" for name in HOP), 1)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda items: {"dataset": "mine", "num_records": 2, "records": items},
+        lambda items: {"data": items, "tags": ["a", "b"]},
+        lambda items: {str(number): item for number, item in enumerate(items)},
+        lambda items: {f"row {number}": item for number, item in enumerate(items)},
+    ],
+)
+@pytest.mark.parametrize("item", [FLAT, MERGED, KNOWEDIT, ZSRE])
+def test_records_inside_an_object(tmp_path, around, item):
+    expected = load(write(tmp_path, [item, item])).records
+    assert load(write(tmp_path, around([item, item]))).records == expected
+
+
+def test_an_object_around_nothing_that_is_known(tmp_path):
+    columns = {name: {"0": value} for name, value in FLAT.items()}
+    with pytest.raises(DataError, match=r"a table by columns, .* orient='records'"):
+        load(write(tmp_path, columns))
+    with pytest.raises(DataError, match="several lists of objects, under 'train', 'test'"):
+        load(write(tmp_path, {"train": [FLAT], "test": [FLAT]}))
+    with pytest.raises(DataError, match="record 0: is in none of the known formats"):
+        load(write(tmp_path, {"version": 1}))
+
+
+def test_one_record_alone(tmp_path):
+    assert len(load(write(tmp_path, COUNTERFACT)).records) == 1
+
+
+def test_numbers_of_some_records_only(tmp_path):
+    """The place of one is the number of another."""
+    other = changed(COUNTERFACT, 1, "case_id")
+    keys = [r.key for r in load(write(tmp_path, [other, MERGED, COUNTERFACT, MERGED])).records]
+    assert keys == ["1", "#1", "7", "3"]
+
+
+@pytest.mark.parametrize("content", [json.dumps([FLAT]), f"{json.dumps(FLAT)}\n"])
+def test_a_byte_order_mark(tmp_path, content):
+    file = tmp_path / "data.json"
+    file.write_text(content, encoding="utf-8-sig")
+    assert len(load(file).records) == 1
+
+
+def test_no_private_name_is_in_a_message(tmp_path):
+    """Pydantic's own words name classes."""
+    wrong = [3, "x", [], [3], {"a": 3}, None, {"prompt": 3}, [{"prompt": [3]}]]
+    for item in (COUNTERFACT, FLAT, MERGED, WIKIDATA, KNOWEDIT, ZSRE):
+        for key in item:
+            for value in wrong:
+                try:
+                    load(write(tmp_path, [changed(item, value, key)]))
+                except DataError as error:
+                    found = str(error).removeprefix(str(tmp_path))
+                    assert not re.search(r"\b_[A-Z]|function-|\[_|CounterFactEdit", found), found
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [*COUNTERFACT, *KNOWEDIT, *ZSRE, *HOP, "target_true", "str", "records"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(content=json_values)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+def test_any_json_is_read_or_refused(tmp_path, content):
+    file = write(tmp_path, json.dumps(content))
+    for skip_bad in (False, True):
+        with contextlib.suppress(DataError):
+            load(file, skip_bad)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ._formats import parse, weighable
+from ._formats import is_record, parse, weighable
 from ._records import Record
 
 
@@ -40,8 +40,12 @@ likely as the edit's new object.
 def load(file: Path, skip_bad: bool = False) -> Data:
     """Read the records of a JSON list or a JSON Lines file.
 
+    A JSON object may hold the list under any key, or the records under an index. A record without
+    a number of its own is named by its place, from 0, with ``#`` before it if another record has
+    this number.
+
     Args:
-        file: the file, UTF-8.
+        file: the file, UTF-8, with a byte order mark or without.
         skip_bad: whether to list bad records in `Data.skipped`, instead of stopping at the first.
 
     Raises:
@@ -49,7 +53,7 @@ def load(file: Path, skip_bad: bool = False) -> Data:
             message names the file, and if possible the record's number (from 0) and field.
     """
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"there is no file {file}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -57,12 +61,15 @@ def load(file: Path, skip_bad: bool = False) -> Data:
     records: dict[str, Record] = {}
     skipped: list[str] = []
     not_asked: Counter[str] = Counter()
-    for number, item in _items(content):
+    items = _unwrapped(list(_items(content)), file)
+    own_numbers = {str(item.get("case_id")) for item in items if isinstance(item, dict)}
+    for number, item in enumerate(items):
         try:
             if isinstance(item, _Broken):
                 raise item
             parsed = parse(item)
-            record = weighable(parsed.record(str(number)))
+            place = f"#{number}" if str(number) in own_numbers else str(number)
+            record = weighable(parsed.record(place))
             if record.key in records:
                 raise ValueError(f"case_id: {record.key} is an earlier record's")
             records[record.key] = record
@@ -81,8 +88,40 @@ class _Broken(ValueError):
     """Text that is not JSON."""
 
 
-def _items(content: str) -> Iterator[tuple[int, Any]]:
-    """Yield the number and content of each item of a JSON list or of JSON Lines.
+def _unwrapped(items: list[Any], file: Path) -> list[Any]:
+    """Return the records of a file of which the only item may be an object around them.
+
+    Raises:
+        DataError: the object is neither a record, nor around records.
+    """
+    if len(items) != 1 or not isinstance(items[0], dict) or is_record(items[0]):
+        return items
+    (around,) = items
+    lists = {
+        key: value
+        for key, value in around.items()
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+    }
+    if len(lists) == 1:
+        return next(iter(lists.values()))
+    if lists:
+        raise DataError(
+            f"{file}: has several lists of objects, under {', '.join(map(repr, lists))}; put the "
+            "records into a file of their own"
+        )
+    inner = list(around.values())
+    if inner and all(isinstance(value, dict) for value in inner):
+        if is_record(around, of_columns=True):
+            raise DataError(
+                f"{file}: is a table by columns, with a value for each record under every key; "
+                "write it by records (in pandas, orient='records')"
+            )
+        return inner
+    return items
+
+
+def _items(content: str) -> Iterator[Any]:
+    """Yield the content of each item of a JSON list or of JSON Lines.
 
     Text that is not JSON becomes a `_Broken`.
     """
@@ -91,26 +130,24 @@ def _items(content: str) -> Iterator[tuple[int, Any]]:
     listed = content[place : place + 1] == "["
     if listed:
         place += 1
-    number = 0
     while True:
         place = _skip(content, place, "," if listed else "")
         if place >= len(content):
             if listed:
-                yield number, _Broken("is no JSON: the list does not end")
+                yield _Broken("is no JSON: the list does not end")
             return
         if listed and content[place] == "]":
             return
         try:
             item, place = decoder.raw_decode(content, place)
         except (ValueError, RecursionError) as error:
-            yield number, _Broken(f"is no JSON: {error}")
+            yield _Broken(f"is no JSON: {error}")
             end = content.find("\n", place)
             if listed or end < 0:
                 return
             place = end  # after a bad line of JSON Lines, the next line may be good
         else:
-            yield number, item
-        number += 1
+            yield item
 
 
 def _skip(content: str, place: int, separators: str) -> int:

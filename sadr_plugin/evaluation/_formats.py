@@ -55,6 +55,22 @@ Prompts = Annotated[str | list[str | None] | None, BeforeValidator(_present)]
 """One prompt or several. Empty ones do not count."""
 
 
+def _only_one(value: Any) -> Any:
+    """Return the one edit of a list.
+
+    Raises:
+        ValueError: the list has several.
+    """
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise ValueError(
+            f"a list of {len(value)} edits; every record here is one edit, so records of several "
+            "(as in MQuAKE) cannot be read"
+        )
+    return value[0]
+
+
 class _Format(BaseModel):
     """A published format. Further keys are allowed and ignored."""
 
@@ -104,30 +120,39 @@ def only_braces(template: str) -> str:
     return template
 
 
-class _Text(BaseModel):
-    str_: Text = Field(alias="str")
+def _of_object(value: Any) -> Any:
+    """Return the text of an object that is written as ``{"str": …}``."""
+    return value["str"] if isinstance(value, dict) and "str" in value else value
+
+
+_WRITTEN = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {
+            "type": "object",
+            "properties": {"str": {"type": "string", "minLength": 1}},
+            "required": ["str"],
+        },
+    ]
+}
+Object = Annotated[Text, BeforeValidator(_of_object), WithJsonSchema(_WRITTEN)]
 
 
 class _CounterFactEdit(BaseModel):
     prompt: Text
     subject: Text
-    target_new: _Text
-    target_true: _Text
+    target_new: Object
+    target_true: Object
 
 
-class CounterFact(_Format):
-    """The original file format of ROME and MEMIT."""
-
-    requested_rewrite: _CounterFactEdit
+class _CounterFactQuestions(_Format):
     case_id: int | str | None = None
     paraphrase_prompts: list[Text] = []
     neighborhood_prompts: list[Text] = []
     generation_prompts: list[Text] = []
 
-    def record(self, key: str) -> Record:
-        """Return the item as a `Record`."""
-        edit = self.requested_rewrite
-        new, true = edit.target_new.str_, edit.target_true.str_
+    def _record(self, key: str, edit: _CounterFactEdit | FlatCounterFact) -> Record:
+        new, true = edit.target_new, edit.target_true
         key = key if self.case_id is None else str(self.case_id)
         return replace(
             _edit(key, edit.subject, edit.prompt, new, true),
@@ -135,6 +160,34 @@ class CounterFact(_Format):
             neighbours=tuple(Question(p, true, new) for p in self.neighborhood_prompts),
             openings=tuple(self.generation_prompts),
         )
+
+
+class CounterFact(_CounterFactQuestions):
+    """The original file format of ROME and MEMIT. MQuAKE's single edits have it, too."""
+
+    requested_rewrite: Annotated[_CounterFactEdit, BeforeValidator(_only_one)]
+    questions: Any = None
+
+    def record(self, key: str) -> Record:
+        """Return the item as a `Record`."""
+        return self._record(key, self.requested_rewrite)
+
+    def groups_not_asked(self) -> list[str]:
+        """Return MQuAKE's questions of several hops, if the item has them."""
+        return ["questions"] if self.questions else []
+
+
+class FlatCounterFact(_CounterFactQuestions):
+    """CounterFact's keys on one level, as in the data of some research code."""
+
+    prompt: Text
+    subject: Text
+    target_new: Object
+    target_true: Object
+
+    def record(self, key: str) -> Record:
+        """Return the item as a `Record`."""
+        return self._record(key, self)
 
 
 class _MergedEdit(BaseModel):
@@ -235,8 +288,24 @@ class _Facts(BaseModel):
         return _questions(self.prompt, self.ground_truth, wrong, "ground_truth")
 
 
-Group = Annotated[list[_Facts] | _Facts | None, BeforeValidator(_present)]
-Groups = Annotated[dict[str, Group] | None, BeforeValidator(_present)]
+ONE_HOP = ("New Question", "New Answer")
+"""The keys of a question of one hop more, in EasyEdit's ZsRE file for portability."""
+
+DESCRIBED = "Recalled Relation"
+"""The key beside them that only describes the question."""
+
+
+def _one_hop(value: Any) -> Any:
+    """Return groups of questions, also from a flat mapping with one question of texts."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in ONE_HOP):
+        return _present(value)
+    others = {name: group for name, group in value.items() if name not in (*ONE_HOP, DESCRIBED)}
+    question, answer = (value[key] for key in ONE_HOP)
+    return {**others, "Reasoning": {"prompt": question, "ground_truth": answer}}
+
+
+Group = Annotated[list[_Facts] | _Facts | str | None, BeforeValidator(_present)]
+Groups = Annotated[dict[str, Group] | None, BeforeValidator(_one_hop)]
 
 
 def _asked(groups: Groups, names: Sequence[str], wrong: str) -> tuple[Question, ...]:
@@ -244,7 +313,8 @@ def _asked(groups: Groups, names: Sequence[str], wrong: str) -> tuple[Question, 
     facts: list[_Facts] = []
     for name in names:
         group = (groups or {}).get(name) or []
-        facts += group if isinstance(group, list) else [group]
+        if not isinstance(group, str):  # a text alone asks nothing
+            facts += group if isinstance(group, list) else [group]
     return tuple(question for fact in facts for question in fact.questions(wrong))
 
 
@@ -318,6 +388,7 @@ class ZsRE(KnowEdit):
 
 FORMATS: dict[str, type[_Format]] = {
     "CounterFact": CounterFact,
+    "flat CounterFact": FlatCounterFact,
     "merged": Merged,
     "KnowEdit": KnowEdit,
     "ZsRE": ZsRE,
@@ -337,11 +408,45 @@ def schema() -> dict[str, Any]:
     }
 
 
+_MARKS = ("requested_rewrite", "subject", "prompt", "target_new", "src", "alt")
+"""A record of any format has one of these keys, and a text or an edit under it."""
+
+
+def is_record(item: dict[str, Any], of_columns: bool = False) -> bool:
+    """Whether an object has a key of a record.
+
+    Args:
+        item: the decoded JSON.
+        of_columns: whether to look for keys that hold a value for each record.
+    """
+    if of_columns:
+        return any(isinstance(item.get(mark), dict) for mark in _MARKS)
+    return any(mark in item and not _is_column(item[mark], mark) for mark in _MARKS)
+
+
+def _is_column(value: Any, mark: str) -> bool:
+    return isinstance(value, dict) and mark != "requested_rewrite" and "str" not in value
+
+
 def _format_of(item: dict[str, Any]) -> type[_Format]:
-    """Return the format that an item's keys suggest."""
+    """Return the format that an item's keys suggest.
+
+    Raises:
+        ValueError: they suggest none.
+    """
     if "requested_rewrite" in item:
         return Merged if "rewrite" in item else CounterFact
-    return ZsRE if {"src", "alt", "answers", "rephrase"} & item.keys() else KnowEdit
+    if {"src", "alt", "answers", "rephrase"} & item.keys():
+        return ZsRE
+    if "target_true" in item:
+        return FlatCounterFact
+    if {"subject", "prompt", "target_new"} & item.keys():
+        return KnowEdit
+    keys = ", ".join(map(repr, list(item)[:6])) or "no keys"
+    raise ValueError(
+        f"is in none of the known formats ({', '.join(FORMATS)}): it has {keys}. An edit needs "
+        "subject, prompt, target_new and the true object"
+    )
 
 
 def _refuse_without_object(item: dict[str, Any]) -> None:
@@ -354,7 +459,7 @@ def _refuse_without_object(item: dict[str, Any]) -> None:
     """
     if "concept" in item and "labels" in item:
         raise ValueError("concept: a text of WikiBio has no object to edit")
-    known = {"subject", "prompt", "target_new"} <= item.keys()
+    known = {"subject", "prompt", "target_new"} <= item.keys() and "target_true" not in item
     if known and _present(_first(item.get("ground_truth"))) is None:
         raise ValueError(
             "ground_truth: is missing or empty, as in WikiData_recent; every score compares the "
@@ -374,13 +479,28 @@ def parse(item: Any) -> _Format:
     if not isinstance(item, dict):
         raise ValueError(f"expected an object, got {_short(item)}")
     _refuse_without_object(item)
+    format = _format_of(item)
     try:
-        return _format_of(item).model_validate(item)
+        return format.model_validate(item)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{field}: {problem}, got {_short(first['input'])}") from None
+        found = error.errors()[0]
+        # Pydantic names the branch of a union by its type, which is no key of the file.
+        keys = [str(part) for part in found["loc"] if not _NO_KEY.search(str(part))]
+        problem = _PROBLEMS.get(found["type"], found["msg"].removeprefix("Value error, "))
+        given = "" if found["type"] == "missing" else f", got {_short(found['input'])}"
+        raise ValueError(f"{'.'.join(keys)}: {problem}{given}") from None
+
+
+_NO_KEY = re.compile(r"^_|\[|^(str|function-|constrained-)")
+
+_PROBLEMS = {
+    "missing": "is missing",
+    "model_type": "expected an object",
+    "dict_type": "expected an object",
+    "list_type": "expected a list",
+    "string_type": "expected text",
+}
+"""What is wrong, by pydantic's name. Its own words may name its classes."""
 
 
 def weighable(record: Record) -> Record:
