@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sadr_plugin import EditPoint, Findings
+from sadr_plugin.errors import ConfigError, SadrError
 
 from .base_editor import remarks_on_name, remarks_on_statistics
 from .declarations import EDIT_POINTS
@@ -117,14 +118,14 @@ class EasyEditCheck(HparamsCheck):
         found = super().findings(model)
         faults = [*found.faults, *self._machine_faults(), *self._editor_faults()]
         remarks = [*found.remarks, *self._remarks()]
-        lacking: list[str] = []
+        lacking: Sequence[str] = ()
         if model is not None:
             kind = getattr(model.config, "model_type", None)
             remarks += remarks_on_name(self._model_name, kind)
             if not faults and self.needs_statistics:
-                lacking = list(self._lacking(model))
-            if lacking:
-                remarks += remarks_on_statistics(model.config)
+                read = self._files(model)
+                lacking = read.lacking
+                remarks += read.remarks
         return Findings(faults, lacking, remarks)
 
     def calls(self, model: nn.Module, tokenizer: Any) -> list[dict[str, Any]]:
@@ -179,14 +180,23 @@ class EasyEditCheck(HparamsCheck):
                 f"edits are those of {self.point.editor}"
             )
 
-    def _lacking(self, model: nn.Module) -> Iterator[str]:
-        """Yield which layer statistics and which projection are missing or cannot be used."""
+    def _files(self, model: nn.Module) -> Findings:
+        """Return what is wrong with the layer statistics or the projection that an edit reads."""
+        from .environment import import_text_only
+        from .statistics import Job, remarks
         from .statistics_files import faults, projection_fault
 
         hparams = SimpleNamespace(**self.settings)
-        if "P_loc" in self.settings and Path(str(self.settings["P_loc"])).exists():
-            fault = projection_fault(hparams, model)
-            if fault is not None:
-                yield fault
-        else:
-            yield from faults(hparams, model)
+        try:
+            import_text_only()
+            if "P_loc" in self.settings and Path(str(self.settings["P_loc"])).exists():
+                fault = projection_fault(hparams, model)
+                return Findings(lacking=[] if fault is None else [fault])
+            lacking = faults(hparams, model)
+            others = [text for text in remarks(Job(model, None, hparams)) if text not in lacking]
+        except ConfigError as error:
+            return Findings(lacking=[str(error)])
+        except (ImportError, SadrError):
+            return Findings()  # `calls` says that EasyEdit cannot be imported
+        large = list(remarks_on_statistics(model.config)) if lacking else []
+        return Findings(lacking=lacking, remarks=[*others, *large])

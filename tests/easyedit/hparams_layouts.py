@@ -230,7 +230,8 @@ FILES = [
     both("two GPUs", {**ROME, **LLAMA}, "device: '0,1' is no device", device="0,1"),
     both("no such folder", {**ROME, **LLAMA}, "there is no folder", model_name="hugging_cache"),
     both("no statistics", {**MEMIT, **LLAMA}, "statistics"),
-    both("statistics of another model", {**MEMIT, **LLAMA}, "statistics", "foreign"),
+    both("statistics of another model", {**MEMIT, **LLAMA}, "for another model", "foreign"),
+    both("statistics of little text", {**MEMIT, **LLAMA}, GOOD, "thin"),
     both("damaged statistics", {**MEMIT, **LLAMA}, "statistics", "damaged"),
     # the plugin's own settings
     differs(
