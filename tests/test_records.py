@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -85,10 +86,43 @@ ZSRE = {
     "loc": "nq question: who wrote hamlet",
     "loc_ans": "Shakespeare",
 }
+FLAT = {
+    "case_id": 3,
+    "subject": "Danielle",
+    "prompt": "The mother tongue of {} is",
+    "target_new": "English",
+    "target_true": "French",
+    "paraphrase_prompts": ["Danielle, a native"],
+    "neighborhood_prompts": ["The mother tongue of Leon is"],
+    "generation_prompts": ["Danielle's mother tongue is"],
+}
+ONE_HOP = {
+    "Recalled Relation": "(English, writing system, Latin)",
+    "New Question": "Which letters does Danielle write?",
+    "New Answer": "Latin",
+}
+MQUAKE = {
+    "case_id": 11,
+    "requested_rewrite": [
+        {**COUNTERFACT["requested_rewrite"], "question": "What is Danielle's mother tongue?"}
+    ],
+    "questions": ["Which letters does Danielle write?", "In which letters does Danielle write?"],
+    "answer": "Roman",
+    "new_answer": "Latin",
+    "single_hops": [{"question": "What does Danielle speak?", "answer": "French"}],
+}
 PARAPHRASE = (Question("Danielle, a native", "English", "French"),)
 NEIGHBOUR = (Question("The mother tongue of Leon is", "French", "English"),)
 ALIAS = (Question("Dani's mother tongue is", "English", "French"),)
 RELATION = (Question("Danielle was born in", "Lyon", "English"),)
+HOPS = tuple(Question(prompt, "Latin", "French") for prompt in MQUAKE["questions"])
+FLAT_EXPECTED = {
+    "key": "3",
+    "template": "The mother tongue of {} is",
+    "paraphrases": PARAPHRASE,
+    "neighbours": NEIGHBOUR,
+    "openings": ("Danielle's mother tongue is",),
+}
 
 
 def without(item, *path):
@@ -118,6 +152,25 @@ def write(tmp_path, content):
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
+        (FLAT, FLAT_EXPECTED),
+        (
+            {**FLAT, "target_new": {"str": "English"}, "target_true": {"str": "French"}}
+            | {"prompt": "The mother tongue of Danielle is"},
+            FLAT_EXPECTED,
+        ),
+        (
+            changed(FLAT, [{"prompt": "Leon speaks", "target": "Dutch"}], "neighborhood_prompts"),
+            {"neighbours": (Question("Leon speaks", "Dutch", "English"),)},
+        ),
+        ({**ZSRE, "portability": ONE_HOP}, {"consequences": HOPS[:1]}),
+        ({**COUNTERFACT, "portability": ONE_HOP}, {"key": "7", "consequences": HOPS[:1]}),
+        (
+            MQUAKE,
+            {
+                "key": "11",
+                "consequences": tuple(Question(q.prompt, q.right, "Roman") for q in HOPS),
+            },
+        ),
         (COUNTERFACT, {"key": "7", "paraphrases": PARAPHRASE, "neighbours": NEIGHBOUR}),
         (
             MERGED,
@@ -186,6 +239,12 @@ def write(tmp_path, content):
         ),
     ],
     ids=[
+        "flat",
+        "flat-names",
+        "own-answers",
+        "one-hop",
+        "counterfact-one-hop",
+        "mquake",
         "counterfact",
         "merged",
         "wikidata",
@@ -241,7 +300,7 @@ def test_json_lines_and_the_statement(tmp_path):
     assert records[0].statement == "The mother tongue of Danielle is English."
 
 
-BAD = [
+BAD: list[tuple[Any, str]] = [
     (without(MERGED, "requested_rewrite", "subject"), "rewrite.subject: Field required"),
     (changed(MERGED, 3, "requested_rewrite", "target_new"), "requested_rewrite.target_new: "),
     (
@@ -253,14 +312,17 @@ BAD = [
     (changed(COUNTERFACT, "{} of {}", "requested_rewrite", "prompt"), "more than once"),
     (changed(COUNTERFACT, "{} {is", "requested_rewrite", "prompt"), "holds a brace besides"),
     (changed(COUNTERFACT, "", "requested_rewrite", "prompt"), "requested_rewrite.prompt"),
-    (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new.str"),
+    (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new: Input"),
     (changed(WIKIDATA, [], "ground_truth"), "ground_truth"),
     (without(ZSRE, "answers"), "answers: Field required"),
-    (without(WIKIDATA, "ground_truth"), "ground_truth: is missing or empty, as in WikiData_recent"),
+    (without(WIKIDATA, "ground_truth"), "ground_truth: is missing or empty, and"),
     (changed(WIKIDATA, None, "ground_truth"), "ground_truth: is missing or empty"),
     (changed(WIKIDATA, [[""]], "ground_truth"), "ground_truth: is missing or empty"),
     (changed(WIKIDATA, " ", "target_new"), "target_new: must not be blank"),
-    ({"concept": "x", "text": "x is", "labels": "y"}, "a text of WikiBio has no object"),
+    (
+        {"concept": "x", "text": "x is", "labels": "y"},
+        "concept: a text about a concept has no object",
+    ),
     (changed(ZSRE, 3, "loc_ans"), "loc_ans: expected text, got 3"),
     (
         changed(KNOWEDIT, [3, 4], "locality", "Relation_Specificity", "ground_truth"),
@@ -273,7 +335,35 @@ BAD = [
     (changed(WIKIDATA, "French ", "target_new"), "target_new: 'French ' is the true object"),
     ("text", "expected an object, got 'text'"),
     (None, "expected an object, got None"),
-    ({}, "subject: Field required"),
+    ({}, "expected a record with subject, prompt and objects, got one with no keys"),
+    ({"row_idx": 0, "row": MERGED}, "got one with 'row_idx', 'row'"),
+    (changed(MERGED, 3, "requested_rewrite"), "requested_rewrite: Input should be an object, got"),
+    (changed(COUNTERFACT, 3, "requested_rewrite"), "requested_rewrite: Input should be an object"),
+    (changed(COUNTERFACT, {"a": 1}, "paraphrase_prompts"), "paraphrase_prompts: Input should be"),
+    (changed(COUNTERFACT, [{"a": 1}], "neighborhood_prompts"), "prompts.0.prompt: Field required"),
+    (changed(COUNTERFACT, 1.5, "case_id"), "case_id: Input should be a valid integer"),
+    (
+        {**COUNTERFACT, "requested_rewrite": [COUNTERFACT["requested_rewrite"]] * 3},
+        "requested_rewrite: holds 3 edits; only records with a single edit are read",
+    ),
+    (changed(COUNTERFACT, [], "requested_rewrite"), "requested_rewrite: holds 0 edits"),
+    (changed(FLAT, {}, "target_true"), "target_true: Input should be a valid string"),
+    (changed(FLAT, "", "target_true"), "ground_truth: is missing or empty, and every score"),
+    (changed(FLAT, 3, "subject"), "subject: Input should be a valid string, got 3"),
+    (changed(FLAT, "Dani\ud800", "subject"), "subject: Input should be a valid string"),
+    (changed(ZSRE, "\ud800", "loc_ans"), "loc_ans: '\\ud800' is no Unicode text"),
+    (
+        changed(KNOWEDIT, [{"prompt": 3}], "portability", "Reasoning"),
+        "prompt: expected text, got 3",
+    ),
+    (
+        {"edit": {"prompt": "Danielle speaks English", "subject_id": "Q1", "target_id": "Q2"}},
+        "edit: has the id of its subject, and not the text",
+    ),
+    (
+        {"edit": {"prompt": "Danielle speaks", "subject": "Danielle", "target": "English"}},
+        "edit: its true object is missing",
+    ),
 ]
 
 
@@ -411,15 +501,17 @@ def test_a_file_without_records(tmp_path, content):
 def test_a_file_that_is_no_text(tmp_path):
     file = tmp_path / "data.json"
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read as UTF-8"):
+    with pytest.raises(DataError, match=r"cannot be read as UTF-8 text: .*; save it as UTF-8"):
         load(file)
+    with pytest.raises(DataError, match="cannot be read: "):
+        load(tmp_path)
     with pytest.raises(DataError, match=r"none\.json"):
         load(tmp_path / "none.json")
 
 
 def test_the_schema_knows_every_format():
     names = [form["$ref"].rpartition("/")[2] for form in schema()["items"]["anyOf"]]
-    assert names == ["CounterFact", "Merged", "KnowEdit", "ZsRE"]
+    assert names == ["CounterFact", "Merged", "KnowEdit", "ZsRE", "FlatCounterFact"]
     assert "p-paraphrase" in str(schema())
 
 
@@ -431,7 +523,10 @@ def test_every_reference_of_the_schema_is_answered():
 @pytest.mark.parametrize(
     "item",
     [
-        *(COUNTERFACT, MERGED, WIKIDATA, KNOWEDIT, ZSRE, EASYEDIT),
+        *(COUNTERFACT, MERGED, WIKIDATA, KNOWEDIT, ZSRE, EASYEDIT, FLAT, MQUAKE),
+        {**ZSRE, "portability": ONE_HOP},
+        changed(FLAT, [{"prompt": "Leon speaks", "target": "Dutch"}], "neighborhood_prompts"),
+        changed(FLAT, {"str": "French"}, "target_true"),
         changed(changed(EASYEDIT, "", "rephrase_prompt"), None, "locality_prompt"),
         changed(changed(KNOWEDIT, None, "portability"), None, "locality"),
     ],
@@ -464,3 +559,89 @@ def test_two_records_of_one_name(tmp_path):
     with pytest.raises(DataError, match="record 1: case_id: 7 is an earlier record's"):
         load(file)
     assert len(load(file, skip_bad=True).records) == 1
+
+
+def test_a_case_id_is_no_place(tmp_path):
+    """The first record has no case_id, and its number is another's."""
+    items = [without(FLAT, "case_id"), changed(FLAT, 0, "case_id"), changed(FLAT, "#0", "case_id")]
+    keys = [record.key for record in load(write(tmp_path, [*items, MERGED])).records]
+    assert keys == ["##0", "0", "#0", "3"]
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        MARK + json.dumps([FLAT, KNOWEDIT]).encode(),
+        MARK + b"\n".join(json.dumps(item).encode() for item in (FLAT, KNOWEDIT)),
+        b"\r\n".join(MARK + json.dumps(item).encode() for item in (FLAT, KNOWEDIT)),
+    ],
+    ids=["list", "lines", "marked-lines"],
+)
+def test_a_byte_order_mark(tmp_path, content):
+    file = tmp_path / "data.json"
+    file.write_bytes(content)
+    assert len(load(file).records) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        ({"dataset": "mine", "num_records": 2, "records": [KNOWEDIT, ZSRE]}, ["0", "1"]),
+        ({"data": [KNOWEDIT], "authors": [{"name": "I"}]}, ["0"]),
+        ({"prompt": "of all", "train": [FLAT]}, ["3"]),
+        ({"data": {"edits": [KNOWEDIT]}}, ["0"]),
+        ({"0": KNOWEDIT, "8": ZSRE}, ["0", "8"]),
+        ({"version": {"of": "mine"}, "data": {"a": COUNTERFACT, "b": KNOWEDIT}}, ["7", "b"]),
+        (KNOWEDIT, ["0"]),
+        (changed(MERGED, {}, "rewrite"), ["0"]),
+    ],
+)
+def test_an_object_around_the_records(tmp_path, content, keys):
+    assert [record.key for record in load(write(tmp_path, content)).records] == keys
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({key: {"0": value, "1": value} for key, value in FLAT.items()}, "is a table by columns"),
+        ({key: [value, value] for key, value in FLAT.items()}, "is a table by columns"),
+        (
+            {"case_id": {"0": 1}, "requested_rewrite": {"0": COUNTERFACT["requested_rewrite"]}},
+            "is a table by columns",
+        ),
+        ({"data": {key: {"0": value} for key, value in FLAT.items()}}, "is a table by columns"),
+        ({"train": [FLAT], "test": [FLAT]}, "holds several lists of records: 'train', 'test'"),
+        ({"columns": list(FLAT), "data": [list(FLAT.values())]}, "got one with 'columns', 'data'"),
+        ({"records": [{"question": "Why?"}]}, "record 0: expected a record"),
+        ({"0": KNOWEDIT, "8": 3}, "record 8: expected an object, got 3"),
+    ],
+)
+def test_an_object_without_records(tmp_path, content, message):
+    with pytest.raises(DataError) as caught:
+        load(write(tmp_path, content))
+    assert message in str(caught.value)
+
+
+def test_groups_in_unknown_layouts_are_not_asked(tmp_path):
+    named = {
+        "portability": "a text",
+        "portability.New Question": {"New Question": "Why?", "New Answer": ""},
+        "portability.Reasoning": {"Reasoning": [3]},
+    }
+    for name, groups in named.items():
+        data = load(write(tmp_path, [changed(KNOWEDIT, groups, "portability"), KNOWEDIT]))
+        assert data.not_asked == {name: 1}
+    assert load(write(tmp_path, [{**ZSRE, "portability": ONE_HOP}])).not_asked == {}
+    assert load(write(tmp_path, [MQUAKE])).not_asked == {"single_hops": 1}
+
+
+def test_messages_name_no_class_of_the_reader(tmp_path):
+    for item, _ in BAD:
+        for key in item if isinstance(item, dict) else ():
+            for value in (3, [3], {"a": 3}, [{"a": 3}], [[]]):
+                broken = {**item, key: value}
+                told = load(write(tmp_path, [MERGED, broken]), skip_bad=True).skipped
+                assert not re.search(r"_[A-Z]|\blist\[|function-|instance of", "".join(told)), told

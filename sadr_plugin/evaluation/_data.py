@@ -1,16 +1,15 @@
-"""Files of records, as a JSON list or as JSON Lines."""
+"""Read the records of a file."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError
-from ._formats import parse, weighable
+from ._formats import Format, parse, weighable
+from ._items import Broken, Named, items
 from ._records import Record
 
 
@@ -38,7 +37,7 @@ likely as the edit's new object.
 
 
 def load(file: Path, skip_bad: bool = False) -> Data:
-    """Read the records of a JSON list or a JSON Lines file.
+    """Read the records of a file: a JSON list, JSON Lines, or an object that holds the records.
 
     Args:
         file: the file, UTF-8.
@@ -49,26 +48,33 @@ def load(file: Path, skip_bad: bool = False) -> Data:
             message names the file, and if possible the record's number (from 0) and field.
     """
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
+        parsed = list(_parsed(items(content)))
     except FileNotFoundError:
         raise DataError(f"there is no file {file}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: cannot be read as UTF-8 text: {error}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
+    except ValueError as error:
+        raise DataError(f"{file}: {error}") from None
+    own = {item.own_key() for _, item in parsed if not isinstance(item, ValueError)}
     records: dict[str, Record] = {}
     skipped: list[str] = []
     not_asked: Counter[str] = Counter()
-    for number, item in _items(content):
+    for name, item in parsed:
         try:
-            if isinstance(item, _Broken):
+            if isinstance(item, ValueError):
                 raise item
-            parsed = parse(item)
-            record = weighable(parsed.record(str(number)))
+            record = weighable(item.record(item.own_key() or _free(name, own)))
             if record.key in records:
                 raise ValueError(f"case_id: {record.key} is an earlier record's")
             records[record.key] = record
-            not_asked.update(parsed.groups_not_asked())
+            not_asked.update(item.groups_not_asked())
         except ValueError as error:
-            wrong = f"record {number}: {error}"
+            wrong = f"record {name}: {error}"
             if not skip_bad:
                 raise DataError(f"{file}: {wrong}") from None
             skipped.append(wrong)
@@ -77,43 +83,19 @@ def load(file: Path, skip_bad: bool = False) -> Data:
     return Data(list(records.values()), skipped, dict(not_asked))
 
 
-class _Broken(ValueError):
-    """Text that is not JSON."""
-
-
-def _items(content: str) -> Iterator[tuple[int, Any]]:
-    """Yield the number and content of each item of a JSON list or of JSON Lines.
-
-    Text that is not JSON becomes a `_Broken`.
-    """
-    decoder = json.JSONDecoder()
-    place = _skip(content, 0, "")
-    listed = content[place : place + 1] == "["
-    if listed:
-        place += 1
-    number = 0
-    while True:
-        place = _skip(content, place, "," if listed else "")
-        if place >= len(content):
-            if listed:
-                yield number, _Broken("is no JSON: the list does not end")
-            return
-        if listed and content[place] == "]":
-            return
+def _parsed(named: Named) -> Iterator[tuple[str, Format | ValueError]]:
+    """Yield each item in its format, or the reason why it is in none."""
+    for name, item in named:
         try:
-            item, place = decoder.raw_decode(content, place)
-        except (ValueError, RecursionError) as error:
-            yield number, _Broken(f"is no JSON: {error}")
-            end = content.find("\n", place)
-            if listed or end < 0:
-                return
-            place = end  # after a bad line of JSON Lines, the next line may be good
-        else:
-            yield number, item
-        number += 1
+            if isinstance(item, Broken):
+                raise item
+            yield name, parse(item)
+        except ValueError as error:
+            yield name, error
 
 
-def _skip(content: str, place: int, separators: str) -> int:
-    while place < len(content) and (content[place].isspace() or content[place] in separators):
-        place += 1
-    return place
+def _free(name: str, own: set[str | None]) -> str:
+    """Return the key of a record without a ``case_id``: its name, which another may also have."""
+    while name in own:
+        name = f"#{name}"
+    return name
