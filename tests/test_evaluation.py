@@ -28,6 +28,7 @@ from sadr_plugin import hookimpl
 from sadr_plugin.errors import (
     ConfigError,
     EvaluationError,
+    PositionError,
 )
 from sadr_plugin.evaluation import (
     UNEDITED,
@@ -217,3 +218,35 @@ def test_the_threads_of_the_run_are_written(tmp_path):
         assert sadr_eval(tmp_path, "--threads", threads).exit_code == 0
     about = json.loads((tmp_path / "out" / "summary.json").read_text())["about"]
     assert about["threads"] == threads
+
+
+class Failing(Stranger):
+    """Its editor fails on every record in some arms."""
+
+    def __init__(self, *arms):
+        self.arms = arms
+
+    @hookimpl
+    def sadr_editor(self, file, options):
+        arms = self.arms
+
+        class Editor(SmallEditor):
+            def edit(self, records, sadr):
+                if ("plain" if sadr is None else "sadr") in arms:
+                    raise PositionError("no such token")
+                super().edit(records, sadr)
+
+        return Editor()
+
+
+@pytest.mark.parametrize("mode", ["single", "batch", "sequence"])
+@pytest.mark.parametrize("arms", [("plain", "sadr"), ("sadr",)])
+def test_an_arm_without_one_result_is_no_success(tmp_path, mode, arms):
+    """What is finished is written all the same, and continuing the run does not mend it."""
+    told = f"no edit of the arm {arms[0]} succeeded: all 2 failed; the first: no such token"
+    for more in ([], ["--resume"]):
+        with registered(Failing(*arms)), pytest.raises(EvaluationError, match=told):
+            sadr_eval(tmp_path, "--mode", mode, *more)
+        assert (tmp_path / "out" / "summary.json").exists()
+        results = read_results(tmp_path / "out" / "results.jsonl")
+        assert {r.arm for r in results if r.error} == set(arms)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config import SadrConfig
-from ..errors import ConfigError
-from ..evaluation import Arm
+from ..errors import ConfigError, EvaluationError
+from ..evaluation import Arm, Result
 
 CHANGES_PLAIN = {"stop_at", "num_grad_steps", "terms"}
 """Settings that change an edit whose γ is 0."""
@@ -61,3 +61,22 @@ def arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
     for arm in found:
         SadrConfig.parse(arm.sadr)
     return found
+
+
+def expect_results(results: Sequence[Result], arms: Sequence[str]) -> None:
+    """Check, at the end of a run, that every arm has a result without an error.
+
+    Args:
+        results: the results of the run.
+        arms: the names of the arms with an edit.
+
+    Raises:
+        EvaluationError: an arm has none. A run whose tables have no figures has not succeeded.
+    """
+    for arm in arms:
+        errors = [result.error for result in results if result.arm == arm]
+        if None not in errors:
+            first = f"; the first: {errors[0]}" if errors else ""
+            raise EvaluationError(
+                f"no edit of the arm {arm} succeeded: all {len(errors)} failed{first}"
+            )

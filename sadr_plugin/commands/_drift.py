@@ -134,6 +134,7 @@ def drift(
     from ..drift import Variant, arm_names
     from ..evaluation import Arm, Record
     from ._arms import arms as parse_arms
+    from ._arms import expect_results
 
     single: dict[str, object] = {
         "--subject": subject,
@@ -201,6 +202,8 @@ def drift(
             findings = _of_many(cluster, make, records.records, folder, console)
     findings.show(console)
     output.write(findings, console)
+    if data is not None:
+        expect_results(findings.results, [arm.name for arm in chosen])
 
 
 def _make(

@@ -144,6 +144,7 @@ def evaluate(
     from .. import enabled
     from ..evaluation import LocalEngine
     from ._arms import arms as parse_arms
+    from ._arms import expect_results
     from ._eval_plans import SequencePlan, Settings, SinglePlan
 
     output = Output(json, report, svg, png)
@@ -201,6 +202,7 @@ def evaluate(
     for group, count in chosen.found.not_asked.items():
         console.print(f"not asked: {group}, in {count} records of the file", markup=False)
     console.print(f"in {out.absolute()}", markup=False)
+    expect_results(plan.results, [arm.name for arm in chosen_arms])
 
 
 @contextlib.contextmanager

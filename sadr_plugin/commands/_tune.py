@@ -12,7 +12,7 @@ import typer
 
 from ..adapter import EditorOptions
 from ..config import SadrConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, EvaluationError
 from . import _run_folder
 from ._options import (
     DType,
@@ -163,6 +163,11 @@ def tune(
         console.print(f"no settings were found, so {write} is not written", markup=False)
     output.write(findings, console)
     console.print(f"in {out.absolute()}", markup=False)
+    if tuning.tried and tuning.best is None:
+        raise EvaluationError(
+            f"no settings were found: edits failed in all {len(tuning.tried)} trials, see "
+            f"{out / 'results.jsonl'}"
+        )
 
 
 def _fixed(configured: Any) -> dict[str, Any]:

@@ -257,7 +257,7 @@ class FlatCounterFact(_Numbered, KnowEdit):
 
 
 FLAT: tuple[type[KnowEdit], ...] = (KnowEdit, ZsRE, FlatCounterFact)
-FORMATS: tuple[type[Format], ...] = (CounterFact, Merged, *FLAT)
+FORMATS: tuple[type[Format], ...] = (CounterFact, FlatCounterFact, Merged, KnowEdit, ZsRE)
 
 
 def schema() -> dict[str, Any]:
@@ -303,7 +303,7 @@ def _refuse_unusable(item: dict[str, Any]) -> None:
     edits, edit = item.get("requested_rewrite"), item.get("edit")
     if isinstance(edits, list) and len(edits) != 1:
         raise ValueError(
-            f"requested_rewrite: holds {len(edits)} edits; only records with a single edit are read"
+            f"requested_rewrite: a list of {len(edits)} edits; every record here is one edit"
         )
     if "requested_rewrite" in item:
         return
@@ -317,8 +317,11 @@ def _refuse_unusable(item: dict[str, Any]) -> None:
     elif isinstance(edit, dict) and not any(_has(edit, key) for key in TRUE):
         raise ValueError(f"edit: its true object {NO_OBJECT}")
     else:
-        keys = ", ".join(shortened(key) for key in list(item)[:5]) or "no keys"
-        raise ValueError(f"expected a record with subject, prompt and objects, got one with {keys}")
+        keys = ", ".join(shortened(key) for key in list(item)[:6]) or "no keys"
+        raise ValueError(
+            f"is in no known format: it has {keys}. An edit needs subject, prompt, target_new and "
+            "the true object"
+        )
 
 
 def parse(item: Any) -> Format:
@@ -343,10 +346,19 @@ def _problem(item: dict[str, Any], error: ValidationError) -> str:
     """Return the most specific of the problems, with the path of its value in the item."""
     found = [(_path(item, problem), problem) for problem in error.errors()]
     path, problem = max(found, key=lambda one: len(one[0]))
-    what = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("model_type", "model_attributes_type"):
-        what = "Input should be an object"
-    return f"{'.'.join(map(str, path))}: {what}, got {shortened(problem['input'])}"
+    what = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    given = "" if problem["type"] == "missing" else f", got {shortened(problem['input'])}"
+    return f"{'.'.join(map(str, path))}: {what}{given}"
+
+
+_PROBLEMS = {
+    "missing": "is missing",
+    "model_type": "expected an object",
+    "list_type": "expected a list",
+    "string_type": "expected text",
+    "string_unicode": "expected Unicode text",
+}
+"""What is wrong, by pydantic's name. Its own words may name its classes."""
 
 
 def _path(item: Any, problem: ErrorDetails) -> list[int | str]:

@@ -56,8 +56,8 @@ def _inside(whole: Mapping[str, Any]) -> Named | None:
         of_records = [key for key, value in lists.items() if any(map(is_record, value))]
         if len(of_records) > 1:
             raise ValueError(
-                f"holds several lists of records: {', '.join(map(repr, of_records))}; "
-                "give a file with one of them"
+                f"has several lists of objects, under {', '.join(map(repr, of_records))}; put the "
+                "records into a file of their own"
             )
         for key in of_records or (lists if len(lists) == 1 else ()):
             return [(str(number), item) for number, item in enumerate(lists[key])]
@@ -69,8 +69,8 @@ def _inside(whole: Mapping[str, Any]) -> Named | None:
         whole = objects[0]
     if _is_table(whole):
         raise ValueError(
-            "is a table by columns; write an object for each record "
-            "(in pandas: DataFrame.to_json(orient='records'))"
+            "is a table by columns, with a value for each record under every key; write it by "
+            "records (in pandas, orient='records')"
         )
     return None
 
