@@ -291,8 +291,6 @@ def _has(item: dict[str, Any], key: str) -> bool:
 TRUE = ("ground_truth", "target_true", "answers")
 """The keys of the true object in the flat formats."""
 
-NO_OBJECT = "is missing or empty, and every score compares the new object with the true one"
-
 
 def _refuse_unusable(item: dict[str, Any]) -> None:
     """Refuse items that hold no edit that can be evaluated, as in some published sets.
@@ -309,13 +307,19 @@ def _refuse_unusable(item: dict[str, Any]) -> None:
         return
     if is_flat(item):
         if "target_new" in item and not any(_has(item, key) for key in TRUE):
-            raise ValueError(f"ground_truth: {NO_OBJECT}. Add it, as ground_truth or target_true")
+            raise ValueError(
+                "ground_truth: is missing or empty, and every score compares the new object with "
+                "the true one. Add it, as ground_truth or target_true"
+            )
     elif "concept" in item and "labels" in item:
         raise ValueError("concept: a text about a concept has no object to edit")
     elif isinstance(edit, dict) and "subject_id" in edit and "subject" not in edit:
         raise ValueError("edit: has the id of its subject, and not the text that an edit needs")
     elif isinstance(edit, dict) and not any(_has(edit, key) for key in TRUE):
-        raise ValueError(f"edit: its true object {NO_OBJECT}")
+        raise ValueError(
+            "edit: its true object is missing or empty, and every score compares the new object "
+            "with the true one"
+        )
     else:
         keys = ", ".join(shortened(key) for key in list(item)[:6]) or "no keys"
         raise ValueError(
