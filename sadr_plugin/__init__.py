@@ -8,7 +8,7 @@ therefore imports nothing until one of its names is used.
 
 TYPE_CHECKING = False  # as in typing; importing typing would cost each start-up 10 ms
 if TYPE_CHECKING:
-    from .adapter import Edit, EditorOptions, EditPoint, HparamsSummary, Prompt
+    from .adapter import Edit, EditorOptions, EditPoint, Findings, HparamsSummary, Prompt
     from .config import SadrConfig
     from .errors import SadrError
     from .events import Report, Step, last_report, reports
@@ -23,6 +23,7 @@ __all__ = [
     "Edit",
     "EditPoint",
     "EditorOptions",
+    "Findings",
     "HparamsSummary",
     "LossTerm",
     "Prompt",
@@ -46,6 +47,7 @@ _HOME = {
     "Edit": "adapter",
     "EditPoint": "adapter",
     "EditorOptions": "adapter",
+    "Findings": "adapter",
     "HparamsSummary": "adapter",
     "LossTerm": "method._running",
     "Prompt": "adapter",

@@ -43,7 +43,7 @@ def code_version(name: str, package: str) -> str | None:
     except PackageNotFoundError:
         return None
     own = Path(str(installed.locate_file(package))).resolve()
-    return installed.version if [place.resolve() for place in _places(package)] == [own] else None
+    return installed.version if [place.resolve() for place in places_of(package)] == [own] else None
 
 
 def code_sha256(package: str) -> str | None:
@@ -55,7 +55,7 @@ def code_sha256(package: str) -> str | None:
         None if there is no such package.
     """
     digest = hashlib.sha256()
-    places = _places(package)
+    places = places_of(package)
     for place in places:
         for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
             digest.update(file.relative_to(place).as_posix().encode() + b"\0")
@@ -63,7 +63,7 @@ def code_sha256(package: str) -> str | None:
     return digest.hexdigest() if places else None
 
 
-def _places(package: str) -> list[Path]:
+def places_of(package: str) -> list[Path]:
     """Return the folders of a package, or the file of a module. Empty if there is none."""
     try:
         found = find_spec(package)

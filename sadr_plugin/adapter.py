@@ -254,6 +254,22 @@ def _expected_in_edit() -> dict[str, tuple[str, Callable[[Any], bool]]]:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What an adapter finds in an hparams file, one text each.
+
+    Attributes:
+        faults: why an edit with the file would fail.
+        lacking: files that the edit needs and that are missing or cannot be used, such as layer
+            statistics. A command can make them.
+        remarks: what does not make the edit fail, and may do harm or surprise the user.
+    """
+
+    faults: Sequence[str] = ()
+    lacking: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class HparamsSummary:
     """What an adapter reads from an hparams file, if possible without importing its toolkit.
 
@@ -269,6 +285,14 @@ class HparamsSummary:
         remarks: what may make edits with this file fail or do harm, one text each. ``sadr doctor``
             shows them.
         find_model: gives the folder of a model whose ``model_name`` transformers does not know.
+        check: a function that compares the file with the toolkit and with the model, and gives its
+            `Findings`. It gets the model without weights: every tensor is on torch's device
+            ``meta``. It gets None if the model cannot be built.
+        calls: a function that builds the toolkit's hparams object and gives the arguments, by name,
+            with which the toolkit would call `EditPoint.function` for an example fact. There is one
+            mapping for each call. It gets the model without weights, and the tokenizer. It raises
+            an error of the plugin if the object cannot be built. ``sadr doctor`` runs the checks of
+            an edit on these arguments.
     """
 
     editor: str
@@ -280,6 +304,8 @@ class HparamsSummary:
     settings: Mapping[str, Any] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     find_model: Callable[[], Path] | None = None
+    check: Callable[[nn.Module | None], Findings] | None = None
+    calls: Callable[[nn.Module, Any], Sequence[Mapping[str, Any]]] | None = None
 
     def __post_init__(self) -> None:
         """Check the types that the plugin relies on.

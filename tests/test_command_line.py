@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from sadr_plugin import EditorOptions, HparamsSummary, hookimpl
 from sadr_plugin._version import plugin_version
 from sadr_plugin.commands._arms import arms
-from sadr_plugin.commands._doctor import model_obstacle
+from sadr_plugin.commands._blank_model import blank_model
 from sadr_plugin.commands._hparams import summary_of
 from sadr_plugin.commands._options import expect_only_subject
 from sadr_plugin.commands._run_setup import make_editor
@@ -25,7 +25,6 @@ from sadr_plugin.commands.terminal import silence
 from sadr_plugin.errors import AttachmentError, ConfigError, SadrError
 from sadr_plugin.evaluation import Editor, load_model
 from sadr_plugin.testing import registered
-from support import tiny_llama
 
 COMMANDS = ["doctor", "drift", "editors", "models", "demo", "stats", "eval", "tune"]
 
@@ -76,17 +75,19 @@ def test_a_corpus_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the client has been closed"), KeyError()])
-def test_whatever_keeps_a_model_from_being_loaded_is_named(monkeypatch, error):
+def test_whatever_keeps_a_model_from_being_loaded_is_named(tmp_path, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
-    message = f"model_name: 'far' cannot be loaded: {str(error) or 'KeyError'}"
+    name = str(tmp_path)
+    message = f"model_name: {name!r} cannot be loaded: {str(error) or 'KeyError'}"
     with pytest.raises(ConfigError) as raised:
-        load_model("far", EditorOptions())
+        load_model(name, EditorOptions())
     assert str(raised.value) == message
-    assert model_obstacle(HparamsSummary("ROME", "far", 1, "model.layers.{}", None)) == message
+    blank = blank_model(HparamsSummary("ROME", name, 1, "model.layers.{}", None))
+    assert (blank.model, blank.faults) == (None, (message,))
 
 
 def test_a_model_whose_folder_is_not_there(tmp_path, monkeypatch):
@@ -117,8 +118,11 @@ def test_doctor_and_editors_as_data(tmp_path):
     assert found["versions"]["sadr-plugin"] == plugin_version()
     assert found["hparams"] == {
         "file": str(file),
+        "editor": None,
+        "model": None,
         "problems": [f"there is no file {file}"],
         "remarks": [],
+        "outlook": [],
     }
     assert sadr("editors", "--json", str(tmp_path / "editors.json")).exit_code == 0
     editors = json.loads((tmp_path / "editors.json").read_text())
@@ -197,12 +201,6 @@ def test_doctor_on_a_file_of_an_editor_that_nobody_declares(tmp_path):
     assert shown.exit_code == 1
 
 
-def test_doctor_finds_a_model_by_the_adapters_name_for_it(tmp_path):
-    tiny_llama().config.save_pretrained(tmp_path)
-    summary = HparamsSummary("a", "far", 1, "model.layers.{}", True, find_model=lambda: tmp_path)
-    assert model_obstacle(summary) is None
-
-
 def test_a_prompt_with_other_braces_is_refused():
     with pytest.raises(ConfigError, match=r"--prompt: '\{\} has \{x\}' holds a brace besides"):
         expect_only_subject("--prompt", "{} has {x}")
@@ -213,3 +211,18 @@ def test_what_a_toolkit_prints_is_not_kept():
         stream = sys.stdout
         print("much")
     assert stream.closed, "a file that keeps nothing, not a text in memory"
+
+
+def test_an_end_of_file_says_where(tmp_path, monkeypatch, capsys):
+    """Click takes it for the user's own and says "Aborted!"."""
+
+    def ended(*_):
+        raise EOFError("cut off")
+
+    monkeypatch.setattr("sadr_plugin.commands._editors.attachabilities", ended)
+    told = CliRunner().invoke(build(), ["editors"])
+    assert told.exit_code == 1
+    told = told.output + capsys.readouterr().err
+    assert "Aborted" not in told
+    assert "a file ended before it should" in told
+    assert "EOFError: cut off" in told

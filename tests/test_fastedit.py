@@ -10,6 +10,7 @@ from fastedit.rome import ROMEHyperParams, rome_main
 import sadr_fastedit
 import sadr_plugin
 from sadr_fastedit import sadr_edit_points
+from sadr_plugin.commands._verdict import verdict_on
 from sadr_plugin.devices import cuda_or_cpu
 from sadr_plugin.errors import ConfigError, PositionError
 from sadr_plugin.evaluation import Record, UneditedWeights, edited
@@ -210,6 +211,37 @@ def test_a_file_that_is_wrong(settings, changes, message):
     hook = sadr_plugin.plugin_manager().hook
     with pytest.raises(ConfigError, match=message):
         hook.sadr_read_hparams(file=settings(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"v_loss_layer": 47}, None),  # FastEdit names it and does not open it
+        ({"lm_head_module": "head"}, None),
+        ({"layers": [3]}, "the edited layer 3 is the last one"),
+        ({"fact_token": "last"}, "FastEdit with fact_token: last"),
+        ({"mlp_module_tmp": "model.layers.{}.ffn"}, "no module model.layers.1.ffn"),
+        ({"mlp_module_tmp": "model.layers.{}.self_attn"}, "does not give hidden states alone"),
+        ({"rewrite_module_tmp": "model.layers.{}.mlp.up_proj"}, "gives 64 numbers for a token"),
+        ({"mom2_adjustment": True}, "FastEdit has no layer statistics"),
+        ({"v_lr": "half"}, "v_lr: expected a number"),
+        ({"v_num_grad_steps": 0}, "v_num_grad_steps: expected at least one step"),
+    ],
+)
+def test_doctor_and_the_edit_agree(settings, changes, fault):
+    file = settings(**changes)
+    hook = sadr_plugin.plugin_manager().hook
+    verdict = verdict_on(file, hook.sadr_read_hparams(file=file))
+    record, error = Record("0", "tower", "the {} is in", "rome", "paris"), None
+    with sadr_plugin.enabled(), sadr_plugin.reports() as reports:
+        editor = hook.sadr_editor(file=file, options=sadr_plugin.EditorOptions())
+        try:
+            editor.edit([record], {"gamma": 1.0})
+        except Exception as raised:
+            error = raised
+    assert verdict.is_good == (error is None) == bool(reports), (verdict, error)
+    assert fault is None if verdict.is_good else fault in "; ".join(verdict.faults)
 
 
 def test_a_file_for_another_editor_is_left_to_it(settings):

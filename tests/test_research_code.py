@@ -22,8 +22,9 @@ import sadr_memit
 import sadr_plugin
 from easyedit.conftest import ROME
 from sadr_memit import EDIT_POINTS
-from sadr_memit.hparams_files import sadr_read_hparams
+from sadr_memit.hparams_files import OF_ALL, sadr_read_hparams
 from sadr_plugin.commands._editors import attachabilities
+from sadr_plugin.commands._verdict import Verdict, verdict_on
 from sadr_plugin.devices import cuda_or_cpu
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.testing import REUSE_TOLERANCE, EditorConformance, assert_equal, witnessing
@@ -394,5 +395,73 @@ def test_hparams_files(tmp_path, more, editor):
     with pytest.raises(ConfigError, match="layers: expected a list of indices, got 'all'"):
         sadr_read_hparams(file)
     file.write_text("{")
-    assert sadr_read_hparams(file) is None
+    with pytest.raises(ConfigError, match=rf"{file}: cannot be read as JSON: Expecting"):
+        sadr_read_hparams(file)
     assert sadr_memit.sadr_read_hparams(tmp_path / "none.json") is None
+
+
+KEYS = {
+    "ROME": ("context_template_length_params",),
+    "MEMIT": ("layer_selection", "mom2_update_weight", "model_name"),
+}
+
+
+@pytest.mark.parametrize(
+    ("repository", "editor", "changes", "fault"),
+    [
+        ("AlphaEdit", "ROME", {}, None),
+        ("AlphaEdit", "MEMIT", {}, None),
+        ("memit", "ROME", {}, "the width of a model as n_embd"),
+        ("PMET", "MEMIT", {"model_name": None}, "the width of a model as n_embd"),
+        ("AlphaEdit", "MEMIT", {"model_name": None}, "lacks model_name"),
+        ("AlphaEdit", "ROME", {"model_name": "tiny"}, "model_name: the hparams class of ROME has"),
+        ("AlphaEdit", "ROME", {"v_lr": "5e-1"}, "v_lr: expected a number, got '5e-1'"),
+        ("AlphaEdit", "ROME", {"fact_token": "last"}, None),
+        ("AlphaEdit", "MEMIT", {"fact_token": "last"}, "fact_token: last makes this editor"),
+        ("AlphaEdit", "MEMIT", {"v_loss_layer": 47}, "v_loss_layer: 47 is outside"),
+        ("AlphaEdit", "MEMIT", {"ln_f_module": "transformer.ln_f"}, "no module transformer.ln_f"),
+        ("AlphaEdit", "MEMIT", {"update_norm_lambda": 0, "emmet_lambda": 1}, "a file of EMMET"),
+        ("AlphaEdit", "MEMIT", {"prob_cutoff": 0, "norm_control": 0}, "a file of ENCORE"),
+    ],
+)
+def test_doctor_and_the_edit_agree(repository, editor, changes, fault, tmp_path, monkeypatch):
+    """The edit is the search for a vector by the code's own function, as its scripts call it."""
+    model, tokenizer = tiny_llama(), word_tokenizer()
+    folder = tmp_path / "tiny"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    point = point_of(editor)
+    values = {**VALUES, "layers": [1], "v_loss_layer": 3, "model_name": str(folder), "sadr": True}
+    content = {key: values[key] for key in (*OF_ALL, *KEYS[editor], "sadr") if key in values}
+    if editor == "ROME":
+        content.pop("model_name")
+    content = {k: v for k, v in {**content, **changes}.items() if v is not None}
+    file = tmp_path / "tiny.json"
+    file.write_text(json.dumps(content))
+    with checkout(repository):
+        monkeypatch.chdir(Path.cwd())
+        try:
+            summary = dataclasses.replace(sadr_read_hparams(file), model_name=str(folder))
+            verdict = verdict_on(file, summary)
+        except ConfigError as error:
+            verdict = Verdict([str(error)])
+        request = request_of("the {} is in", "tower", " rome", "paris")
+        with sadr_plugin.enabled(), sadr_plugin.reports() as reports, cuda_or_cpu():
+            try:
+                arguments = {
+                    "model": model,
+                    "tok": tokenizer,
+                    "request": request,
+                    "hparams": load(point.hparams).from_json(file),
+                    "layer": 1,
+                    "context_templates": ["{}"] if editor == "ROME" else [["{}"]],
+                }
+                if editor == "ROME":
+                    arguments["left_vector"] = torch.ones(64) / 8
+                    arguments["request"]["target_new"]["str"] = " rome"
+                load(point.function)(**arguments)
+                error = None
+            except Exception as raised:
+                error = raised
+    assert verdict.is_good == (error is None) == bool(reports), (verdict, error)
+    assert fault is None if verdict.is_good else fault in "; ".join(verdict.faults)

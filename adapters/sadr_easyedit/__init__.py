@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sadr_plugin import hookimpl
 
 from .declarations import sadr_edit_points, sadr_hparams_base
-from .hparams_files import sadr_read_hparams
+from .hparams_files import is_easyedits, sadr_read_hparams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def sadr_register_commands(app: typer.Typer) -> None:
 @hookimpl
 def sadr_editor(file: Path, options: EditorOptions) -> Editor | None:
     """Return EasyEdit's editor and model, or None if the file is not EasyEdit's."""
-    if sadr_read_hparams(file) is None:
+    if not is_easyedits(file):
         return None
     from sadr_plugin.evaluation import attention_for_edits
 

@@ -13,7 +13,7 @@ from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import Dimension, Editor, generators_kept
 
 from .declarations import EDIT_POINTS
-from .hparams_files import NO_STATISTICS, ONE_AT_A_TIME, vector_layer
+from .hparams_files import NO_STATISTICS, ONE_AT_A_TIME, needs_statistics, vector_layers
 from .projection import prepare_projection
 
 if TYPE_CHECKING:
@@ -59,11 +59,6 @@ class Template(str):
     def replace(self, old: str, new: str, count: Any = -1, /) -> str:
         """Return the prompt unchanged if something is to become ``{}``."""
         return self if new == "{}" else super().replace(old, new, count)
-
-
-def needs_statistics(hparams: Any) -> bool:
-    """Whether an editor needs layer statistics. ROME and R-ROME can also work without them."""
-    return bool(hparams.alg_name not in ONE_AT_A_TIME or hparams.mom2_adjustment)
 
 
 def rewritten_modules(hparams: Any) -> list[str]:
@@ -241,7 +236,7 @@ class EasyEditEditor(Editor):
 
     def _read_layers(self) -> None:
         hparams = self._hparams
-        self.layer = vector_layer(hparams.alg_name, hparams.layers)
+        self.layer = vector_layers(hparams.alg_name, hparams.layers)[-1]
         self.layer_template = hparams.layer_module_tmp
         self.weights = [f"{module}.weight" for module in rewritten_modules(hparams)]
 

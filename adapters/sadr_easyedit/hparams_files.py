@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sadr_plugin import HparamsSummary, hookimpl
+from sadr_plugin import EditPoint, HparamsSummary, hookimpl
 from sadr_plugin.adapter import edited_layers
 from sadr_plugin.errors import ConfigError
 
 from .declarations import EDIT_POINTS
+from .hparams_values import key_faults
+from .toolkit_source import ToolkitSource
 
 ONE_AT_A_TIME = ("ROME", "R-ROME")
 """Editors that use the first of several requests and ignore the others."""
@@ -23,6 +26,9 @@ NO_STATISTICS = (
 
 VECTOR_AT_FIRST = ("MEMIT-FE",)
 """The editors that find their vector at the first of the edited layers, not at the last."""
+
+NEEDED = ("model_name", "layers", "layer_module_tmp")
+"""The keys without which nothing can be said of a file."""
 
 
 def read_yaml(file: Path) -> Any:
@@ -43,26 +49,66 @@ def read_yaml(file: Path) -> Any:
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
 
 
+def is_easyedits(file: Path) -> bool:
+    """Whether a file names one of EasyEdit's editors to which SADR attaches.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if file.suffix not in (".yaml", ".yml"):
+        return False
+    content = read_yaml(file)
+    return isinstance(content, dict) and content.get("alg_name") in _editors()
+
+
 def load_hparams(file: Path) -> Any:
     """Return the hparams object of the editor that the file's ``alg_name`` names.
 
-    The editor may be any to which SADR attaches.
+    The editor may be any to which SADR attaches. ``easyeditor`` is imported.
 
     Raises:
-        ConfigError: the file cannot be read, or names no such editor. The message names the file.
+        ConfigError: the file cannot be read or names no such editor, or the editor's class refuses
+            it. The message names the file.
     """
     _expect_suffix(file)
     content = read_yaml(file)
     name = content.get("alg_name") if isinstance(content, dict) else None
-    classes = {point.editor: point.hparams for point in EDIT_POINTS}
-    if not isinstance(name, str) or name not in classes:
-        raise ConfigError(f"{file}: alg_name is {name!r}, not one of {', '.join(classes)}")
+    point = expect_editor(file, name)
     try:
-        return pkgutil.resolve_name(classes[name]).from_hparams(str(file))
+        hparams = pkgutil.resolve_name(point.hparams)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{file}: the installed EasyEdit has no {name} ({error})") from None
+        if str(error.name).partition(".")[0] == "easyeditor":
+            raise ConfigError(f"{file}: the installed EasyEdit has no {name} ({error})") from None
+        raise ConfigError(f"{file}: EasyEdit cannot be imported here: {error}") from None
+    except ImportError as error:  # of a name that a release of a package lacks
+        raise ConfigError(f"{file}: EasyEdit cannot be imported here: {error}") from None
+    try:
+        return hparams.from_hparams(str(file))
     except TypeError as error:
-        raise ConfigError(f"{file}: {error}") from None
+        others = [other for other in EDIT_POINTS if other.editor != name]
+        faults = key_faults(ToolkitSource(point), content, others)
+        raise ConfigError(f"{file}: {'; '.join(faults) or error}") from None
+
+
+def expect_editor(file: Path, name: object) -> EditPoint:
+    """Return the declaration of the editor that a file's ``alg_name`` names.
+
+    Raises:
+        ConfigError: SADR attaches to no such editor.
+    """
+    for point in EDIT_POINTS:
+        if point.editor == name:
+            return point
+    close = difflib.get_close_matches(str(name).upper(), [n.upper() for n in _editors()], 1)
+    meant = next((n for n in _editors() if close == [n.upper()]), None)
+    raise ConfigError(
+        f"{file}: alg_name is {name!r}, not one of {', '.join(_editors())}"
+        + (f"; did you mean {meant}?" if meant else "")
+    )
+
+
+def _editors() -> list[str]:
+    return list(dict.fromkeys(point.editor for point in EDIT_POINTS))
 
 
 def _expect_suffix(file: Path) -> None:
@@ -70,60 +116,59 @@ def _expect_suffix(file: Path) -> None:
         raise ConfigError(f"{file}: EasyEdit reads hparams files whose names end in .yaml")
 
 
-@hookimpl
+@hookimpl(trylast=True)  # only the last adapter can say that nobody knows an alg_name
 def sadr_read_hparams(file: Path) -> HparamsSummary | None:
-    """Return what EasyEdit's YAML says, or None if ``alg_name`` names no attached editor."""
+    """Return what EasyEdit's YAML says, or None if it has no ``alg_name``.
+
+    Raises:
+        ConfigError: ``alg_name`` names no editor to which SADR attaches, or keys are missing
+            without which nothing can be said.
+    """
+    from .hparams_check import EasyEditCheck
     from .loading import packaged  # it imports packages of models
 
     if file.suffix not in (".yaml", ".yml"):
         return None
     content = read_yaml(file)
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or "alg_name" not in content:
         return None
-    if content.get("alg_name") not in [point.editor for point in EDIT_POINTS]:
-        return None
+    point = expect_editor(file, content["alg_name"])
     _expect_suffix(file)
-    missing = {"model_name", "layers", "layer_module_tmp"} - content.keys()
-    if missing:
-        raise ConfigError(f"{file}: lacks {', '.join(sorted(missing))}")
+    if not content.keys() >= set(NEEDED):
+        fields = ToolkitSource(point).fields or {}
+        needed = [*NEEDED, *(key for key, its in fields.items() if its.is_needed)]
+        missing = [key for key in dict.fromkeys(needed) if key not in content]
+        raise ConfigError(f"{file}: lacks {', '.join(missing)}")
+    layers = edited_layers(file, content["layers"])
+    check = EasyEditCheck(file, content, point)
     return HparamsSummary(
-        editor=content["alg_name"],
+        editor=point.editor,
         model_name=str(content["model_name"]),
-        layer=vector_layer(content["alg_name"], edited_layers(file, content["layers"])),
+        layer=vector_layers(point.editor, layers)[-1],
         layer_template=str(content["layer_module_tmp"]),
         sadr=content.get("sadr"),
-        hparams=next(p.hparams for p in EDIT_POINTS if p.editor == content["alg_name"]),
+        hparams=point.hparams,
         settings=content,
-        remarks=_remarks(content),
         find_model=packaged(str(content["model_name"])),
+        check=check.findings,
+        calls=check.calls,
     )
 
 
-def _remarks(content: Mapping[str, Any]) -> list[str]:
-    """Say what can be seen in the file alone. EasyEdit finds each of these during the edit."""
-    import torch
-
-    found = []
-    if content["alg_name"] in ONE_AT_A_TIME and not content.get("mom2_adjustment"):
-        found.append(NO_STATISTICS)
-    elif "stats_dir" in content:
-        folder = Path(str(content["stats_dir"]), str(content["model_name"]).rsplit("/")[-1])
-        if not folder.is_dir():
-            found.append(
-                f"stats_dir: there is no folder {folder} with the model's layer statistics; "
-                "EasyEdit would download Wikipedia to compute them, sadr stats works offline"
-            )
-    device, spread = content.get("device"), content.get("model_parallel")
-    if type(device) is int and device >= torch.cuda.device_count() and not spread:
-        found.append(f"device: {device} is no GPU of this machine; cpu takes the processor")
-    return found
+def needs_statistics(hparams: Any) -> bool:
+    """Whether an editor needs layer statistics. ROME and R-ROME can also work without them."""
+    return bool(hparams.alg_name not in ONE_AT_A_TIME or hparams.mom2_adjustment)
 
 
-def vector_layer(editor: str, layers: Sequence[int]) -> int:
-    """Return the layer at which an editor finds its vector. Attention after it can drift.
+def vector_layers(editor: str, layers: Sequence[int]) -> list[int]:
+    """Return the layers at which an editor finds a vector, in its order.
+
+    Attention after the last of them can drift. ROME makes one edit in each layer.
 
     Args:
         editor: the editor's name.
         layers: the edited layers.
     """
-    return layers[0] if editor in VECTOR_AT_FIRST else layers[-1]
+    if editor in ONE_AT_A_TIME:
+        return sorted(layers)
+    return [min(layers) if editor in VECTOR_AT_FIRST else layers[-1]]

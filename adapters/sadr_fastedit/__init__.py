@@ -46,19 +46,20 @@ def read(arguments: Mapping[str, Any]) -> Edit:
     )
 
 
+POINT = EditPoint(
+    editor="ROME",
+    function="fastedit.rome.compute_v:compute_v",
+    hparams="fastedit.rome.rome_hparams:ROMEHyperParams",
+    gamma=1e-2,
+    read=read,
+    labels="rewriting_targets",
+)
+
+
 @hookimpl
 def sadr_edit_points() -> list[EditPoint]:
     """Return FastEdit's one editor."""
-    return [
-        EditPoint(
-            editor="ROME",
-            function="fastedit.rome.compute_v:compute_v",
-            hparams="fastedit.rome.rome_hparams:ROMEHyperParams",
-            gamma=1e-2,
-            read=read,
-            labels="rewriting_targets",
-        )
-    ]
+    return [POINT]
 
 
 @hookimpl

@@ -12,11 +12,13 @@ FastEdit has no hparams files, so this module defines a format. A file has these
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sadr_plugin import EditorOptions, HparamsSummary
+from sadr_easyedit.hparams_check import EXAMPLE, HparamsCheck
+from sadr_plugin import EditorOptions, Findings, HparamsSummary
 from sadr_plugin.adapter import edited_layers
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import Editor, attention_for_edits, load_model
@@ -42,16 +44,51 @@ def summary(file: Path) -> HparamsSummary | None:
     content = _content(file)
     if content is None:
         return None
-    hparams = _hparams(file, content)
+    check = FastEditCheck(file, _hparams(file, content))
     return HparamsSummary(
-        editor="ROME",
+        editor=check.point.editor,
         model_name=str(content["model_name"]),
-        layer=hparams.layers[-1],
-        layer_template=hparams.layer_module_tmp,
+        layer=check.vector_layers[-1],
+        layer_template=str(check.settings["layer_module_tmp"]),
         sadr=content.get("sadr"),
-        hparams="fastedit.rome.rome_hparams:ROMEHyperParams",
+        hparams=check.point.hparams,
         settings=content,
+        check=check.findings,
+        calls=check.calls,
     )
+
+
+class FastEditCheck(HparamsCheck):
+    """The checks of a file for FastEdit.
+
+    Args:
+        file: the file.
+        hparams: FastEdit's `ROMEHyperParams`.
+    """
+
+    def __init__(self, file: Path, hparams: Any) -> None:
+        from . import POINT
+
+        super().__init__(file, dataclasses.asdict(hparams), POINT)
+        self._hparams = hparams
+
+    def findings(self, model: nn.Module | None) -> Findings:
+        """Return what is wrong with the file, as `HparamsSummary.check` does."""
+        found = super().findings(model)
+        if not self.settings["mom2_adjustment"]:
+            return found
+        fault = (
+            "mom2_adjustment: FastEdit has no layer statistics and ends with an error; set false"
+        )
+        return dataclasses.replace(found, faults=[*found.faults, fault])
+
+    def calls(self, model: nn.Module, tokenizer: Any) -> list[dict[str, Any]]:
+        """Return the arguments of an edit, as `HparamsSummary.calls` does."""
+        request = {**EXAMPLE, "target": EXAMPLE["target_new"]}
+        return [
+            {**given, "tokenizer": tokenizer, "request": request, "left_vector": None}
+            for given in self.arguments(model, tokenizer, self._hparams)
+        ]
 
 
 class FastEditEditor(Editor):
@@ -67,7 +104,7 @@ class FastEditEditor(Editor):
         self.model = model
         self.tokenizer = tokenizer
         self.tokenizer.padding_side = "left"
-        self.layer = hparams.layers[-1]
+        self.layer = max(hparams.layers)
         self.layer_template = hparams.layer_module_tmp
         self.weights = [f"{hparams.rewrite_module_tmp.format(i)}.weight" for i in hparams.layers]
         self._hparams = hparams

@@ -1,8 +1,8 @@
-"""``sadr doctor``: what is installed, which editors can be attached, and which cannot."""
+"""``sadr doctor``: what is installed, and whether an edit with an hparams file would run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,44 +10,16 @@ import typer
 
 from .._version import versions
 from ..adapter import HparamsSummary
-from ..errors import ConfigError, SadrError, UnsupportedModelError
-from ..plugins import editor_names, failed_adapters, loaded_adapters, plugin_manager
-from ._editors import attachabilities
+from ..errors import SadrError
+from ..plugins import failed_adapters, loaded_adapters
+from ._editors import Attachability, attachabilities
 from ._hparams import summary_of
 from ._options import JsonFile
 from ._output import Output, write_json
+from ._toolkits import copy_of
+from ._verdict import Verdict, is_of, verdict_on
 
-PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic", "wrapt")
-
-
-def model_obstacle(summary: HparamsSummary) -> str | None:
-    """Return why SADR cannot read the attention of an hparams file's model, or None if it can.
-
-    The model is built from its configuration alone, without weights.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from ..attention._layers import Watch
-    from ..attention._tracer import tracer_for
-    from ..config import SadrConfig
-    from ..evaluation._loading import cannot_be_loaded
-
-    try:
-        # Without the answer, transformers would ask on the terminal whether to run a model's code.
-        source = summary.model_name if summary.find_model is None else summary.find_model()
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:
-        return cannot_be_loaded(summary.model_name, error).splitlines()[0]
-    try:
-        settings = SadrConfig.parse(summary.sadr) or SadrConfig()
-        watch = Watch(model, summary.layer_template, summary.layer, settings.layers)
-        with tracer_for(watch, plugin_manager().hook):
-            return None
-    except (ConfigError, UnsupportedModelError) as error:
-        return str(error)
+PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic")
 
 
 def doctor(
@@ -57,39 +29,54 @@ def doctor(
     ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Show what is installed and attached, what is not, and why.
+    """Show what is installed, and whether an edit with a file would run.
 
-    With an hparams file, only the editors of its editor's name are listed. The exit status is 1 if
-    SADR cannot work with the file.
+    With an hparams file, the toolkit's own hparams object is built, every path and layer in the
+    file is looked up in the model, and the files that the edit needs are opened. No weights are
+    loaded and nothing is downloaded. The exit status is 1 if an edit would fail, or would be a
+    plain one.
     """
     from rich.console import Console
     from rich.markup import escape
 
     Output(json=json).check()
     console = Console()
-    found = _installed()
-    only, problems, remarks = None, [], []
-    if hparams is not None:
-        summary = _read(hparams)
-        only = summary.editor if isinstance(summary, HparamsSummary) else None
-        problems = [problem for problem in _problems(hparams, summary) if problem]
-        remarks = [] if isinstance(summary, str) else list(summary.remarks)
-    for line in _report(found, only):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+
+    def show(line: str, mark: str = "") -> None:
+        console.print(f"{mark}{escape(line)}", highlight=False, soft_wrap=True)
+
+    summary, verdict = (None, None) if hparams is None else _read(hparams)
+    editors = attachabilities()
+    found = _installed(editors)
     if json is not None:
-        about = {"file": str(hparams), "problems": problems, "remarks": remarks}
-        write_json(json, {**found, "hparams": None if hparams is None else about})
-    if hparams is not None:
-        for remark in remarks:
-            console.print(f"[yellow]![/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
-        for problem in problems:
-            console.print(f"[red]✗[/red] {escape(problem)}", highlight=False, soft_wrap=True)
-        if problems:
-            raise typer.Exit(1)
-        console.print(f"[green]✓[/green] {escape(str(hparams))}: SADR works with this")
+        write_json(json, {**found, "hparams": _as_data(hparams, summary, verdict)})
+    for line in _report(found) if hparams is None else _about(summary, verdict, found, editors):
+        show(line)
+    if verdict is None:
+        return
+    for remark in verdict.remarks:
+        show(remark, "[yellow]![/yellow] ")
+    for fault in verdict.faults:
+        show(fault, "[red]✗[/red] ")
+    if not verdict.is_good:
+        raise typer.Exit(1)
+    show(f"{hparams}: SADR works with this", "[green]✓[/green] ")
+    for line in verdict.outlook:
+        show(f"  {line}")
 
 
-def _installed() -> dict[str, Any]:
+def _read(hparams: Path) -> tuple[HparamsSummary | None, Verdict]:
+    """Return what the file says, if it can be read, and the verdict on it."""
+    if not hparams.is_file():
+        return None, Verdict([f"there is no file {hparams}"])
+    try:
+        summary = summary_of(hparams)
+    except SadrError as error:
+        return None, Verdict([str(error)])
+    return summary, verdict_on(hparams, summary)
+
+
+def _installed(editors: Sequence[Attachability]) -> dict[str, Any]:
     """Return what is installed and what can be attached, as data for JSON."""
     distributions = {name: adapter.dist for name, adapter in loaded_adapters().items()}
     return {
@@ -99,64 +86,80 @@ def _installed() -> dict[str, Any]:
             for name, where in distributions.items()
         },
         "left_out": {name: str(reason) for name, reason in failed_adapters().items()},
+        "toolkits": {name: copy_of(name) for name in dict.fromkeys(e.toolkit for e in editors)},
         "editors": [
             {
                 "editor": editor.point.editor,
                 "function": editor.point.function,
                 "obstacle": editor.obstacle,
             }
-            for editor in attachabilities()
+            for editor in editors
         ],
     }
 
 
-def _read(hparams: Path) -> HparamsSummary | str:
-    """Return what the file says, or why it cannot be read."""
-    if not hparams.is_file():
-        return f"there is no file {hparams}"
-    try:
-        return summary_of(hparams)
-    except SadrError as error:
-        return str(error)
+def _as_data(
+    hparams: Path | None, summary: HparamsSummary | None, verdict: Verdict | None
+) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    return {
+        "file": str(hparams),
+        "editor": None if summary is None else summary.editor,
+        "model": verdict.model,
+        "problems": verdict.faults,
+        "remarks": verdict.remarks,
+        "outlook": verdict.outlook,
+    }
 
 
-def _report(found: dict[str, Any], only: str | None) -> Iterator[str]:
-    """Yield the lines of the report. The editors are all, or those with the name ``only``."""
+def _about(
+    summary: HparamsSummary | None,
+    verdict: Verdict | None,
+    found: dict[str, Any],
+    editors: Sequence[Attachability],
+) -> Iterator[str]:
+    """Yield what a file's edit consists of: the editor, the model, the toolkit and the versions."""
+    if summary is not None and verdict is not None:
+        own = [editor for editor in editors if is_of(editor.point, summary)]
+        functions = ", ".join(editor.point.function for editor in own)
+        yield f"Editor: {summary.editor}" + (f" ({functions})" if own else "")
+        yield f"Model: {summary.model_name}" + (f" ({verdict.model})" if verdict.model else "")
+        for name in dict.fromkeys(editor.toolkit for editor in own):
+            yield f"Toolkit: {found['toolkits'][name] or f'{name}, which is not here'}"
+    there = {name: number for name, number in found["versions"].items() if number is not None}
+    yield f"With: {', '.join(f'{name} {number}' for name, number in there.items())}"
+    yield from _left_out(found)
+
+
+def _report(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines about everything that is installed. Toolkits that are not here come last."""
     yield "Versions"
     for package, number in found["versions"].items():
         yield f"  {package}: not installed" if number is None else f"  {package} {number}"
     yield "Adapters"
     for name, where in found["adapters"].items():
         yield f"  {name}" + (f" (from {where})" if where else "")
-    for name, reason in found["left_out"].items():
-        yield f"  {name}: left out: {reason}"
+    yield from _left_out(found)
+    here = {name: copy for name, copy in found["toolkits"].items() if copy is not None}
+    yield "Toolkits"
+    for name, copy in here.items():
+        yield f"  {name}: {copy}"
     yield "Editors"
     for editor in found["editors"]:
-        if only not in (None, editor["editor"]):
-            continue
-        obstacle = editor["obstacle"]
-        mark = "can be attached" if obstacle is None else f"not attached: {obstacle}"
-        yield f"  {editor['editor']} ({editor['function']}): {mark}"
+        if _toolkit(editor) in here:
+            obstacle = editor["obstacle"]
+            mark = "can be attached" if obstacle is None else f"not attached: {obstacle}"
+            yield f"  {editor['editor']} ({editor['function']}): {mark}"
+    absent = {_toolkit(e): e["obstacle"] for e in found["editors"] if _toolkit(e) not in here}
+    for name, obstacle in absent.items():
+        yield f"  those of {name}: not attached: {obstacle}"
 
 
-def _problems(hparams: Path, summary: HparamsSummary | str) -> Iterator[str | None]:
-    """Yield the reasons why edits with this file cannot have SADR. None stands for no reason."""
-    from ..config import SadrConfig
+def _toolkit(editor: dict[str, Any]) -> str:
+    return str(editor["function"]).partition(".")[0]
 
-    if isinstance(summary, str):
-        yield summary
-        return
-    own = [found for found in attachabilities() if found.point.editor == summary.editor]
-    own = [found for found in own if summary.hparams in (None, found.point.hparams)]
-    if not own:
-        wanted = summary.editor if summary.hparams is None else (summary.editor, summary.hparams)
-        yield f"no adapter declares the editor {wanted!r}; declared are {editor_names()}"
-    for obstacle in dict.fromkeys(found.obstacle for found in own if found.obstacle is not None):
-        yield f"{summary.editor}: {obstacle}"
-    try:
-        if SadrConfig.parse(summary.sadr) is None:
-            yield f"{hparams}: does not switch SADR on; add `sadr: true`"
-    except ConfigError as error:
-        yield f"{hparams}: {error}"
-        return
-    yield model_obstacle(summary)
+
+def _left_out(found: dict[str, Any]) -> Iterator[str]:
+    for name, reason in found["left_out"].items():
+        yield f"  {name}: left out: {reason}"

@@ -19,6 +19,7 @@ from ..plugins import loaded_adapters, plugin_manager
 from ._hparams import summary_of
 from ._options import Engines, Precision
 from ._run_folder import packages
+from ._verdict import expect_no_fault
 from .terminal import silence
 
 if TYPE_CHECKING:
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
 
 
 def read_summary(hparams_file: Path) -> HparamsSummary:
-    """Return what the hparams file says.
+    """Return what the hparams file says, after a check of it against the toolkit and the model.
 
     Raises:
-        ConfigError: the file does not exist or cannot be used.
+        ConfigError: the file does not exist, or an edit with it would fail.
     """
     if not hparams_file.is_file():
         raise ConfigError(f"there is no file {hparams_file}")
-    return summary_of(hparams_file)
+    summary = summary_of(hparams_file)
+    expect_no_fault(hparams_file, summary)
+    return summary
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._signatures import signature_of
 from ..adapter import EditPoint
@@ -16,6 +16,10 @@ from ..errors import AttachmentError, ConfigError
 from ..plugins import plugin_manager
 from ._flag import flag_of, is_flagged, is_wanted
 from ._hparams_class import takes_flag
+
+if TYPE_CHECKING:
+    from ..config import SadrConfig
+    from ..method._session import EditSession
 
 LOGGER = logging.getLogger("sadr_plugin")
 
@@ -152,21 +156,41 @@ def run_with_penalty(
     # These imports load pydantic and what nnsight needs. An edit without the flag does not need
     # them.
     from ..config import SadrConfig
-    from ..method._session import EditSession
     from ._loop import with_loss_term
 
     refuse_other_loop(point, original)
     config = SadrConfig.parse(value)
     assert config is not None
     bound.apply_defaults()
-    hparams = _with_steps(point, bound.arguments[point.hparams_argument], config.num_grad_steps)
-    bound.arguments[point.hparams_argument] = hparams
-    limit = None if point.steps_attribute is None else getattr(hparams, point.steps_attribute)
-    edit = point.edit(bound.arguments)
-    session = EditSession(point, edit, config, plugin_manager().hook, limit)
+    session = session_of(point, bound.arguments, config)
     loop = with_loss_term(original, session.add_terms, session.finished, point.labels)
     with session:
         return loop(*bound.args, **bound.kwargs)
+
+
+def session_of(
+    point: EditPoint, arguments: MutableMapping[str, Any], config: SadrConfig
+) -> EditSession:
+    """Return the session of one call of the function, which is not entered yet.
+
+    Everything is checked that can be known before the first forward.
+
+    Args:
+        point: the editor's declaration.
+        arguments: the arguments of the call, by name. The hparams are replaced by a copy with the
+            number of steps of ``config``, if it has one.
+        config: the user's settings.
+
+    Raises:
+        SadrError: the edit is refused.
+    """
+    from ..method._session import EditSession
+
+    hparams = _with_steps(point, arguments[point.hparams_argument], config.num_grad_steps)
+    arguments[point.hparams_argument] = hparams
+    limit = None if point.steps_attribute is None else getattr(hparams, point.steps_attribute)
+    edit = point.edit(arguments)
+    return EditSession(point, edit, config, plugin_manager().hook, limit)
 
 
 def _with_steps(point: EditPoint, hparams: Any, steps: int | None) -> Any:
