@@ -346,6 +346,11 @@ def test_the_drift_of_edits_that_all_failed_is_no_success(tmp_path, monkeypatch)
         assert json.loads((tmp_path / "d.json").read_text())["heads"] == {}
 
 
+def test_an_edited_model_that_is_not_there_is_named_by_its_option(tmp_path):
+    with pytest.raises(ConfigError, match=r"--edited: there is no folder \./nowhere"):
+        sadr_drift(tmp_path, *EDIT, "--edited", "./nowhere")
+
+
 def test_an_edit_on_which_sadr_does_not_act_is_warned_of(tmp_path):
     assert plain_edits(lambda: sadr_drift(tmp_path, *EDIT)) == ["edit"]
 

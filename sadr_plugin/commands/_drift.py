@@ -219,7 +219,7 @@ def _make(
     editor = make_editor(hparams_file, options)
     if edited is not None:
         with silence():
-            other, _ = load_model(edited, options, device="cpu")
+            other, _ = load_model(edited, options, device="cpu", named_by="--edited")
         editor = OtherModel(editor, other)
     return CausalEvaluator(editor, arms, variants, options.seed, skip_bad)
 
