@@ -10,15 +10,25 @@ from .errors import ConfigError
 def read_text(file: Path, option: str) -> str:
     """Return the content of a UTF-8 file.
 
+    A byte order mark at the start does not belong to it.
+
     Raises:
-        ConfigError: the file cannot be read. The message names the option and the file.
+        ConfigError: the file cannot be read, or holds no text. The message names the option and the
+            file.
     """
     try:
-        return file.read_text(encoding="utf-8-sig")
+        content = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{option}: there is no file {file}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{option}: {file} cannot be read as UTF-8 text: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{option}: {file} cannot be read as UTF-8 text: {error}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{option}: {file} cannot be read: {error}") from None
+    if not content.strip():
+        raise ConfigError(f"{option}: {file} is empty")
+    return content
 
 
 def python_manual(option: str) -> list[str]:

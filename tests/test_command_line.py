@@ -25,6 +25,7 @@ from sadr_plugin.commands.terminal import silence
 from sadr_plugin.errors import AttachmentError, ConfigError, SadrError
 from sadr_plugin.evaluation import Editor, load_model
 from sadr_plugin.testing import registered
+from sadr_plugin.texts import read_text
 
 COMMANDS = ["doctor", "drift", "editors", "models", "demo", "stats", "eval", "tune"]
 
@@ -72,6 +73,24 @@ def test_a_corpus_that_is_not_there(tmp_path):
 
     with pytest.raises(SadrError, match=r"--corpus: there is no file .*none\.txt"):
         read_texts([tmp_path / "none.txt"])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xef\xbb\xbf \n", r"--text: .*given\.txt is empty"),
+        ("Größe".encode("utf-16"), "cannot be read as UTF-8 text: .*; save it as UTF-8"),
+    ],
+)
+def test_a_text_that_says_nothing(tmp_path, content, told):
+    file = tmp_path / "given.txt"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
+        read_text(file, "--text")
+    with pytest.raises(ConfigError, match="cannot be read: "):
+        read_text(tmp_path, "--text")
+    file.write_text("One. Two.", encoding="utf-8-sig")
+    assert read_text(file, "--text") == "One. Two."
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the client has been closed"), KeyError()])

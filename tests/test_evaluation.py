@@ -2,8 +2,10 @@
 
 import json
 import random
+import re
 import shutil
 import sys
+from importlib.util import find_spec
 
 import numpy
 import pytest
@@ -25,6 +27,7 @@ from evaluation_support import (
     without_times,
 )
 from sadr_plugin import hookimpl
+from sadr_plugin.commands._arms import expecting_results
 from sadr_plugin.errors import (
     ConfigError,
     EvaluationError,
@@ -34,6 +37,7 @@ from sadr_plugin.evaluation import (
     UNEDITED,
     EvaluationRun,
     LocalEngine,
+    Result,
     SingleEvaluator,
     read_results,
     summarise,
@@ -243,10 +247,51 @@ class Failing(Stranger):
 @pytest.mark.parametrize("arms", [("plain", "sadr"), ("sadr",)])
 def test_an_arm_without_one_result_is_no_success(tmp_path, mode, arms):
     """What is finished is written all the same, and continuing the run does not mend it."""
-    told = f"no edit of the arm {arms[0]} succeeded: all 2 failed; the first: no such token"
-    for more in ([], ["--resume"]):
+    shown = ", ".join(f"{arm} (failed: 2)" for arm in arms)
+    told = re.escape(f"no edit succeeded in {shown}; the first: no such token")
+    page = [] if find_spec("altair") is None else ["--report", tmp_path / "page.html"]
+    for more in (page, ["--resume", *page]):
         with registered(Failing(*arms)), pytest.raises(EvaluationError, match=told):
             sadr_eval(tmp_path, "--mode", mode, *more)
         assert (tmp_path / "out" / "summary.json").exists()
         results = read_results(tmp_path / "out" / "results.jsonl")
         assert {r.arm for r in results if r.error} == set(arms)
+
+
+def result(record, arm, error=None, when="single"):
+    return Result(record, arm, {}, None, None, None, error=error, when=when)
+
+
+BY_TURNS = [
+    result("0", UNEDITED),
+    result("1", UNEDITED),
+    result("0", "plain", "none"),
+    result("1", "plain"),
+    result("0", "sadr"),
+    result("1", "sadr", "other"),
+]
+
+
+@pytest.mark.parametrize(
+    ("results", "told"),
+    [
+        (BY_TURNS, "no record was edited in every arm; edits failed in plain (failed: 1), sadr"),
+        (BY_TURNS[:4], "no edit succeeded in sadr (failed: 0); the first: none"),
+        ([], "no edit succeeded in plain (failed: 0), sadr (failed: 0)"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_no_success(results, told):
+    """Nor is the error of a chart, which has nothing to draw then, the one to show."""
+    with (
+        pytest.raises(EvaluationError, match=re.escape(told)),
+        expecting_results(results, ["plain", "sadr"]),
+    ):
+        raise EvaluationError("nothing to draw")
+
+
+def test_an_error_of_a_chart_is_shown_where_there_are_results():
+    good = [result("0", "plain"), result("0", "sadr"), *BY_TURNS]
+    with expecting_results(good, ["plain", "sadr"]):
+        pass
+    with pytest.raises(EvaluationError, match="too large"), expecting_results(good, ["plain"]):
+        raise EvaluationError("too large")

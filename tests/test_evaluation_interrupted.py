@@ -216,3 +216,9 @@ def test_a_line_that_is_no_result(tmp_path, line):
     file.write_text(line + "\n")
     with pytest.raises(DataError, match="line 1 is no result"):
         read_results(file)
+
+
+def test_results_that_cannot_be_read(tmp_path):
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"results\.jsonl: cannot be read: "):
+        evaluate(tmp_path)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from evaluation_support import ARMS, SmallEditor, Stranger, evaluate, plain_edits
 from sadr_plugin.commands.cli import build
 from sadr_plugin.drift import AttentionMap, Head
-from sadr_plugin.errors import ConfigError
+from sadr_plugin.errors import ConfigError, EvaluationError, PositionError
 from sadr_plugin.evaluation import UNEDITED, summarise
 from sadr_plugin.events import Report, Step
 from sadr_plugin.pages import Page, heads, metrics, save, steps
@@ -329,6 +329,26 @@ def test_the_drift_of_many_edits(tmp_path):
     with pytest.raises(ConfigError, match="holds a run; continue it with --resume"):
         sadr_drift(tmp_path, *options)
     assert sadr_drift(tmp_path, *options, "--resume").exit_code == 0
+
+
+def test_the_drift_of_edits_that_all_failed_is_no_success(tmp_path, monkeypatch):
+    def fail(*_):
+        raise PositionError("no such token")
+
+    monkeypatch.setattr(SmallEditor, "edit", fail)
+    item = {"prompt": "the tower is in", "subject": "tower", "target_new": "rome"}
+    (tmp_path / "data.json").write_text(json.dumps([{**item, "target_true": "paris"}] * 2))
+    options = ["--data", tmp_path / "data.json", "--out", tmp_path / "out", "--arms", "plain"]
+    options += ["--json", tmp_path / "d.json", "--report", tmp_path / "d.html"]
+    for more in ((), ("--resume",)):
+        with pytest.raises(EvaluationError, match=r"in plain \(failed: 2\); the first: no "):
+            sadr_drift(tmp_path, *options, *more)
+        assert json.loads((tmp_path / "d.json").read_text())["heads"] == {}
+
+
+def test_an_edited_model_that_is_not_there_is_named_by_its_option(tmp_path):
+    with pytest.raises(ConfigError, match=r"--edited: there is no folder \./nowhere"):
+        sadr_drift(tmp_path, *EDIT, "--edited", "./nowhere")
 
 
 def test_an_edit_on_which_sadr_does_not_act_is_warned_of(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sadr_plugin.errors import DataError
 from sadr_plugin.evaluation import Question, load, sample
 from sadr_plugin.evaluation._formats import schema
+from sadr_plugin.evaluation._items import MARKS
 
 COUNTERFACT = {
     "case_id": 7,
@@ -24,14 +26,6 @@ COUNTERFACT = {
     "paraphrase_prompts": ["Danielle, a native"],
     "neighborhood_prompts": ["The mother tongue of Leon is"],
     "generation_prompts": ["Danielle's mother tongue is"],
-}
-FLAT = {
-    "subject": "Danielle",
-    "prompt": "The mother tongue of {} is",
-    "target_new": "English",
-    "target_true": {"str": "French"},
-    "paraphrase_prompts": ["Danielle, a native"],
-    "neighborhood_prompts": ["The mother tongue of Leon is"],
 }
 MERGED = {
     "requested_rewrite": {
@@ -96,10 +90,43 @@ ZSRE = {
     "loc": "nq question: who wrote hamlet",
     "loc_ans": "Shakespeare",
 }
+FLAT = {
+    "case_id": 3,
+    "subject": "Danielle",
+    "prompt": "The mother tongue of {} is",
+    "target_new": "English",
+    "target_true": "French",
+    "paraphrase_prompts": ["Danielle, a native"],
+    "neighborhood_prompts": ["The mother tongue of Leon is"],
+    "generation_prompts": ["Danielle's mother tongue is"],
+}
+ONE_HOP = {
+    "Recalled Relation": "(English, writing system, Latin)",
+    "New Question": "Which letters does Danielle write?",
+    "New Answer": "Latin",
+}
+MQUAKE = {
+    "case_id": 11,
+    "requested_rewrite": [
+        {**COUNTERFACT["requested_rewrite"], "question": "What is Danielle's mother tongue?"}
+    ],
+    "questions": ["Which letters does Danielle write?", "In which letters does Danielle write?"],
+    "answer": "Roman",
+    "new_answer": "Latin",
+    "single_hops": [{"question": "What does Danielle speak?", "answer": "French"}],
+}
 PARAPHRASE = (Question("Danielle, a native", "English", "French"),)
 NEIGHBOUR = (Question("The mother tongue of Leon is", "French", "English"),)
 ALIAS = (Question("Dani's mother tongue is", "English", "French"),)
 RELATION = (Question("Danielle was born in", "Lyon", "English"),)
+HOPS = tuple(Question(prompt, "Latin", "French") for prompt in MQUAKE["questions"])
+FLAT_EXPECTED = {
+    "key": "3",
+    "template": "The mother tongue of {} is",
+    "paraphrases": PARAPHRASE,
+    "neighbours": NEIGHBOUR,
+    "openings": ("Danielle's mother tongue is",),
+}
 
 
 def without(item, *path):
@@ -129,6 +156,25 @@ def write(tmp_path, content):
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
+        (FLAT, FLAT_EXPECTED),
+        (
+            {**FLAT, "target_new": {"str": "English"}, "target_true": {"str": "French"}}
+            | {"prompt": "The mother tongue of Danielle is"},
+            FLAT_EXPECTED,
+        ),
+        (
+            changed(FLAT, [{"prompt": "Leon speaks", "target": "Dutch"}], "neighborhood_prompts"),
+            {"neighbours": (Question("Leon speaks", "Dutch", "English"),)},
+        ),
+        ({**ZSRE, "portability": ONE_HOP}, {"consequences": HOPS[:1]}),
+        ({**COUNTERFACT, "portability": ONE_HOP}, {"key": "7", "consequences": HOPS[:1]}),
+        (
+            MQUAKE,
+            {
+                "key": "11",
+                "consequences": tuple(Question(q.prompt, q.right, "Roman") for q in HOPS),
+            },
+        ),
         (COUNTERFACT, {"key": "7", "paraphrases": PARAPHRASE, "neighbours": NEIGHBOUR}),
         (
             MERGED,
@@ -197,6 +243,12 @@ def write(tmp_path, content):
         ),
     ],
     ids=[
+        "flat",
+        "flat-names",
+        "own-answers",
+        "one-hop",
+        "counterfact-one-hop",
+        "mquake",
         "counterfact",
         "merged",
         "wikidata",
@@ -252,7 +304,7 @@ def test_json_lines_and_the_statement(tmp_path):
     assert records[0].statement == "The mother tongue of Danielle is English."
 
 
-BAD = [
+BAD: list[tuple[Any, str]] = [
     (without(MERGED, "requested_rewrite", "subject"), "rewrite.subject: is missing"),
     (changed(MERGED, 3, "requested_rewrite", "target_new"), "requested_rewrite.target_new: "),
     (
@@ -264,14 +316,20 @@ BAD = [
     (changed(COUNTERFACT, "{} of {}", "requested_rewrite", "prompt"), "more than once"),
     (changed(COUNTERFACT, "{} {is", "requested_rewrite", "prompt"), "holds a brace besides"),
     (changed(COUNTERFACT, "", "requested_rewrite", "prompt"), "requested_rewrite.prompt"),
-    (changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"), "target_new: "),
+    (
+        changed(COUNTERFACT, {"id": "Q1"}, "requested_rewrite", "target_new"),
+        "target_new: expected text",
+    ),
     (changed(WIKIDATA, [], "ground_truth"), "ground_truth"),
     (without(ZSRE, "answers"), "answers: is missing"),
-    (without(WIKIDATA, "ground_truth"), "ground_truth: is missing or empty, as in WikiData_recent"),
+    (without(WIKIDATA, "ground_truth"), "ground_truth: is missing or empty, and"),
     (changed(WIKIDATA, None, "ground_truth"), "ground_truth: is missing or empty"),
     (changed(WIKIDATA, [[""]], "ground_truth"), "ground_truth: is missing or empty"),
     (changed(WIKIDATA, " ", "target_new"), "target_new: must not be blank"),
-    ({"concept": "x", "text": "x is", "labels": "y"}, "a text of WikiBio has no object"),
+    (
+        {"concept": "x", "text": "x is", "labels": "y"},
+        "concept: a text about a concept has no object",
+    ),
     (changed(ZSRE, 3, "loc_ans"), "loc_ans: expected text, got 3"),
     (
         changed(KNOWEDIT, [3, 4], "locality", "Relation_Specificity", "ground_truth"),
@@ -284,12 +342,35 @@ BAD = [
     (changed(WIKIDATA, "French ", "target_new"), "target_new: 'French ' is the true object"),
     ("text", "expected an object, got 'text'"),
     (None, "expected an object, got None"),
-    ({}, "in none of the known formats"),
-    ({"edit": {"prompt": "x"}, "Relation_Specifity": []}, "it has 'edit', 'Relation_Specifity'"),
-    (changed(COUNTERFACT, [1, 2], "requested_rewrite"), "requested_rewrite: a list of 2 edits"),
-    (changed(COUNTERFACT, "x", "requested_rewrite"), "requested_rewrite: expected an object, got"),
-    (changed(KNOWEDIT, [3], "portability"), "portability: expected an object, got [3]"),
-    (changed(KNOWEDIT, [3], "portability", "Reasoning"), "portability.Reasoning"),
+    ({}, "is in no known format: it has no keys. An edit needs"),
+    ({"row_idx": 0, "row": MERGED}, "it has 'row_idx', 'row'"),
+    (changed(MERGED, 3, "requested_rewrite"), "requested_rewrite: expected an object, got"),
+    (changed(COUNTERFACT, 3, "requested_rewrite"), "requested_rewrite: expected an object"),
+    (changed(COUNTERFACT, {"a": 1}, "paraphrase_prompts"), "paraphrase_prompts: expected"),
+    (changed(COUNTERFACT, [{"a": 1}], "neighborhood_prompts"), "prompts.0.prompt: is missing"),
+    (changed(COUNTERFACT, 1.5, "case_id"), "case_id: Input should be a valid integer"),
+    (
+        {**COUNTERFACT, "requested_rewrite": [COUNTERFACT["requested_rewrite"]] * 3},
+        "requested_rewrite: a list of 3 edits; every record here is one edit",
+    ),
+    (changed(COUNTERFACT, [], "requested_rewrite"), "requested_rewrite: a list of 0 edits"),
+    (changed(FLAT, {}, "target_true"), "target_true: expected text"),
+    (changed(FLAT, "", "target_true"), "ground_truth: is missing or empty, and every score"),
+    (changed(FLAT, 3, "subject"), "subject: expected text, got 3"),
+    (changed(FLAT, "Dani\ud800", "subject"), "subject: expected Unicode text"),
+    (changed(ZSRE, "\ud800", "loc_ans"), "loc_ans: '\\ud800' is no Unicode text"),
+    (
+        changed(KNOWEDIT, [{"prompt": 3}], "portability", "Reasoning"),
+        "prompt: expected text, got 3",
+    ),
+    (
+        {"edit": {"prompt": "Danielle speaks English", "subject_id": "Q1", "target_id": "Q2"}},
+        "edit: has the id of its subject, and not the text",
+    ),
+    (
+        {"edit": {"prompt": "Danielle speaks", "subject": "Danielle", "target": "English"}},
+        "edit: its true object is missing",
+    ),
 ]
 
 
@@ -427,8 +508,10 @@ def test_a_file_without_records(tmp_path, content):
 def test_a_file_that_is_no_text(tmp_path):
     file = tmp_path / "data.json"
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read as UTF-8"):
+    with pytest.raises(DataError, match=r"cannot be read as UTF-8 text: .*; save it as UTF-8"):
         load(file)
+    with pytest.raises(DataError, match="cannot be read: "):
+        load(tmp_path)
     with pytest.raises(DataError, match=r"none\.json"):
         load(tmp_path / "none.json")
 
@@ -447,7 +530,10 @@ def test_every_reference_of_the_schema_is_answered():
 @pytest.mark.parametrize(
     "item",
     [
-        *(COUNTERFACT, FLAT, MERGED, WIKIDATA, KNOWEDIT, ZSRE, EASYEDIT),
+        *(COUNTERFACT, MERGED, WIKIDATA, KNOWEDIT, ZSRE, EASYEDIT, FLAT, MQUAKE),
+        {**ZSRE, "portability": ONE_HOP},
+        changed(FLAT, [{"prompt": "Leon speaks", "target": "Dutch"}], "neighborhood_prompts"),
+        changed(FLAT, {"str": "French"}, "target_true"),
         changed(changed(EASYEDIT, "", "rephrase_prompt"), None, "locality_prompt"),
         changed(changed(KNOWEDIT, None, "portability"), None, "locality"),
     ],
@@ -482,82 +568,87 @@ def test_two_records_of_one_name(tmp_path):
     assert len(load(file, skip_bad=True).records) == 1
 
 
-def test_counterfact_on_one_level(tmp_path):
-    (record,) = load(write(tmp_path, [FLAT])).records
-    assert (record.prompt, record.target_new) == ("The mother tongue of Danielle is", "English")
-    assert (record.paraphrases, record.neighbours) == (PARAPHRASE, NEIGHBOUR)
+def test_a_case_id_is_no_place(tmp_path):
+    """The first record has no case_id, and its number is another's."""
+    items = [without(FLAT, "case_id"), changed(FLAT, 0, "case_id"), changed(FLAT, "#0", "case_id")]
+    keys = [record.key for record in load(write(tmp_path, [*items, MERGED])).records]
+    assert keys == ["##0", "0", "#0", "3"]
 
 
-def test_a_single_edit_of_mquake(tmp_path):
-    """Its questions of several hops are not asked, and it is said so."""
-    edit = COUNTERFACT["requested_rewrite"]
-    item = {"case_id": 3, "requested_rewrite": [edit], "questions": ["Which?"]}
-    data = load(write(tmp_path, [item]))
-    assert (data.records[0].key, data.records[0].target_true) == ("3", "French")
-    assert data.not_asked == {"questions": 1}
-
-
-HOP = {"Recalled Relation": "(Danielle, tongue, English)", "New Question": "Her greeting is"}
-
-
-def test_easyedits_question_of_one_hop_more(tmp_path):
-    """Its keys stand where others have groups of questions."""
-    hop = {**HOP, "New Answer": "Hello"}
-    data = load(write(tmp_path, [changed({**ZSRE, "portability": None}, hop, "portability")]))
-    asked = (Question("Her greeting is", "Hello", "French"),)
-    assert (data.records[0].consequences, data.not_asked) == (asked, {})
-    data = load(write(tmp_path, [changed({**ZSRE, "portability": None}, HOP, "portability")]))
-    assert data.records[0].consequences == ()
-    assert data.not_asked == dict.fromkeys((f"portability.{name}" for name in HOP), 1)
+MARK = b"\xef\xbb\xbf"
 
 
 @pytest.mark.parametrize(
-    "around",
+    "content",
     [
-        lambda items: {"dataset": "mine", "num_records": 2, "records": items},
-        lambda items: {"data": items, "tags": ["a", "b"]},
-        lambda items: {str(number): item for number, item in enumerate(items)},
-        lambda items: {f"row {number}": item for number, item in enumerate(items)},
+        MARK + json.dumps([FLAT, KNOWEDIT]).encode(),
+        MARK + b"\n".join(json.dumps(item).encode() for item in (FLAT, KNOWEDIT)),
+        b"\r\n".join(MARK + json.dumps(item).encode() for item in (FLAT, KNOWEDIT)),
     ],
+    ids=["list", "lines", "marked-lines"],
 )
-@pytest.mark.parametrize("item", [FLAT, MERGED, KNOWEDIT, ZSRE])
-def test_records_inside_an_object(tmp_path, around, item):
-    expected = load(write(tmp_path, [item, item])).records
-    assert load(write(tmp_path, around([item, item]))).records == expected
-
-
-def test_an_object_around_nothing_that_is_known(tmp_path):
-    columns = {name: {"0": value} for name, value in FLAT.items()}
-    with pytest.raises(DataError, match=r"a table by columns, .* orient='records'"):
-        load(write(tmp_path, columns))
-    with pytest.raises(DataError, match="several lists of objects, under 'train', 'test'"):
-        load(write(tmp_path, {"train": [FLAT], "test": [FLAT]}))
-    with pytest.raises(DataError, match="record 0: is in none of the known formats"):
-        load(write(tmp_path, {"version": 1}))
-
-
-def test_one_record_alone(tmp_path):
-    assert len(load(write(tmp_path, COUNTERFACT)).records) == 1
-
-
-def test_numbers_of_some_records_only(tmp_path):
-    """The place of one is the number of another."""
-    other = changed(COUNTERFACT, 1, "case_id")
-    keys = [r.key for r in load(write(tmp_path, [other, MERGED, COUNTERFACT, MERGED])).records]
-    assert keys == ["1", "#1", "7", "3"]
-
-
-@pytest.mark.parametrize("content", [json.dumps([FLAT]), f"{json.dumps(FLAT)}\n"])
 def test_a_byte_order_mark(tmp_path, content):
     file = tmp_path / "data.json"
-    file.write_text(content, encoding="utf-8-sig")
-    assert len(load(file).records) == 1
+    file.write_bytes(content)
+    assert len(load(file).records) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        ({"dataset": "mine", "num_records": 2, "records": [KNOWEDIT, ZSRE]}, ["0", "1"]),
+        ({"data": [KNOWEDIT], "authors": [{"name": "I"}]}, ["0"]),
+        ({"prompt": "of all", "train": [FLAT]}, ["3"]),
+        ({"data": {"edits": [KNOWEDIT]}}, ["0"]),
+        ({"0": KNOWEDIT, "8": ZSRE}, ["0", "8"]),
+        ({"version": 2, "data": {"a": COUNTERFACT, "b": KNOWEDIT}}, ["7", "b"]),
+        (KNOWEDIT, ["0"]),
+        (changed(MERGED, {}, "rewrite"), ["0"]),
+    ],
+)
+def test_an_object_around_the_records(tmp_path, content, keys):
+    assert [record.key for record in load(write(tmp_path, content)).records] == keys
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({key: {"0": value, "1": value} for key, value in FLAT.items()}, "is a table by columns"),
+        ({key: [value, value] for key, value in FLAT.items()}, "is a table by columns"),
+        (
+            {"case_id": {"0": 1}, "requested_rewrite": {"0": COUNTERFACT["requested_rewrite"]}},
+            "is a table by columns",
+        ),
+        ({"data": {key: {"0": value} for key, value in FLAT.items()}}, "is a table by columns"),
+        ({"train": [FLAT], "test": [FLAT]}, "has several lists of objects, under 'train', 'test'"),
+        ({"columns": list(FLAT), "data": [list(FLAT.values())]}, "it has 'columns', 'data'"),
+        ({"records": [{"question": "Why?"}]}, "record 0: is in no known format"),
+        ({"0": KNOWEDIT, "8": 3}, "record 8: expected an object, got 3"),
+    ],
+)
+def test_an_object_without_records(tmp_path, content, message):
+    with pytest.raises(DataError) as caught:
+        load(write(tmp_path, content))
+    assert message in str(caught.value)
+
+
+def test_groups_in_unknown_layouts_are_not_asked(tmp_path):
+    named = {
+        "portability": "a text",
+        "portability.New Question": {"New Question": "Why?", "New Answer": ""},
+        "portability.Reasoning": {"Reasoning": [3]},
+    }
+    for name, groups in named.items():
+        data = load(write(tmp_path, [changed(KNOWEDIT, groups, "portability"), KNOWEDIT]))
+        assert data.not_asked == {name: 1}
+    assert load(write(tmp_path, [{**ZSRE, "portability": ONE_HOP}])).not_asked == {}
+    assert load(write(tmp_path, [MQUAKE])).not_asked == {"single_hops": 1}
 
 
 def test_no_private_name_is_in_a_message(tmp_path):
     """Pydantic's own words name classes."""
     wrong = [3, "x", [], [3], {"a": 3}, None, {"prompt": 3}, [{"prompt": [3]}]]
-    for item in (COUNTERFACT, FLAT, MERGED, WIKIDATA, KNOWEDIT, ZSRE):
+    for item in (COUNTERFACT, FLAT, MERGED, WIKIDATA, KNOWEDIT, ZSRE, MQUAKE):
         for key in item:
             for value in wrong:
                 try:
@@ -568,12 +659,27 @@ def test_no_private_name_is_in_a_message(tmp_path):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(st.characters(exclude_categories=()), max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                [*COUNTERFACT, *KNOWEDIT, *ZSRE, *HOP, "target_true", "str", "records"]
+                [
+                    *COUNTERFACT,
+                    *FLAT,
+                    *KNOWEDIT,
+                    *ZSRE,
+                    *ONE_HOP,
+                    *MQUAKE,
+                    *MARKS,
+                    "str",
+                    "records",
+                    "edit",
+                ]
             ),
             inner,
             max_size=4,

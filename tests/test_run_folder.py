@@ -129,3 +129,15 @@ def test_no_run_goes_on_with_another_option(tmp_path, command, first, then, diff
     assert run(*first).exit_code == 0
     with pytest.raises(ConfigError, match=f"a run with other settings: {differing}; see"):
         run(*then, "--resume")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "null", "3", '"text"', "[" * 100_000])
+def test_a_damaged_run_json_is_named(tmp_path, content):
+    claim(tmp_path, {"seed": 1}, resume=False)
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    file = tmp_path / "run.json"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    claim(tmp_path, {"seed": 1}, resume=True)
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"--resume: .*run\.json cannot be read: "):
+        claim(tmp_path, {"seed": 1}, resume=True)

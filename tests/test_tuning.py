@@ -178,6 +178,11 @@ def test_halves_of_a_run_without_any_result_do_not_count(tmp_path):
     results.write_text("{}\n")
     with pytest.raises(ConfigError, match="differ from the earlier run"):
         expect_same(records(4))
+    halves.write_text(halves.read_text(), encoding="utf-8-sig")
+    expect_same(records(5))
+    halves.write_text("{")
+    with pytest.raises(ConfigError, match=r"--resume: .*halves\.json cannot be read: Expecting"):
+        expect_same(records(5))
 
 
 class TunableStranger:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..config import SadrConfig
 from ..errors import ConfigError, EvaluationError
 from ..evaluation import Arm, Result
+from ..evaluation._summary import scored_in_all
 
 CHANGES_PLAIN = {"stop_at", "num_grad_steps", "terms"}
 """Settings that change an edit whose γ is 0."""
@@ -63,20 +65,42 @@ def arms(names: str, configured: Any, gammas: Sequence[float]) -> list[Arm]:
     return found
 
 
-def expect_results(results: Sequence[Result], arms: Sequence[str]) -> None:
-    """Check, at the end of a run, that every arm has a result without an error.
+@contextlib.contextmanager
+def expecting_results(results: Sequence[Result], arms: Sequence[str]) -> Iterator[None]:
+    """Check, after a block that draws the results of a run, that every arm has some.
+
+    Without them, the block may end with the error of a chart that has nothing to draw.
 
     Args:
         results: the results of the run.
         arms: the names of the arms with an edit.
 
     Raises:
-        EvaluationError: an arm has none. A run whose tables have no figures has not succeeded.
+        EvaluationError: an arm has no result without an error, or no record has one in every arm. A
+            run whose tables have no figures has not succeeded.
     """
-    for arm in arms:
-        errors = [result.error for result in results if result.arm == arm]
-        if None not in errors:
-            first = f"; the first: {errors[0]}" if errors else ""
-            raise EvaluationError(
-                f"no edit of the arm {arm} succeeded: all {len(errors)} failed{first}"
-            )
+    lacking = _lacking(results, arms)
+    try:
+        yield
+    except EvaluationError:
+        if lacking is None:
+            raise
+    if lacking is not None:
+        raise EvaluationError(lacking)
+
+
+def _lacking(results: Sequence[Result], arms: Sequence[str]) -> str | None:
+    """Return what keeps the arms from being compared. None if nothing does."""
+    # A checkpoint asks about the records of the edits before it once more.
+    made = [r for r in results if r.when != "checkpoint" or r.error is not None]
+    failed = {arm: [r.error for r in made if r.arm == arm and r.error is not None] for arm in arms}
+    counts = {arm: f"{arm} (failed: {len(failed[arm])})" for arm in arms}
+    without = [arm for arm in arms if not any(r.arm == arm and r.error is None for r in made)]
+    first = next((errors[0] for errors in failed.values() if errors), "there are no records")
+    if without:
+        shown = ", ".join(counts[arm] for arm in without)
+        return f"no edit succeeded in {shown}; the first: {first}"
+    if not any(scored_in_all(made, arms).values()):
+        shown = ", ".join(counts[arm] for arm in arms if failed[arm])
+        return f"no record was edited in every arm; edits failed in {shown}; the first: {first}"
+    return None

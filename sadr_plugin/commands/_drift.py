@@ -134,7 +134,7 @@ def drift(
     from ..drift import Variant, arm_names
     from ..evaluation import Arm, Record
     from ._arms import arms as parse_arms
-    from ._arms import expect_results
+    from ._arms import expecting_results
 
     single: dict[str, object] = {
         "--subject": subject,
@@ -201,9 +201,8 @@ def drift(
             _run_folder.claim(folder, about, resume)
             findings = _of_many(cluster, make, records.records, folder, console)
     findings.show(console)
-    output.write(findings, console)
-    if data is not None:
-        expect_results(findings.results, [arm.name for arm in chosen])
+    with expecting_results(findings.results, [arm.name for arm in chosen]):
+        output.write(findings, console)
 
 
 def _make(
@@ -220,7 +219,7 @@ def _make(
     editor = make_editor(hparams_file, options)
     if edited is not None:
         with silence():
-            other, _ = load_model(edited, options, device="cpu")
+            other, _ = load_model(edited, options, device="cpu", named_by="--edited")
         editor = OtherModel(editor, other)
     return CausalEvaluator(editor, arms, variants, options.seed, skip_bad)
 

@@ -144,7 +144,7 @@ def evaluate(
     from .. import enabled
     from ..evaluation import LocalEngine
     from ._arms import arms as parse_arms
-    from ._arms import expect_results
+    from ._arms import expecting_results
     from ._eval_plans import SequencePlan, Settings, SinglePlan
 
     output = Output(json, report, svg, png)
@@ -191,8 +191,6 @@ def evaluate(
     plan.write(out, context, title, console)
     if json is not None and json.resolve() != (out / "summary.json").resolve():
         shutil.copyfile(out / "summary.json", json)
-    if output.wants_page:
-        output.write_page(plan.page(title, context), console)
     for result in plan.results:
         if result.error is not None:
             failed = f"failed: record {result.record}, {result.arm}: {result.error}"
@@ -202,7 +200,9 @@ def evaluate(
     for group, count in chosen.found.not_asked.items():
         console.print(f"not asked: {group}, in {count} records of the file", markup=False)
     console.print(f"in {out.absolute()}", markup=False)
-    expect_results(plan.results, [arm.name for arm in chosen_arms])
+    with expecting_results(plan.results, [arm.name for arm in chosen_arms]):
+        if output.wants_page:
+            output.write_page(plan.page(title, context), console)
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ def expect_only_subject(option: str, prompt: str) -> None:
     Raises:
         ConfigError: it has others. The message names the option.
     """
-    from ..evaluation._formats import only_braces
+    from ..evaluation._fields import only_braces
 
     try:
         only_braces(prompt)

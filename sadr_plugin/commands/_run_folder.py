@@ -67,9 +67,9 @@ def claim(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
 
 def _expect_same(file: Path, about: dict[str, Any]) -> None:
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = json.loads(file.read_text(encoding="utf-8-sig"))
         differing = [key for key in {**before, **about} if before.get(key) != about.get(key)]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"--resume: {file} cannot be read: {error}") from None
     if differing:
         raise ConfigError(

@@ -20,7 +20,7 @@ def read_results(file: Path) -> list[Result]:
     """Read the results in a file. An incomplete last line is ignored.
 
     Raises:
-        DataError: another line is not a result.
+        DataError: the file cannot be read, or another line is not a result.
     """
     return _read_lines(file, Result.from_line)
 
@@ -31,7 +31,7 @@ def read_checkpoints(file: Path) -> list[Checkpoint]:
     An incomplete last line is ignored.
 
     Raises:
-        DataError: another line is not a checkpoint.
+        DataError: the file cannot be read, or another line is not a checkpoint.
     """
     return _read_lines(file, Checkpoint.from_line)
 
@@ -56,10 +56,12 @@ def has_content(file: Path) -> bool:
 
 
 def drop_half_line(file: Path) -> None:
-    """Remove an incomplete last line. No other process may write to the file."""
-    if not file.exists():
-        return
-    content = file.read_bytes()
+    """Remove an incomplete last line. No other process may write to the file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    content = _read(file)
     whole, newline, half = content.rpartition(b"\n")
     if half:
         os.truncate(file, len(whole) + len(newline))
@@ -93,14 +95,26 @@ def _line_of(item: Result | Checkpoint) -> str:
     return json.dumps({name: getattr(item, name) for name in names}) + "\n"
 
 
+def _read(file: Path) -> bytes:
+    """Return the content of a file; nothing if there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
+
+
 def _read_lines(file: Path, from_line: Callable[[bytes], Line]) -> list[Line]:
-    if not file.exists():
-        return []
-    whole, _, _ = file.read_bytes().rpartition(b"\n")
+    whole, _, _ = _read(file).rpartition(b"\n")
     found = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
             found.append(from_line(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"{file}: line {number} is no result: {error}") from None
     return found

@@ -5,78 +5,64 @@ Each format is a pydantic model. It gives the checks, the error messages and the
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
+from pydantic_core import ErrorDetails
 
+from ._fields import Answer, Prompts, Text, first, listed, present, shortened, template_of
+from ._groups import (
+    ALIASES,
+    ASKED,
+    CONSEQUENCES,
+    RELATIONS,
+    REMINDERS,
+    not_asked,
+    one_hop,
+    questions,
+    questions_of,
+)
+from ._items import is_flat
 from ._records import QUESTIONS, Question, Record
-from ._subjects import find_subject
 
 
-def _not_blank(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be blank")
-    return value
+class _Prompted(BaseModel):
+    prompt: Text
+    target: Answer
 
 
-Text = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
+Neighbours = Annotated[
+    list[str | _Prompted | None] | str | _Prompted | None, BeforeValidator(present)
+]
+"""Prompts about other subjects. One without an answer of its own has the true object."""
 
 
-def _present(value: Any) -> Any:
-    """Return a value, or None if it is empty: an empty list, or only empty texts."""
-    texts = value if isinstance(value, list) else [value]
-    empty = all(text is None or (isinstance(text, str) and not text.strip()) for text in texts)
-    return None if empty else value
+def _neighbours(asked: Neighbours, new: str, true: str) -> Iterator[Question]:
+    for one in asked if isinstance(asked, list) else [asked]:
+        if isinstance(one, _Prompted):
+            yield Question(one.prompt, one.target, new)
+        elif one and one.strip():
+            yield Question(one, true, new)
 
 
-def _first(value: Any) -> Any:
-    """Return the first answer from nested lists of equally good answers."""
-    while isinstance(value, list) and value:
-        value = value[0]
-    return value
-
-
-# The schema describes the content of a file. By default it would not include the lists.
-_NEST = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]}
-Answer = Annotated[Text, BeforeValidator(_first), WithJsonSchema(_NEST)]
-Prompts = Annotated[str | list[str | None] | None, BeforeValidator(_present)]
-"""One prompt or several. Empty ones do not count."""
-
-
-def _only_one(value: Any) -> Any:
-    """Return the one edit of a list.
-
-    Raises:
-        ValueError: the list has several.
-    """
-    if not isinstance(value, list):
-        return value
-    if len(value) != 1:
-        raise ValueError(
-            f"a list of {len(value)} edits; every record here is one edit, so records of several "
-            "(as in MQuAKE) cannot be read"
-        )
-    return value[0]
-
-
-class _Format(BaseModel):
+class Format(BaseModel):
     """A published format. Further keys are allowed and ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
+    def own_key(self) -> str | None:
+        """Return the name that the item gives itself, if there is one."""
+        return None
+
     def record(self, key: str) -> Record:
+        """Return the item as a `Record` of this name.
+
+        Raises:
+            ValueError: the subject has no clear place in the prompt, or a question is malformed.
+        """
         raise NotImplementedError
 
     def groups_not_asked(self) -> list[str]:
@@ -84,117 +70,88 @@ class _Format(BaseModel):
         return []
 
 
-def _edit(key: str, subject: str, prompt: str, new: str, true: str) -> Record:
-    """Return a record with its edit and without questions.
+class _Numbered(Format):
+    case_id: Annotated[int | str | None, BeforeValidator(present)] = None
 
-    Raises:
-        ValueError: see `_template`.
-    """
-    return Record(key, subject, _template(prompt, subject), new, true)
-
-
-def _template(prompt: str, subject: str) -> str:
-    """Return ``prompt`` with ``{}`` in the place of the subject.
-
-    Raises:
-        ValueError: the place of the subject is not clear, or the prompt has other braces.
-    """
-    if "{}" in prompt:
-        if prompt.count("{}") > 1:
-            raise ValueError(f"prompt: {prompt!r} holds '{{}}' more than once")
-        return only_braces(prompt)
-    start = find_subject(subject, prompt)
-    return only_braces(f"{prompt[:start]}{{}}{prompt[start + len(subject) :]}")
+    def own_key(self) -> str | None:
+        """Return the item's ``case_id``."""
+        return None if self.case_id is None else str(self.case_id)
 
 
-def only_braces(template: str) -> str:
-    """Return the template unchanged if it has no other braces than ``{}``.
+class _Grouped(Format):
+    """A format that may have KnowEdit's groups of questions."""
 
-    Editors use `str.format` on it.
+    portability: Any = Field(None, description="groups of questions that the edit should change")
+    locality: Any = Field(None, description="groups of questions that it should not change")
 
-    Raises:
-        ValueError: it has another brace.
-    """
-    if re.search("[{}]", template.replace("{}", "")):
-        raise ValueError(f"prompt: {template!r} holds a brace besides the subject's '{{}}'")
-    return template
-
-
-def _of_object(value: Any) -> Any:
-    """Return the text of an object that is written as ``{"str": …}``."""
-    return value["str"] if isinstance(value, dict) and "str" in value else value
-
-
-_WRITTEN = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {
-            "type": "object",
-            "properties": {"str": {"type": "string", "minLength": 1}},
-            "required": ["str"],
-        },
-    ]
-}
-Object = Annotated[Text, BeforeValidator(_of_object), WithJsonSchema(_WRITTEN)]
-
-
-class _CounterFactEdit(BaseModel):
-    prompt: Text
-    subject: Text
-    target_new: Object
-    target_true: Object
-
-
-class _CounterFactQuestions(_Format):
-    case_id: int | str | None = None
-    paraphrase_prompts: list[Text] = []
-    neighborhood_prompts: list[Text] = []
-    generation_prompts: list[Text] = []
-
-    def _record(self, key: str, edit: _CounterFactEdit | FlatCounterFact) -> Record:
-        new, true = edit.target_new, edit.target_true
-        key = key if self.case_id is None else str(self.case_id)
+    def grouped(self, record: Record) -> Record:
+        """Return a record with the questions of the groups."""
+        new, true = record.target_new, record.target_true
+        follow = questions_of(self.portability, CONSEQUENCES, true)
         return replace(
-            _edit(key, edit.subject, edit.prompt, new, true),
-            paraphrases=tuple(Question(p, new, true) for p in self.paraphrase_prompts),
-            neighbours=tuple(Question(p, true, new) for p in self.neighborhood_prompts),
-            openings=tuple(self.generation_prompts),
+            record,
+            # The answer for an alias is the new object, possibly in other words.
+            aliases=questions_of(self.portability, ALIASES, true),
+            consequences=follow + one_hop(self.portability, true),
+            relations=questions_of(self.locality, RELATIONS, new),
+            reminders=questions_of(self.locality, REMINDERS, new),
         )
 
-
-class CounterFact(_CounterFactQuestions):
-    """The original file format of ROME and MEMIT. MQuAKE's single edits have it, too."""
-
-    requested_rewrite: Annotated[_CounterFactEdit, BeforeValidator(_only_one)]
-    questions: Any = None
-
-    def record(self, key: str) -> Record:
-        """Return the item as a `Record`."""
-        return self._record(key, self.requested_rewrite)
-
     def groups_not_asked(self) -> list[str]:
-        """Return MQuAKE's questions of several hops, if the item has them."""
-        return ["questions"] if self.questions else []
+        """Return the names of the groups that KnowEdit does not have."""
+        return [name for field in ASKED for name in not_asked(field, getattr(self, field))]
 
 
-class FlatCounterFact(_CounterFactQuestions):
-    """CounterFact's keys on one level, as in the data of some research code."""
-
-    prompt: Text
-    subject: Text
-    target_new: Object
-    target_true: Object
-
-    def record(self, key: str) -> Record:
-        """Return the item as a `Record`."""
-        return self._record(key, self)
-
-
-class _MergedEdit(BaseModel):
+class _Edit(BaseModel):
     prompt: Text
     subject: Text
     target_new: Answer
     target_true: Answer
+
+    def record(self, key: str) -> Record:
+        """Return the edit without questions."""
+        template = template_of(self.prompt, self.subject)
+        return Record(key, self.subject, template, self.target_new, self.target_true)
+
+
+class CounterFact(_Numbered, _Grouped):
+    """The original file format of ROME and MEMIT, and MQuAKE's items with a single edit."""
+
+    requested_rewrite: _Edit | Annotated[list[_Edit], Field(min_length=1, max_length=1)]
+    paraphrase_prompts: Prompts = None
+    neighborhood_prompts: Neighbours = None
+    generation_prompts: Prompts = None
+    questions: Prompts = None
+    answer: Any = None
+    new_answer: Any = None
+    single_hops: Any = None
+    new_single_hops: Any = None
+
+    def record(self, key: str) -> Record:
+        """Return the item as a `Record`. MQuAKE's questions are consequences of the edit."""
+        rewrite = self.requested_rewrite
+        record = (rewrite[0] if isinstance(rewrite, list) else rewrite).record(key)
+        new, true = record.target_new, record.target_true
+        grouped = self.grouped(record)
+        return replace(
+            grouped,
+            paraphrases=tuple(Question(p, new, true) for p in listed(self.paraphrase_prompts)),
+            neighbours=tuple(_neighbours(self.neighborhood_prompts, new, true)),
+            consequences=grouped.consequences + tuple(self._hops(true)),
+            openings=tuple(listed(self.generation_prompts)),
+        )
+
+    def _hops(self, true: str) -> Iterator[Question]:
+        """Yield MQuAKE's questions. The wrong answer is the one before the edit."""
+        before = first(self.answer)
+        wrong = before if isinstance(before, str) and before.strip() else true
+        for prompt in listed(self.questions):
+            yield from questions(prompt, self.new_answer, wrong, "new_answer")
+
+    def groups_not_asked(self) -> list[str]:
+        """Return the names of KnowEdit's and MQuAKE's groups that are not asked."""
+        hops = ("single_hops", "new_single_hops")
+        return super().groups_not_asked() + [name for name in hops if present(getattr(self, name))]
 
 
 class _Asked(BaseModel):
@@ -210,12 +167,12 @@ class _Asked(BaseModel):
         )
 
 
-class Merged(_Format):
+class Merged(Format):
     """The format of the official SADR code's data: half CounterFact, half WikiData."""
 
     model_config = ConfigDict(extra="allow")
 
-    requested_rewrite: _MergedEdit
+    requested_rewrite: _Edit
     rewrite: _Asked
     paraphrase: _Asked = Field(_Asked(), alias="p-paraphrase")
     subject_alias: _Asked = Field(_Asked(), alias="p-subject_alias")
@@ -225,10 +182,10 @@ class Merged(_Format):
 
     def record(self, key: str) -> Record:
         """Return the item as a `Record`."""
-        edit = self.requested_rewrite
-        new, true = edit.target_new, edit.target_true
+        record = self.requested_rewrite.record(key)
+        new, true = record.target_new, record.target_true
         return replace(
-            _edit(key, edit.subject, edit.prompt, new, true),
+            record,
             paraphrases=self.paraphrase.questions(wrong=true),
             aliases=self.subject_alias.questions(wrong=true),
             neighbours=self.neighbor.questions(wrong=new),
@@ -241,95 +198,11 @@ class Merged(_Format):
         return [name for name in self.model_extra or {} if name.startswith(("p-", "l-", "o-"))]
 
 
-def _listed(prompts: str | list[str | None] | None) -> list[str]:
-    """Return the prompts that are not empty."""
-    listed = prompts if isinstance(prompts, list) else [prompts]
-    return [prompt for prompt in listed if prompt and prompt.strip()]
-
-
-def _questions(
-    prompts: str | list[str | None] | None, answers: Any, wrong: str, field: str
-) -> Iterator[Question]:
-    """Yield questions. One without a prompt or without an answer is left out, as in EasyEdit.
-
-    Lists of the same length are read in pairs. Otherwise the first prompt has the first answer, as
-    in EasyEdit's class of this data.
-
-    Args:
-        prompts: one prompt or several.
-        answers: the answers. Each can be a list of equally good ones.
-        wrong: the wrong answer.
-        field: the key of the answers, for the error.
-
-    Raises:
-        ValueError: an answer is no text.
-    """
-    listed = prompts if isinstance(prompts, list) else [prompts]
-    if len(listed) > 1 and isinstance(answers, list) and len(answers) == len(listed):
-        pairs: list[tuple[str | None, Any]] = list(zip(listed, answers, strict=True))
-    else:
-        pairs = [(prompt, answers) for prompt in _listed(prompts)[:1]]
-    for prompt, answer in pairs:
-        right = _first(answer)
-        if right is not None and right != [] and not isinstance(right, str):
-            raise ValueError(f"{field}: expected text, got {_short(right)}")
-        if prompt and prompt.strip() and right and right.strip():
-            yield Question(prompt, right, wrong)
-
-
-class _Facts(BaseModel):
-    """Questions with their answers: one of each, or lists."""
-
-    prompt: Prompts = None
-    ground_truth: Any = None
-
-    def questions(self, wrong: str) -> Iterator[Question]:
-        """Yield the questions; see `_questions`."""
-        return _questions(self.prompt, self.ground_truth, wrong, "ground_truth")
-
-
-ONE_HOP = ("New Question", "New Answer")
-"""The keys of a question of one hop more, in EasyEdit's ZsRE file for portability."""
-
-DESCRIBED = "Recalled Relation"
-"""The key beside them that only describes the question."""
-
-
-def _one_hop(value: Any) -> Any:
-    """Return groups of questions, also from a flat mapping with one question of texts."""
-    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in ONE_HOP):
-        return _present(value)
-    others = {name: group for name, group in value.items() if name not in (*ONE_HOP, DESCRIBED)}
-    question, answer = (value[key] for key in ONE_HOP)
-    return {**others, "Reasoning": {"prompt": question, "ground_truth": answer}}
-
-
-Group = Annotated[list[_Facts] | _Facts | str | None, BeforeValidator(_present)]
-Groups = Annotated[dict[str, Group] | None, BeforeValidator(_one_hop)]
-
-
-def _asked(groups: Groups, names: Sequence[str], wrong: str) -> tuple[Question, ...]:
-    """Return the questions of some groups."""
-    facts: list[_Facts] = []
-    for name in names:
-        group = (groups or {}).get(name) or []
-        if not isinstance(group, str):  # a text alone asks nothing
-            facts += group if isinstance(group, list) else [group]
-    return tuple(question for fact in facts for question in fact.questions(wrong))
-
-
-ALIASES, CONSEQUENCES = ("Subject_Aliasing",), ("Reasoning", "Logical_Generalization")
-RELATIONS, REMINDERS = ("Relation_Specificity",), ("Forgetfulness",)
-"""KnowEdit's groups of questions, by the kind of question in a `Record`."""
-
-ASKED = {"portability": ALIASES + CONSEQUENCES, "locality": RELATIONS + REMINDERS}
-
-
-class KnowEdit(_Format):
+class KnowEdit(_Grouped):
     """KnowEdit's sets (ZsRE, WikiData_counterfact), and EasyEdit's CounterFact and earlier ZsRE.
 
     The first of several equally good answers counts, as in EasyEdit. Null and empty values count as
-    absent.
+    absent. Every flat format may have the questions of any other.
     """
 
     subject: Text
@@ -337,44 +210,36 @@ class KnowEdit(_Format):
     target_new: Answer
     ground_truth: Answer
     rephrase_prompt: Prompts = None
+    rephrase: Prompts = None
+    paraphrase_prompts: Prompts = None
     loc: Prompts = None
     loc_ans: Any = None
     locality_prompt: Prompts = None
     locality_ground_truth: Any = None
-    portability: Groups = None
-    locality: Groups = None
+    neighborhood_prompts: Neighbours = None
+    generation_prompts: Prompts = None
 
     def record(self, key: str) -> Record:
         """Return the item as a `Record`."""
         new, true = self.target_new, self.ground_truth
+        template = template_of(self.prompt, self.subject)
+        reworded = (self.rephrase_prompt, self.rephrase, self.paraphrase_prompts)
         return replace(
-            _edit(key, self.subject, self.prompt, new, true),
-            paraphrases=tuple(Question(p, new, true) for p in _listed(self.rephrase_prompt)),
-            # The answer for an alias is the new object, possibly in other words.
-            aliases=_asked(self.portability, ALIASES, true),
-            consequences=_asked(self.portability, CONSEQUENCES, true),
-            relations=_asked(self.locality, RELATIONS, new),
-            reminders=_asked(self.locality, REMINDERS, new),
-            neighbours=tuple(self._neighbours(new)),
+            self.grouped(Record(key, self.subject, template, new, true)),
+            paraphrases=tuple(Question(p, new, true) for ps in reworded for p in listed(ps)),
+            neighbours=tuple(self._others(new, true)),
+            openings=tuple(listed(self.generation_prompts)),
         )
 
-    def _neighbours(self, new: str) -> Iterator[Question]:
-        """Yield the questions about other subjects, under the earlier and the newer keys."""
+    def _others(self, new: str, true: str) -> Iterator[Question]:
+        """Yield the questions about other subjects, under all of their keys."""
         for prompts, answers, field in (
             (self.loc, self.loc_ans, "loc_ans"),
             (self.locality_prompt, self.locality_ground_truth, "locality_ground_truth"),
         ):
-            for question in _questions(prompts, answers, new, field):
+            for question in questions(prompts, answers, new, field):
                 yield replace(question, prompt=question.prompt.removeprefix("nq question: "))
-
-    def groups_not_asked(self) -> list[str]:
-        """Return the names of the groups that KnowEdit does not have."""
-        return [
-            f"{field}.{name}"
-            for field, known in ASKED.items()
-            for name, facts in (getattr(self, field) or {}).items()
-            if name not in known and facts
-        ]
+        yield from _neighbours(self.neighborhood_prompts, new, true)
 
 
 class ZsRE(KnowEdit):
@@ -383,22 +248,22 @@ class ZsRE(KnowEdit):
     prompt: Text = Field(alias="src")
     target_new: Answer = Field(alias="alt")
     ground_truth: Answer = Field(alias="answers")
-    rephrase_prompt: Prompts = Field(None, alias="rephrase")
 
 
-FORMATS: dict[str, type[_Format]] = {
-    "CounterFact": CounterFact,
-    "flat CounterFact": FlatCounterFact,
-    "merged": Merged,
-    "KnowEdit": KnowEdit,
-    "ZsRE": ZsRE,
-}
+class FlatCounterFact(_Numbered, KnowEdit):
+    """CounterFact's keys without ``requested_rewrite`` around those of the edit."""
+
+    ground_truth: Answer = Field(alias="target_true")
+
+
+FLAT: tuple[type[KnowEdit], ...] = (KnowEdit, ZsRE, FlatCounterFact)
+FORMATS: tuple[type[Format], ...] = (CounterFact, FlatCounterFact, Merged, KnowEdit, ZsRE)
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a file of records: a list of items in any of the formats."""
+    """Return the JSON Schema of a list of records: of items in any of the formats."""
     forms, definitions = models_json_schema(
-        [(form, "validation") for form in FORMATS.values()], by_alias=True
+        [(form, "validation") for form in FORMATS], by_alias=True
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -408,66 +273,62 @@ def schema() -> dict[str, Any]:
     }
 
 
-_MARKS = ("requested_rewrite", "subject", "prompt", "target_new", "src", "alt")
-"""A record of any format has one of these keys, and a text or an edit under it."""
-
-
-def is_record(item: dict[str, Any], of_columns: bool = False) -> bool:
-    """Whether an object has a key of a record.
-
-    Args:
-        item: the decoded JSON.
-        of_columns: whether to look for keys that hold a value for each record.
-    """
-    if of_columns:
-        return any(isinstance(item.get(mark), dict) for mark in _MARKS)
-    return any(mark in item and not _is_column(item[mark], mark) for mark in _MARKS)
-
-
-def _is_column(value: Any, mark: str) -> bool:
-    return isinstance(value, dict) and mark != "requested_rewrite" and "str" not in value
-
-
-def _format_of(item: dict[str, Any]) -> type[_Format]:
-    """Return the format that an item's keys suggest.
-
-    Raises:
-        ValueError: they suggest none.
-    """
+def _format_of(item: dict[str, Any]) -> type[Format]:
+    """Return the format that an item's keys suggest: of the flat ones, the most complete."""
     if "requested_rewrite" in item:
         return Merged if "rewrite" in item else CounterFact
-    if {"src", "alt", "answers", "rephrase"} & item.keys():
-        return ZsRE
-    if "target_true" in item:
-        return FlatCounterFact
-    if {"subject", "prompt", "target_new"} & item.keys():
-        return KnowEdit
-    keys = ", ".join(map(repr, list(item)[:6])) or "no keys"
-    raise ValueError(
-        f"is in none of the known formats ({', '.join(FORMATS)}): it has {keys}. An edit needs "
-        "subject, prompt, target_new and the true object"
-    )
+    return max(FLAT, key=lambda form: sum(_has(item, key) for key in _required(form)))
 
 
-def _refuse_without_object(item: dict[str, Any]) -> None:
-    """Refuse items of KnowEdit's sets without a true object.
+def _required(form: type[Format]) -> list[str]:
+    return [f.alias or name for name, f in form.model_fields.items() if f.is_required()]
 
-    Every score here compares the new object with the true one.
+
+def _has(item: dict[str, Any], key: str) -> bool:
+    return present(first(item.get(key))) is not None
+
+
+TRUE = ("ground_truth", "target_true", "answers")
+"""The keys of the true object in the flat formats."""
+
+
+def _refuse_unusable(item: dict[str, Any]) -> None:
+    """Refuse items that hold no edit that can be evaluated, as in some published sets.
 
     Raises:
-        ValueError: the item has no true object.
+        ValueError: the item has no edit, or several, or one without a subject or a true object.
     """
-    if "concept" in item and "labels" in item:
-        raise ValueError("concept: a text of WikiBio has no object to edit")
-    known = {"subject", "prompt", "target_new"} <= item.keys() and "target_true" not in item
-    if known and _present(_first(item.get("ground_truth"))) is None:
+    edits, edit = item.get("requested_rewrite"), item.get("edit")
+    if isinstance(edits, list) and len(edits) != 1:
         raise ValueError(
-            "ground_truth: is missing or empty, as in WikiData_recent; every score compares the "
-            "new object with the true one. Add it, or use ZsRE or WikiData_counterfact"
+            f"requested_rewrite: a list of {len(edits)} edits; every record here is one edit"
+        )
+    if "requested_rewrite" in item:
+        return
+    if is_flat(item):
+        if "target_new" in item and not any(_has(item, key) for key in TRUE):
+            raise ValueError(
+                "ground_truth: is missing or empty, and every score compares the new object with "
+                "the true one. Add it, as ground_truth or target_true"
+            )
+    elif "concept" in item and "labels" in item:
+        raise ValueError("concept: a text about a concept has no object to edit")
+    elif isinstance(edit, dict) and "subject_id" in edit and "subject" not in edit:
+        raise ValueError("edit: has the id of its subject, and not the text that an edit needs")
+    elif isinstance(edit, dict) and not any(_has(edit, key) for key in TRUE):
+        raise ValueError(
+            "edit: its true object is missing or empty, and every score compares the new object "
+            "with the true one"
+        )
+    else:
+        keys = ", ".join(shortened(key) for key in list(item)[:6]) or "no keys"
+        raise ValueError(
+            f"is in no known format: it has {keys}. An edit needs subject, prompt, target_new and "
+            "the true object"
         )
 
 
-def parse(item: Any) -> _Format:
+def parse(item: Any) -> Format:
     """Parse an item of a file in any format. Its method ``record`` returns it as a `Record`.
 
     Args:
@@ -477,30 +338,45 @@ def parse(item: Any) -> _Format:
         ValueError: the item fits no format. The message names the field.
     """
     if not isinstance(item, dict):
-        raise ValueError(f"expected an object, got {_short(item)}")
-    _refuse_without_object(item)
-    format = _format_of(item)
+        raise ValueError(f"expected an object, got {shortened(item)}")
+    _refuse_unusable(item)
     try:
-        return format.model_validate(item)
+        return _format_of(item).model_validate(item)
     except ValidationError as error:
-        found = error.errors()[0]
-        # Pydantic names the branch of a union by its type, which is no key of the file.
-        keys = [str(part) for part in found["loc"] if not _NO_KEY.search(str(part))]
-        problem = _PROBLEMS.get(found["type"], found["msg"].removeprefix("Value error, "))
-        given = "" if found["type"] == "missing" else f", got {_short(found['input'])}"
-        raise ValueError(f"{'.'.join(keys)}: {problem}{given}") from None
+        raise ValueError(_problem(item, error)) from None
 
 
-_NO_KEY = re.compile(r"^_|\[|^(str|function-|constrained-)")
+def _problem(item: dict[str, Any], error: ValidationError) -> str:
+    """Return the most specific of the problems, with the path of its value in the item."""
+    found = [(_path(item, problem), problem) for problem in error.errors()]
+    path, problem = max(found, key=lambda one: len(one[0]))
+    what = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    given = "" if problem["type"] == "missing" else f", got {shortened(problem['input'])}"
+    return f"{'.'.join(map(str, path))}: {what}{given}"
+
 
 _PROBLEMS = {
     "missing": "is missing",
     "model_type": "expected an object",
-    "dict_type": "expected an object",
     "list_type": "expected a list",
     "string_type": "expected text",
+    "string_unicode": "expected Unicode text",
 }
 """What is wrong, by pydantic's name. Its own words may name its classes."""
+
+
+def _path(item: Any, problem: ErrorDetails) -> list[int | str]:
+    """Return pydantic's place of a value without the types of a union that pydantic tried."""
+    path: list[int | str] = []
+    missing = problem["loc"][-1] if problem["type"] == "missing" else None
+    for part in problem["loc"]:
+        keys = item if isinstance(item, dict) else range(len(item) if isinstance(item, list) else 0)
+        if part in keys:
+            item = item[part]
+        elif part != missing:
+            continue
+        path.append(part)
+    return path
 
 
 def weighable(record: Record) -> Record:
@@ -522,8 +398,3 @@ def weighable(record: Record) -> Record:
 
 def _same(one: str, other: str) -> bool:
     return one.strip() == other.strip()
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

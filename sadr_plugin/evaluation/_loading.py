@@ -21,6 +21,7 @@ def load_model(
     spread: bool = False,
     attention: str | None = None,
     special_tokens: dict[str, str] | None = None,
+    named_by: str = "model_name",
 ) -> tuple[nn.Module, Any]:
     """Load a causal language model of transformers and its tokenizer.
 
@@ -35,6 +36,7 @@ def load_model(
             choice. See `attention_for_edits`.
         special_tokens: special tokens of the tokenizer, such as ``{"pad_token": "<|endoftext|>"}``.
             None takes the end of text as padding.
+        named_by: the key or the option that names the model, for the error.
 
     Raises:
         ConfigError: the model cannot be loaded.
@@ -54,7 +56,7 @@ def load_model(
         )
         tokenizer = AutoTokenizer.from_pretrained(name, **(special_tokens or {}), **code)
     except Exception as error:  # a missing folder, a hub out of reach, a broken file, no memory
-        raise ConfigError(cannot_be_loaded(name, error)) from error
+        raise ConfigError(cannot_be_loaded(name, error, named_by)) from error
     if special_tokens is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if not spread:
@@ -62,11 +64,11 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def cannot_be_loaded(name: str, error: Exception) -> str:
+def cannot_be_loaded(name: str, error: Exception, named_by: str = "model_name") -> str:
     """Say that a model cannot be loaded, and why."""
     if name.startswith((".", "/", "~")) and not Path(name).exists():
-        return f"model_name: there is no folder {name} (seen from {Path.cwd()}); write your own"
-    return f"model_name: {name!r} cannot be loaded: {str(error).strip() or type(error).__name__}"
+        return f"{named_by}: there is no folder {name} (seen from {Path.cwd()}); write your own"
+    return f"{named_by}: {name!r} cannot be loaded: {str(error).strip() or type(error).__name__}"
 
 
 def attention_for_edits() -> str | None:

@@ -196,7 +196,12 @@ class Tuner:
         }
         if not (file.exists() and has_content(self._folder / "results.jsonl")):
             file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        elif json.loads(file.read_text(encoding="utf-8")) != about:
+            return
+        try:
+            before = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"--resume: {file} cannot be read: {error}") from None
+        if before != about:
             raise ConfigError(
                 "the records that the model knows, or the layers that can be tried, differ from "
                 f"the earlier run ({file}); start in another folder"
