@@ -1,5 +1,6 @@
 """Attaching SADR to a toolkit's editors, and detaching it."""
 
+import copy
 import dataclasses
 import importlib
 import importlib.util
@@ -8,6 +9,7 @@ import pickle
 import sys
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import FunctionType
 
 import pytest
 
@@ -41,6 +43,26 @@ def test_enable_and_disable_any_number_of_times(small_adapter):
         for cls, own in classes.items():
             assert dict(vars(cls)) == own
         assert sadr_plugin.attached() == []
+
+
+def test_a_stand_in_is_the_function_but_for_the_call(small_adapter):
+    """What a reloader or the toolkit writes into it, it writes into the toolkit's function."""
+    original = smalledit.editor.optimise
+    sadr_plugin.enable()
+    attached = smalledit.editor.optimise
+    assert isinstance(attached, FunctionType)
+    assert inspect.getsource(attached) == inspect.getsource(original)
+    assert (attached.__name__, attached.__doc__) == (original.__name__, original.__doc__)
+    assert attached.__code__ is original.__code__
+    for copied in (copy.copy, copy.deepcopy):
+        assert copied(attached) is attached
+    attached.seen = 1
+    assert original.seen == 1
+    del attached.seen
+    assert not hasattr(original, "seen")
+    holder = type("Holder", (), {"method": attached})()
+    assert holder.method.__self__ is holder
+    assert "stand-in for <function optimise" in repr(attached)
 
 
 def test_the_context_manager_gives_back_what_was(small_adapter):

@@ -211,3 +211,18 @@ def test_what_a_toolkit_prints_is_not_kept():
         stream = sys.stdout
         print("much")
     assert stream.closed, "a file that keeps nothing, not a text in memory"
+
+
+def test_an_end_of_file_says_where(tmp_path, monkeypatch, capsys):
+    """Click takes it for the user's own and says "Aborted!"."""
+
+    def ended(*_):
+        raise EOFError("cut off")
+
+    monkeypatch.setattr("sadr_plugin.commands._editors.attachabilities", ended)
+    told = CliRunner().invoke(build(), ["editors"])
+    assert told.exit_code == 1
+    told = told.output + capsys.readouterr().err
+    assert "Aborted" not in told
+    assert "a file ended before it should" in told
+    assert "EOFError: cut off" in told

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sadr_plugin
-from sadr_plugin import hookimpl
+from sadr_plugin import DriftProbe, Edit, Prompt, hookimpl
 from sadr_plugin.errors import (
     ConfigError,
     PenaltyError,
@@ -285,3 +285,19 @@ def test_nan_rows_name_layer_and_head(small, tiny_llama, word_tokenizer, request
     head.register_forward_hook(poison)
     with pytest.raises(PenaltyError, match="nan at step 1 in layer 2, head 1"):
         edit(small, tiny_llama, word_tokenizer, request_, {"select_heads": select_heads})
+
+
+@pytest.mark.parametrize("lacks", ["padding token", "mask"])
+def test_a_probe_with_a_tokenizer_that_does_not_pad(tiny_llama, word_tokenizer, lacks):
+    prompts = [Prompt("the ", "tower", " is in"), Prompt("so then the ", "tower", " is in")]
+    plain = copy.deepcopy(word_tokenizer)
+    if lacks == "padding token":
+        plain.pad_token = None
+    else:
+        plain.model_input_names = ["input_ids"]
+    expected, found = (
+        DriftProbe(Edit(tiny_llama, tokenizer, prompts, 1, "model.layers.{}"))
+        for tokenizer in (word_tokenizer, plain)
+    )
+    torch.testing.assert_close(found.before, expected.before)
+    assert found.positions.subject.tolist() == expected.positions.subject.tolist() == [1, 3]

@@ -150,7 +150,7 @@ def test_the_flag_without_the_plugin_is_the_toolkits_error(environment, smol, tm
 
 
 def test_a_process_without_torch_does_not_notice(environment):
-    script = "import sys; print([m for m in sys.modules if 'torch' in m or 'wrapt' in m])"
+    script = "import sys; print([m for m in sys.modules if 'torch' in m or 'pluggy' in m])"
     assert run(environment, "-c", script).stdout.strip() == "[]"
     report = run(environment, "-X", "importtime", "-c", "pass").stderr
     imported = [line.rpartition("|")[2].strip() for line in report.splitlines()]

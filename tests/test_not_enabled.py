@@ -21,7 +21,7 @@ from support import SMALL, tiny_llama, word_tokenizer
 
 HERE = Path(__file__).parent
 REQUEST = {"prompt": "the {} is in", "subject": "tower", "target": "rome"}
-REMEDY = r"not enabled here; call sadr_plugin\.enable\(\), or set their attribute sadr to False"
+REMEDY = r"not enabled here; call sadr_plugin\.enable\(\), or use hparams without the flag"
 ORIGINAL = smalledit.editor.optimise
 
 
@@ -226,12 +226,10 @@ if {first!r} == "imported":
 import sadr_plugin
 from sadr_plugin.plugins import plugin_manager
 
-assert "torch" not in sys.modules or {first!r} == "imported"
-if {adapter}:
-    from support import SmallAdapter
-    plugin_manager().register(SmallAdapter())
+from support import SmallAdapter
+
+plugin_manager().register(SmallAdapter())
 hparams = pickle.loads(Path("hparams.pickle").read_bytes())
-import torch
 from sadr_plugin.errors import ConfigError
 from smalledit import editor
 from smalledit.hparams import SmallHparams
@@ -241,14 +239,13 @@ def edit(hparams):
     request = {{"prompt": "the {{}} is in", "subject": "tower", "target": "rome"}}
     return editor.optimise(tiny_llama(), word_tokenizer(), request, hparams)[0]
 
-if {first!r} != "autoload":
-    try:
-        edit(hparams)
-    except ConfigError as error:
-        print(error)
-    plain = edit(SmallHparams())
-    assert sadr_plugin.attached() == []
-    sadr_plugin.enable()
+try:
+    edit(hparams)
+except ConfigError as error:
+    print(error)
+edit(SmallHparams())
+assert sadr_plugin.attached() == []
+sadr_plugin.enable()
 with sadr_plugin.reports() as found:
     edit(hparams)
 print(len(found), hparams.sadr)
@@ -259,7 +256,7 @@ print(len(found), hparams.sadr)
 def test_unpickled_in_a_process_where_sadr_is_not_enabled(first, small, tmp_path):
     hparams = SmallHparams(sadr={"gamma": 1})
     (tmp_path / "hparams.pickle").write_bytes(pickle.dumps(hparams))
-    script = CHILD.format(path=[str(HERE), *sys.path], first=first, adapter=True)
+    script = CHILD.format(path=[str(HERE), *sys.path], first=first)
     done = subprocess.run(
         [sys.executable, *(["-S"] if first == "isolated" else []), "-c", script],
         capture_output=True,

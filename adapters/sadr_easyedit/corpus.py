@@ -83,32 +83,31 @@ def sample_texts(
     """Sample texts from the model itself, with about ``tokens`` tokens in total."""
     import torch
 
+    from sadr_plugin.attention._inputs import input_device, padded, padding_token
     from sadr_plugin.evaluation import generators_kept
 
     length, rows = 128, 64
     task = progress.add_task("text sampled from the model", total=tokens)
     texts: list[str] = []
     drawn = 0
-    # The tokenizer belongs to the user. Its padding side is restored below.
-    side, tokenizer.padding_side = tokenizer.padding_side, "left"
-    device = next(model.parameters()).device
-    try:
-        with generators_kept():
-            torch.manual_seed(seed)
-            while drawn < tokens:
-                openings = [OPENINGS[(drawn + row) % len(OPENINGS)] for row in range(rows)]
-                batch = tokenizer(openings, padding=True, return_tensors="pt").to(device)
-                output = model.generate(  # type: ignore[operator]
-                    **batch,
-                    do_sample=True,
-                    top_p=0.95,
-                    max_new_tokens=length,
-                    min_new_tokens=length,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-                texts += tokenizer.batch_decode(output, skip_special_tokens=True)
-                drawn += output.numel()
-                progress.update(task, completed=min(drawn, tokens))
-    finally:
-        tokenizer.padding_side = side
+    device = input_device(model)
+    padding = padding_token(model, tokenizer)
+    with generators_kept():
+        torch.manual_seed(seed)
+        while drawn < tokens:
+            openings = [OPENINGS[(drawn + row) % len(OPENINGS)] for row in range(rows)]
+            known = [tokenizer(opening)["input_ids"] for opening in openings]
+            ids, mask, _ = padded(known, "left", padding)
+            output = model.generate(  # type: ignore[operator]
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                do_sample=True,
+                top_p=0.95,
+                max_new_tokens=length,
+                min_new_tokens=length,
+                pad_token_id=padding,
+            )
+            texts += tokenizer.batch_decode(output, skip_special_tokens=True)
+            drawn += output.numel()
+            progress.update(task, completed=min(drawn, tokens))
     return texts

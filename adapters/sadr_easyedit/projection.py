@@ -54,7 +54,8 @@ def prepare_projection(module: Any, model: nn.Module, tokenizer: Any, hparams: A
 
     from sadr_plugin.devices import cuda_or_cpu
 
-    from .statistics import Job, missing
+    from .statistics import Job, damaged, missing
+    from .statistics_files import projection_fault
 
     file = Path(hparams.P_loc)
     beside = file.with_name(f"{file.name}.json")
@@ -65,6 +66,9 @@ def prepare_projection(module: Any, model: nn.Module, tokenizer: Any, hparams: A
         # A projection without a JSON file was made by the toolkit or by its authors.
         if beside.exists():
             _expect_same(file, beside, made_from, job)
+        fault = projection_fault(hparams, model)
+        if fault is not None:
+            raise ConfigError(fault)
         return
     lacking = missing(job)
     if lacking:
@@ -72,6 +76,9 @@ def prepare_projection(module: Any, model: nn.Module, tokenizer: Any, hparams: A
             f"P_loc: there is no file {file}, and to compute it layer statistics are missing, of "
             f"{', '.join(lacking)}; `sadr stats` makes them"
         )
+    spoiled = damaged(job)
+    if spoiled:
+        raise ConfigError(f"P_loc: there is no file {file}, and {'; '.join(spoiled.values())}")
     statistics = _statistics(job)
     with cuda_or_cpu(), torch.no_grad():
         parts = [module.get_project(model, tokenizer, layer, hparams) for layer in hparams.layers]

@@ -14,15 +14,16 @@ import itertools
 import json
 import os
 import time
-import zipfile
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sadr_plugin.attention._inputs import input_device
 from sadr_plugin.errors import ConfigError
 
 from .editing import rewritten_modules
+from .statistics_files import UNREADABLE, statistic_fault, width_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -45,6 +46,9 @@ EasyEdit itself fills batches up to three times the model's context, mostly with
 """
 
 SECONDS_BETWEEN_SAVES = 30.0
+
+SET_ASIDE = ".damaged"
+"""The end of the name of a file that could not be used."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Job:
         Raises:
             ConfigError: the model does not have one of the modules.
         """
-        widest: int = max(self._width(name) for name in self.module_names())
+        widest: int = max(self.width(name) for name in self.module_names())
         return TOKENS_PER_WIDTH * widest
 
     def tokens_in(self, texts: Sequence[str]) -> int:
@@ -97,9 +101,14 @@ class Job:
                 f"{self.hparams.mom2_n_samples:,} texts)"
             )
 
-    def _width(self, name: str) -> int:
+    def width(self, name: str) -> int:
+        """Return the width of a module's input.
+
+        Raises:
+            ConfigError: the model does not have the module.
+        """
         try:
-            return int(max(self.model.get_submodule(name).weight.shape))  # type: ignore[arg-type]
+            return width_of(self.model.get_submodule(name))
         except AttributeError as error:
             raise ConfigError(f"rewrite_module_tmp: the model has no module {name!r}") from error
 
@@ -107,6 +116,16 @@ class Job:
 def missing(job: Job) -> list[str]:
     """Return the names of the modules whose statistics EasyEdit would not find."""
     return [name for name, file in files(job).items() if not file.exists()]
+
+
+def damaged(job: Job) -> dict[str, str]:
+    """Return what is wrong with statistics that exist, by the name of the module."""
+    found = {
+        name: statistic_fault(file, job.width(name))
+        for name, file in files(job).items()
+        if file.exists()
+    }
+    return {name: fault for name, fault in found.items() if fault is not None}
 
 
 def files(job: Job) -> dict[str, Path]:
@@ -123,12 +142,16 @@ def remarks(job: Job) -> list[str]:
         if not file.exists():
             found.append(f"{name} has no layer statistics; compute them with sadr stats")
             continue
+        fault = statistic_fault(file, job.width(name))
+        if fault is not None:
+            found.append(f"{name}: {fault}")
+            continue
         with np.load(file) as kept:
-            counts = [int(kept[key]) for key in kept.files if key.endswith("mom2.count")]
-        needed = TOKENS_PER_WIDTH * job._width(name)
-        if counts and counts[0] < needed:
+            count = int(kept["mom2.count"])
+        needed = TOKENS_PER_WIDTH * job.width(name)
+        if count < needed:
             found.append(
-                f"{name}: its statistics are of {counts[0]:,} tokens, fewer than {needed:,} "
+                f"{name}: its statistics are of {count:,} tokens, fewer than {needed:,} "
                 f"({TOKENS_PER_WIDTH} for each dimension); compute them of more text"
             )
     return found
@@ -137,16 +160,22 @@ def remarks(job: Job) -> list[str]:
 def compute(job: Job, texts: Sequence[str], progress: Progress) -> list[str]:
     """Compute the missing statistics in one pass over ``texts``. Return the names of their modules.
 
-    The sums of an interrupted run are stored. The next run of the same job with the same texts
+    Those that are damaged, or were made for another model, are set aside and computed anew. The
+    sums of an interrupted run are stored. The next run of the same job with the same texts
     continues from them. A file of statistics appears only when it is complete.
 
     Raises:
-        ConfigError: there is too little text.
+        ConfigError: there is too little text, or the model's activations are not finite.
     """
-    names = missing(job)
+    spoiled = damaged(job)
+    names = [*missing(job), *spoiled]
     if not names:
         return []
     job.check(texts)
+    for name in spoiled:
+        # EasyEdit makes no data set for a file that exists.
+        file = files(job)[name]
+        file.replace(file.with_name(f"{file.name}{SET_ASIDE}"))
     executed = [name for name, _ in job.model.named_modules()]  # TraceDict stops at the last
     todo = [_statistic(job, name, texts) for name in sorted(names, key=executed.index)]
     groups = -(-min(len(texts), job.hparams.mom2_n_samples) // TEXTS_PER_GROUP)
@@ -158,9 +187,11 @@ def compute(job: Job, texts: Sequence[str], progress: Progress) -> list[str]:
         done += 1
         progress.update(task, completed=done)
         unfinished.save(todo, done)
+    unfinished.discard()
+    for statistic in todo:
+        statistic.check()
     for statistic in todo:
         statistic.save()
-    unfinished.discard()
     return names
 
 
@@ -181,6 +212,19 @@ class Statistic:
     sums: Any
     dataset: Any
     loading: dict[str, Any]
+
+    def check(self) -> None:
+        """Check the sums before anything is written.
+
+        Raises:
+            ConfigError: they are not finite.
+        """
+        if not self.sums.mom2.mom2.isfinite().all():
+            raise ConfigError(
+                f"{self.module}: its layer statistics are not finite, because the model computes "
+                "NaN or infinity for these texts; nothing was written. Load the model in float32 "
+                "(--dtype float32)"
+            )
 
     def save(self) -> None:
         """Write the file. It appears only when it is complete."""
@@ -255,8 +299,10 @@ def _add(job: Job, todo: Sequence[Statistic], group: Sequence[dict[str, Any]]) -
     from easyeditor.models.rome.tok_dataset import flatten_masked_batch
     from easyeditor.util.nethook import TraceDict
 
-    dtype = getattr(torch, job.hparams.mom2_dtype)
-    device = next(job.model.parameters()).device
+    # Sums in half precision would soon be infinite, and EasyEdit inverts no such matrix. It reads
+    # a file of any precision under the name of another.
+    dtype = torch.promote_types(getattr(torch, job.hparams.mom2_dtype), torch.float32)
+    device = input_device(job.model)
     names = [statistic.module for statistic in todo]
     for batch in itertools.chain.from_iterable(map(_pieces, group)):
         on_device = {name: value.contiguous().to(device) for name, value in batch.items()}
@@ -299,7 +345,7 @@ class _Unfinished:
         )
         digest = hashlib.sha256(json.dumps([settings, list(texts)]).encode()).hexdigest()[:12]
         self._file = Path(job.hparams.stats_dir) / f".unfinished-{digest}.npz"
-        self._device = next(job.model.parameters()).device
+        self._device = input_device(job.model)
         self._saved = time.monotonic()
         self._pause = SECONDS_BETWEEN_SAVES
 
@@ -309,7 +355,7 @@ class _Unfinished:
             return 0
         try:
             return self._load(todo)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except UNREADABLE:
             return 0  # incomplete, for example because of a full disk
 
     def _load(self, todo: Sequence[Statistic]) -> int:

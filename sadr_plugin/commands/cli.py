@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import traceback
 import warnings
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -64,7 +67,25 @@ def build() -> typer.Typer:
             warnings.warn(
                 f"SADR: {implementation.plugin_name} has no commands here: {error!r}", stacklevel=2
             )
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _with_whole_errors(command.callback)
     return app
+
+
+def _with_whole_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Show an unexpected end of a file with its place. Click would say "Aborted!" and no more."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except EOFError as error:
+            traceback.print_exception(error)
+            print("sadr: a file ended before it should; the lines above say where", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return run
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..adapter import Edit, Prompt
-from ..attention._inputs import input_device
+from ..attention._inputs import input_device, padded, padding_token
 from ..errors import PositionError
 from ..method._probe import DriftProbe
 from ._editor import Editor
@@ -109,12 +109,10 @@ class Measure:
         if not openings:
             return None
         tokenizer, model = self._editor.tokenizer, self._editor.model
-        side, tokenizer.padding_side = tokenizer.padding_side, "left"
-        try:
-            batch = tokenizer(openings, padding=True, return_tensors="pt")
-        finally:
-            tokenizer.padding_side = side
-        batch = batch.to(input_device(model))
+        padding = padding_token(model, tokenizer)
+        ids, mask, _ = padded([tokenizer(text)["input_ids"] for text in openings], "left", padding)
+        device = input_device(model)
+        batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         with torch.no_grad():
             following = model(**batch).logits[:, -1]
         if not torch.isfinite(following).all():
@@ -126,7 +124,7 @@ class Measure:
             top_k=5,
             remove_invalid_values=True,
             max_new_tokens=GENERATED_TOKENS,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=padding,
         )
         texts = tokenizer.batch_decode(output, skip_special_tokens=True)
         return sum(map(ngram_entropy, texts)) / len(texts)

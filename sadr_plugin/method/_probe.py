@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Edit
-from ..attention._inputs import input_device
+from ..attention._inputs import input_device, padded, padding_token
 from ..attention._positions import Positions, locate, prompt_tokens
 from ..attention._tracer import tracer_for
 from ..config import SadrConfig
@@ -86,9 +86,11 @@ class DriftProbe:
         edit = self._edit
         prompts = prompt_tokens(edit)
         device = input_device(edit.model)
-        batch = edit.tokenizer(
-            [tokens.prompt.text for tokens in prompts], padding=True, return_tensors="pt"
-        ).to(device)
+        # Not padded by the tokenizer, which may have no padding token, or give no mask.
+        known = [edit.tokenizer(tokens.prompt.text)["input_ids"] for tokens in prompts]
+        side, token = edit.tokenizer.padding_side, padding_token(edit.model, edit.tokenizer)
+        ids, mask, _ = padded(known, side, token)
+        batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         positions = locate(prompts, batch["input_ids"], batch["attention_mask"])
         if positions is None:
             raise PositionError(

@@ -29,7 +29,7 @@ from ._strangers import is_declared_one, keeps_no_files
 
 NOT_ENABLED = (
     "sadr: these hparams ask for SADR, which is not enabled here; call sadr_plugin.enable(), or "
-    "set their attribute sadr to False"
+    "use hparams without the flag (hparams.sadr = False)"
 )
 
 
@@ -45,6 +45,7 @@ class Toolkits:
     def __init__(self, is_active: Callable[[], bool], ask: Obstacle) -> None:
         self._is_active = is_active
         self._ask = ask
+        self._points: list[EditPoint] = []
         self._belonging: set[str] = set()
         self._packages: set[str] = set()
         self._places: dict[str, set[tuple[str, str]]] = {}
@@ -70,8 +71,9 @@ class Toolkits:
             just_now: a module whose import is known to be complete, even if its spec says
                 otherwise.
         """
+        self._points = edit_points()
         editors: dict[str, list[EditPoint]] = {}
-        for point in edit_points():
+        for point in self._points:
             editors.setdefault(point.hparams, []).append(point)
         calls, obstacles = _Calls(), {}
         for hparams, points in editors.items():
@@ -102,7 +104,7 @@ class Toolkits:
             patch.undo()
         for kept in (self._belonging, self._packages, self._places, self._patches):
             kept.clear()
-        self._obstacles = {}
+        self._points, self._obstacles = [], {}
 
     def is_attached(self, point: EditPoint) -> bool:
         """Whether an edit of this editor has SADR if its hparams ask for it."""
@@ -124,7 +126,8 @@ class Toolkits:
 
     def have_lost(self, hparams: type) -> bool:
         """Whether a function for this class was attached, and others have replaced it."""
-        held = itertools.chain.from_iterable(map(self._held_functions, _points_of(hparams)))
+        points = self._points_of(hparams)
+        held = itertools.chain.from_iterable(map(self._held_functions, points))
         return any(type(function) is FunctionType for function in held)
 
     def obstacle(self, hparams: type) -> str | None:
@@ -134,7 +137,7 @@ class Toolkits:
         """
         if not self._is_active():
             return NOT_ENABLED
-        points = _points_of(hparams)
+        points = self._points_of(hparams)
         if not points:
             return (
                 f"sadr: no editor is attached for {hparams.__name__}; SADR works with "
@@ -142,6 +145,15 @@ class Toolkits:
             )
         self._patch(hparams)
         return next(filter(None, map(self.refusal, points)), None)
+
+    def _points_of(self, hparams: type) -> list[EditPoint]:
+        """Return the editors for which this class is, or a base class of it."""
+        names = {_name_of(cls) for cls in hparams.__mro__}
+        return [
+            point
+            for point in self._points
+            if point.hparams in names or _held(point.hparams) in hparams.__mro__
+        ]
 
     def _held_functions(self, point: EditPoint) -> list[Any]:
         """Return what is now where an editor's function is, and where it was attached."""
@@ -345,16 +357,6 @@ def _cache_function(
         return None
     refuse_missing_arguments(f"{point.editor}: {target}", cache_arguments(point), takes)
     return function
-
-
-def _points_of(hparams: type) -> list[EditPoint]:
-    """Return the editors whose hparams class this is, or a base class of it."""
-    names = {_name_of(cls) for cls in hparams.__mro__}
-    return [
-        point
-        for point in edit_points()
-        if point.hparams in names or _held(point.hparams) in hparams.__mro__
-    ]
 
 
 def _held(target: str) -> Any:

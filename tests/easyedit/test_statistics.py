@@ -1,6 +1,7 @@
 """`sadr stats` on a small random model, with EasyEdit's own running statistics."""
 
 import json
+import pickle
 import sys
 from functools import partial
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from easyedit.conftest import MAIN_BRANCH, ROME
 from easyedit.test_editors import EDIT_POINTS, exists, hparams_of
-from sadr_easyedit import corpus, statistics
+from sadr_easyedit import corpus, statistics, statistics_files
 from sadr_easyedit.corpus import python_manual, read_texts, sample_texts
 from sadr_easyedit.statistics import Job, compute
 from sadr_plugin.commands.cli import build
@@ -175,6 +176,87 @@ def test_a_kept_file_that_was_cut_off_is_begun_anew(tmp_path, monkeypatch):
     kept.write_bytes(kept.read_bytes()[:1000])
     assert len(compute(work, texts(350), NoProgress())) == 2
     assert not kept.exists()
+
+
+DAMAGES = {
+    "empty": (lambda good: b"", "cannot be read"),
+    "cut off": (lambda good: good[:3000], "cannot be read"),
+    "a web page": (lambda good: b"<html>not found</html>", "cannot be read"),
+    "a pickle": (lambda good: pickle.dumps([1]), "cannot be read"),
+    "of another width": ({"mom2.mom2": np.eye(96)}, "of width 96, and the module takes 64"),
+    "not square": ({"mom2.mom2": np.ones((64, 3))}, "holds no layer statistics"),
+    "of no token": ({"mom2.count": 0}, "holds no layer statistics"),
+    "without a count": ({"mom2.count": None}, "cannot be read"),
+    "not finite": ({"mom2.mom2": np.full((64, 64), np.inf)}, "NaN or infinite"),
+    "NaN": ({"mom2.mom2": np.full((64, 64), np.nan)}, "NaN or infinite"),
+    "zeros": ({"mom2.mom2": np.zeros((64, 64))}, "only zeros"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=str)
+def test_damaged_statistics_are_named_and_computed_anew(tmp_path, damage):
+    work = job(tmp_path)
+    compute(work, texts(), NoProgress())
+    first, second = statistics.files(work).values()
+    good, (change, told) = first.read_bytes(), DAMAGES[damage]
+    expected = np.load(first)["mom2.mom2"]
+    if callable(change):
+        first.write_bytes(change(good))
+    else:
+        kept = {**np.load(first, allow_pickle=False), **change}
+        np.savez(first, **{name: value for name, value in kept.items() if value is not None})
+    (fault,) = statistics_files.faults(work.hparams, work.model)
+    assert told in fault
+    assert str(first) in fault
+    assert "sadr stats" in fault
+    assert any(told in remark for remark in statistics.remarks(work))
+    untouched = second.read_bytes()
+    assert compute(work, texts(), NoProgress()) == [work.module_names()[0]]
+    np.testing.assert_array_equal(np.load(first)["mom2.mom2"], expected)
+    assert second.read_bytes() == untouched
+    assert statistics_files.faults(work.hparams, work.model) == []
+
+
+def test_missing_statistics_are_a_fault_of_an_edit(tmp_path):
+    work = job(tmp_path)
+    found = statistics_files.faults(work.hparams, work.model.to("meta"))
+    assert len(found) == 2
+    assert "model.layers.1.mlp.down_proj has no layer statistics" in found[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sums_in_half_precision(tmp_path, dtype):
+    """They would be infinite, or lack most of their digits. The file keeps the toolkit's name."""
+    work, exact = job(tmp_path / "half", mom2_dtype=dtype), job(tmp_path / "full")
+    for each in (work, exact):
+        with torch.no_grad():
+            each.model.model.layers[1].mlp.up_proj.weight.mul_(300)
+        compute(each, texts(), NoProgress())
+    for half, full in zip(*(statistics.files(j).values() for j in (work, exact)), strict=True):
+        assert dtype in half.name
+        np.testing.assert_array_equal(np.load(half)["mom2.mom2"], np.load(full)["mom2.mom2"])
+    assert np.load(full)["mom2.mom2"].max() > 0
+
+
+def test_statistics_that_are_not_finite_are_not_written(tmp_path):
+    work = job(tmp_path)
+    with torch.no_grad():
+        work.model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ConfigError, match=r"not finite, because the model .*--dtype float32"):
+        compute(work, texts(), NoProgress())
+    assert not any(file.exists() for file in statistics.files(work).values())
+
+
+def test_a_model_whose_weights_are_elsewhere(tmp_path):
+    """As accelerate leaves it: weights on the device meta, and their device in a hook."""
+    accelerate = pytest.importorskip("accelerate")
+    alone, work = job(tmp_path / "here"), job(tmp_path / "there")
+    compute(alone, texts(), NoProgress())
+    accelerate.cpu_offload(work.model)
+    assert next(work.model.parameters()).device.type == "meta"
+    compute(work, texts(), NoProgress())
+    for here, there in zip(*(statistics.files(j).values() for j in (alone, work)), strict=True):
+        np.testing.assert_array_equal(np.load(here)["mom2.mom2"], np.load(there)["mom2.mom2"])
 
 
 @pytest.mark.parametrize("change", [{"mom2_dataset": "none"}, {"mom2_dtype": "float33"}])

@@ -54,7 +54,7 @@ def stats(
     from ..environment import import_text_only
     from ..hparams_files import load_hparams
     from ..loading import load_model
-    from ..statistics import Job, compute, files, missing
+    from ..statistics import Job, compute, damaged, files, missing
 
     Output(json=json).check()
     if tokens is not None and corpus != ["self"]:
@@ -70,8 +70,12 @@ def stats(
     options = EditorOptions(dtype=dtype and dtype.value, trust_remote_code=trust_remote_code)
     job = Job(*load_model(hparams, options=options), hparams)
     console = Console(file=sys.stdout)
+    spoiled = damaged(job)
+    for name, fault in spoiled.items():
+        console.print(f"{name}: {fault}; the old file is set aside", markup=False)
     with Progress(console=console) as progress:
-        texts = texts_of(corpus, job, progress, tokens) if missing(job) else []
+        needed = missing(job) or spoiled
+        texts = texts_of(corpus, job, progress, tokens) if needed else []
         computed = compute(job, texts, progress)
     if json is not None:
         modules = {name: str(file) for name, file in files(job).items()}
