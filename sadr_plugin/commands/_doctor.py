@@ -19,7 +19,7 @@ from ._output import Output, write_json
 from ._toolkits import copy_of
 from ._verdict import Verdict, is_of, verdict_on
 
-PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic", "wrapt")
+PACKAGES = ("sadr-plugin", "torch", "transformers", "nnsight", "pluggy", "pydantic")
 
 
 def doctor(
