@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from .events import Report, Step
     from .hookspecs import hookimpl
     from .method._probe import DriftProbe
-    from .method._running import LossTerm, RunningEdit
     from .patching._attaching import attached, disable, enable, enabled
     from .plugins import last_report, plugin_manager, reports
+    from .terms import LossTerm, RunningEdit
 
 __all__ = [
     "DriftProbe",
@@ -49,10 +49,10 @@ _HOME = {
     "EditorOptions": "adapter",
     "Findings": "adapter",
     "HparamsSummary": "adapter",
-    "LossTerm": "method._running",
+    "LossTerm": "terms",
     "Prompt": "adapter",
     "Report": "events",
-    "RunningEdit": "method._running",
+    "RunningEdit": "terms",
     "SadrConfig": "config",
     "SadrError": "errors",
     "Step": "events",

@@ -26,7 +26,7 @@ from .plugins import plugin_manager
 from .reuse._arguments import hidden_in
 
 if TYPE_CHECKING:
-    from .method._running import LossTerm, RunningEdit
+    from .terms import LossTerm, RunningEdit
 
 PULL = 1e-3
 """The loss counts as pulling at another row if the row's gradient exceeds this share.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .config import SadrConfig
     from .evaluation import Editor
     from .events import Report, Step
-    from .method._running import LossTerm, RunningEdit
+    from .terms import LossTerm, RunningEdit
 
 PROJECT = "sadr_plugin"
 

@@ -12,9 +12,9 @@ import smalledit.editor
 import smalledit.hparams
 import support
 from sadr_plugin import Edit, Prompt
-from sadr_plugin.attention._positions import Positions
 from sadr_plugin.errors import AttachmentError, ConfigError, PositionError, UnsupportedLoopError
 from sadr_plugin.method._probe import DriftProbe
+from sadr_plugin.terms import Positions
 from smalledit.hparams import SmallHparams
 from support import SMALL
 

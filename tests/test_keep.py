@@ -14,7 +14,7 @@ from sadr_plugin.errors import ConfigError, SadrError
 from sadr_plugin.keep import _texts
 from sadr_plugin.keep._keep_terms import ASKED, _Kept, keep_terms
 from sadr_plugin.keep._texts import write_texts
-from sadr_plugin.method._running import RunningEdit
+from sadr_plugin.method._running import Running
 from sadr_plugin.replay._vectors import Vectors
 from smalledit.hparams import SmallHparams
 from support import SMALL, tiny_llama, word_tokenizer
@@ -234,7 +234,7 @@ def running(**changes):
     prompts = [Prompt("the ", "tower", " is in")]
     found = Edit(tiny_llama(), word_tokenizer(), prompts, 1, "model.layers.{}", **changes)
     vectors = Vectors(found.model.model.layers[1], SMALL.editor)
-    return RunningEdit(SMALL, found, sadr_plugin.plugin_manager().hook, vectors, None)
+    return Running(SMALL, found, sadr_plugin.plugin_manager().hook, vectors, None)
 
 
 def test_an_editor_that_edits_no_token_of_the_subject():

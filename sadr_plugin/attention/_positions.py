@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..adapter import Edit, EditedToken, Prompt
 from ..errors import PositionError
+from ..terms import Positions
 from ._inputs import added_at_end, without_end
 
 
@@ -32,19 +33,6 @@ class PromptTokens:
     prompt: Prompt
     ids: tuple[int, ...]
     edited: int
-
-
-@dataclass(frozen=True)
-class Positions:
-    """The positions to read in each row of a batch. All indices count padding, as the model does.
-
-    Attributes:
-        prediction: index of the last token before the target, [prompts].
-        subject: index of the edited token, usually the subject's last one, [prompts].
-    """
-
-    prediction: Tensor
-    subject: Tensor
 
 
 def tokenize(

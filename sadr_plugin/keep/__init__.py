@@ -8,7 +8,7 @@ from ..hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ..config import SadrConfig
-    from ..method._running import LossTerm, RunningEdit
+    from ..terms import LossTerm, RunningEdit
 
 
 @hookimpl(tryfirst=True)

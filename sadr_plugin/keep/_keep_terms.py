@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..adapter import Prompt
 from ..config import KeepConfig
 from ..errors import ConfigError
-from ..method._running import LossTerm, RunningEdit
-from ..replay._replay import Replay
+from ..terms import LossTerm, OtherPrompts, RunningEdit
 from ._texts import write_texts
 
 KEEP = "keep"
@@ -36,7 +35,7 @@ class _Kept:
     """
 
     @torch.no_grad()
-    def __init__(self, texts: Replay, old: int | None = None) -> None:
+    def __init__(self, texts: OtherPrompts, old: int | None = None) -> None:
         self._texts = texts
         before = texts.before().float().log_softmax(-1)
         self._likely = before.exp()

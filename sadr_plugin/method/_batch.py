@@ -7,9 +7,10 @@ import warnings
 from torch import Tensor
 
 from ..adapter import Edit, EditPoint
-from ..attention._positions import Positions, locate, prompt_tokens
+from ..attention._positions import locate, prompt_tokens
 from ..errors import SadrError, UnsupportedModelError
 from ..reuse._inputs import Inputs
+from ..terms import Positions
 from ._stopping import Target, labels_behind
 
 

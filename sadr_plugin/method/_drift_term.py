@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..config import SadrConfig
 from ..errors import PenaltyError, UnsupportedModelError
+from ..terms import Rows, RunningEdit
 from ._rows import penalise
-from ._running import Rows, RunningEdit
 from .penalty import head_divergence
 
 DRIFT = "drift"

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ..adapter import Edit
 from ..attention._inputs import input_device, padded, padding_token
-from ..attention._positions import Positions, locate, prompt_tokens
+from ..attention._positions import locate, prompt_tokens
 from ..attention._tracer import tracer_for
 from ..config import SadrConfig
 from ..errors import PositionError
 from ..plugins import plugin_manager
+from ..terms import Positions
 from ._rows import penalise, stack_layers, watch_of
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..config import SadrConfig
-    from ._running import LossTerm, RunningEdit
+    from ..terms import LossTerm, RunningEdit
 
 
 @hookimpl(trylast=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..adapter import Edit
 from ..attention._layers import Watch
-from ..attention._positions import Positions
 from ..config import SadrConfig
+from ..terms import Positions
 
 
 def watch_of(edit: Edit, config: SadrConfig) -> Watch:

@@ -19,7 +19,6 @@ from .._signatures import signature_of
 from .._threads import forward_here
 from ..adapter import Edit, EditPoint
 from ..attention._layers import layer_modules
-from ..attention._positions import Positions
 from ..attention._rows import rows_of
 from ..attention._tracer import tracer_for
 from ..config import SadrConfig
@@ -28,13 +27,14 @@ from ..events import Report, Step
 from ..replay._vectors import Vectors
 from ..reuse._reuse import reuse_for
 from ..reuse._slot import ForwardSlot
+from ..terms import Positions, Rows
 from ._batch import LoopBatch
 from ._drift_term import DRIFT, complain, not_finite
 from ._log import log_end, log_start, log_what_is_missing
 from ._place import VectorPlace
 from ._probe import DriftProbe
 from ._rows import stack_layers, watch_of
-from ._running import Rows, RunningEdit
+from ._running import Running
 from ._stopping import check_target
 from ._terms import terms_of, value_of
 
@@ -84,7 +84,7 @@ class EditSession:
         others = None if self._reuse is None else self._reuse.for_other_prompts
         layers = layer_modules(edit.model, edit.layer_template)
         self._vectors = Vectors(layers[edit.layer], point.editor)
-        self._running = RunningEdit(point, edit, hooks, self._vectors, others)
+        self._running = Running(point, edit, hooks, self._vectors, others)
         self._terms = terms_of(self._running, config)
         self._without_gradient = {term.name for term in self._terms if term.weight > 0}
         self._has_more_terms = any(term.name != DRIFT for term in self._terms)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..adapter import Edit, EditPoint
 from ..attention._inputs import added_at_end, without_end
-from ..attention._positions import Positions, PromptTokens, shared_length
+from ..attention._positions import PromptTokens, shared_length
 from ..errors import AttachmentError, ConfigError, PositionError
 from ..reuse._inputs import Inputs
+from ..terms import Positions
 
 IGNORED = -100
 """The label of a position that predicts nothing, as in torch."""

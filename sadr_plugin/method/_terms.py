@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..config import SadrConfig
 from ..errors import AttachmentError, ConfigError
-from ._running import LossTerm, RunningEdit
+from ..terms import LossTerm, RunningEdit
 
 OWN = {
     "drift": "sadr.gamma and others beside it",
