@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import sadr_plugin
-from sadr_easyedit.hparams_files import sadr_read_hparams
+from sadr_easyedit.hparams_check import sadr_read_hparams
 from sadr_plugin.adapter import EditedToken, HparamsSummary, Prompt
 from sadr_plugin.attention._positions import PromptTokens, locate, tokenize
 from sadr_plugin.config import SadrConfig

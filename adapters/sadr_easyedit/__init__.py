@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from sadr_plugin import hookimpl
 
 from .declarations import sadr_edit_points, sadr_hparams_base
-from .hparams_files import is_easyedits, sadr_read_hparams
+from .hparams_check import sadr_read_hparams
+from .hparams_files import is_easyedits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,13 @@ from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import Dimension, Editor, generators_kept
 
 from .declarations import EDIT_POINTS
-from .hparams_files import NO_STATISTICS, ONE_AT_A_TIME, needs_statistics, vector_layers
+from .hparams_files import (
+    NO_STATISTICS,
+    ONE_AT_A_TIME,
+    needs_statistics,
+    rewritten_modules,
+    vector_layers,
+)
 from .projection import prepare_projection
 
 if TYPE_CHECKING:
@@ -59,12 +65,6 @@ class Template(str):
     def replace(self, old: str, new: str, count: Any = -1, /) -> str:
         """Return the prompt unchanged if something is to become ``{}``."""
         return self if new == "{}" else super().replace(old, new, count)
-
-
-def rewritten_modules(hparams: Any) -> list[str]:
-    """Return the names of the modules that an editor rewrites. PMET rewrites two in each layer."""
-    templates = getattr(hparams, "rewrite_module_tmps", None) or [hparams.rewrite_module_tmp]
-    return [template.format(layer) for layer in hparams.layers for template in templates]
 
 
 class EasyEditEditor(Editor):

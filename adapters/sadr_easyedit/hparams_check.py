@@ -8,12 +8,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sadr_plugin import EditPoint, Findings
+from sadr_plugin import EditPoint, Findings, HparamsSummary, hookimpl
+from sadr_plugin.adapter import edited_layers
 from sadr_plugin.errors import ConfigError, SadrError
 
 from .base_editor import remarks_on_name, remarks_on_statistics
 from .declarations import EDIT_POINTS
-from .hparams_files import NO_STATISTICS, load_hparams, needs_statistics, vector_layers
+from .hparams_files import (
+    NEEDED,
+    NO_STATISTICS,
+    expect_editor,
+    expect_suffix,
+    load_hparams,
+    needs_statistics,
+    read_yaml,
+    vector_layers,
+)
 from .hparams_values import as_toolkit_reads, key_faults, order_remarks, value_findings
 from .toolkit_source import ToolkitSource
 
@@ -190,8 +200,8 @@ class EasyEditCheck(HparamsCheck):
     def _files(self, model: nn.Module) -> Findings:
         """Return what is wrong with the layer statistics or the projection that an edit reads."""
         from .environment import import_text_only
-        from .statistics import Job, remarks
-        from .statistics_files import faults, projection_fault
+        from .statistics import Job, faults, remarks
+        from .statistics_files import projection_fault
 
         hparams = SimpleNamespace(**self.settings)
         try:
@@ -207,3 +217,41 @@ class EasyEditCheck(HparamsCheck):
             return Findings()  # `calls` says that EasyEdit cannot be imported
         large = list(remarks_on_statistics(model.config)) if lacking else []
         return Findings(lacking=lacking, remarks=[*others, *large])
+
+
+@hookimpl(trylast=True)  # only the last adapter can say that nobody knows an alg_name
+def sadr_read_hparams(file: Path) -> HparamsSummary | None:
+    """Return what EasyEdit's YAML says, or None if it has no ``alg_name``.
+
+    Raises:
+        ConfigError: ``alg_name`` names no editor to which SADR attaches, or keys are missing
+            without which nothing can be said.
+    """
+    from .loading import packaged  # it imports packages of models
+
+    if file.suffix not in (".yaml", ".yml"):
+        return None
+    content = read_yaml(file)
+    if not isinstance(content, dict) or "alg_name" not in content:
+        return None
+    point = expect_editor(file, content["alg_name"])
+    expect_suffix(file)
+    if not content.keys() >= set(NEEDED):
+        fields = ToolkitSource(point).fields or {}
+        needed = [*NEEDED, *(key for key, its in fields.items() if its.is_needed)]
+        missing = [key for key in dict.fromkeys(needed) if key not in content]
+        raise ConfigError(f"{file}: lacks {', '.join(missing)}")
+    layers = edited_layers(file, content["layers"])
+    check = EasyEditCheck(file, content, point)
+    return HparamsSummary(
+        editor=point.editor,
+        model_name=str(content["model_name"]),
+        layer=vector_layers(point.editor, layers)[-1],
+        layer_template=str(content["layer_module_tmp"]),
+        sadr=content.get("sadr"),
+        hparams=point.hparams,
+        settings=content,
+        find_model=packaged(str(content["model_name"])),
+        check=check.findings,
+        calls=check.calls,
+    )

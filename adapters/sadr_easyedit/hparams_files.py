@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sadr_plugin import EditPoint, HparamsSummary, hookimpl
-from sadr_plugin.adapter import edited_layers
+from sadr_plugin import EditPoint
 from sadr_plugin.errors import ConfigError
 
 from .declarations import EDIT_POINTS
@@ -70,7 +69,7 @@ def load_hparams(file: Path) -> Any:
         ConfigError: the file cannot be read or names no such editor, or the editor's class refuses
             it. The message names the file.
     """
-    _expect_suffix(file)
+    expect_suffix(file)
     content = read_yaml(file)
     name = content.get("alg_name") if isinstance(content, dict) else None
     point = expect_editor(file, name)
@@ -111,48 +110,20 @@ def _editors() -> list[str]:
     return list(dict.fromkeys(point.editor for point in EDIT_POINTS))
 
 
-def _expect_suffix(file: Path) -> None:
+def expect_suffix(file: Path) -> None:
+    """Check that EasyEdit itself would read the file.
+
+    Raises:
+        ConfigError: its name has another ending.
+    """
     if file.suffix != ".yaml":
         raise ConfigError(f"{file}: EasyEdit reads hparams files whose names end in .yaml")
 
 
-@hookimpl(trylast=True)  # only the last adapter can say that nobody knows an alg_name
-def sadr_read_hparams(file: Path) -> HparamsSummary | None:
-    """Return what EasyEdit's YAML says, or None if it has no ``alg_name``.
-
-    Raises:
-        ConfigError: ``alg_name`` names no editor to which SADR attaches, or keys are missing
-            without which nothing can be said.
-    """
-    from .hparams_check import EasyEditCheck
-    from .loading import packaged  # it imports packages of models
-
-    if file.suffix not in (".yaml", ".yml"):
-        return None
-    content = read_yaml(file)
-    if not isinstance(content, dict) or "alg_name" not in content:
-        return None
-    point = expect_editor(file, content["alg_name"])
-    _expect_suffix(file)
-    if not content.keys() >= set(NEEDED):
-        fields = ToolkitSource(point).fields or {}
-        needed = [*NEEDED, *(key for key, its in fields.items() if its.is_needed)]
-        missing = [key for key in dict.fromkeys(needed) if key not in content]
-        raise ConfigError(f"{file}: lacks {', '.join(missing)}")
-    layers = edited_layers(file, content["layers"])
-    check = EasyEditCheck(file, content, point)
-    return HparamsSummary(
-        editor=point.editor,
-        model_name=str(content["model_name"]),
-        layer=vector_layers(point.editor, layers)[-1],
-        layer_template=str(content["layer_module_tmp"]),
-        sadr=content.get("sadr"),
-        hparams=point.hparams,
-        settings=content,
-        find_model=packaged(str(content["model_name"])),
-        check=check.findings,
-        calls=check.calls,
-    )
+def rewritten_modules(hparams: Any) -> list[str]:
+    """Return the names of the modules that an editor rewrites. PMET rewrites two in each layer."""
+    templates = getattr(hparams, "rewrite_module_tmps", None) or [hparams.rewrite_module_tmp]
+    return [template.format(layer) for layer in hparams.layers for template in templates]
 
 
 def needs_statistics(hparams: Any) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from sadr_plugin.attention._inputs import input_device
 from sadr_plugin.errors import ConfigError
 
-from .editing import rewritten_modules
+from .hparams_files import rewritten_modules
 from .statistics_files import UNREADABLE, statistic_fault, width_of
 
 if TYPE_CHECKING:
@@ -154,6 +154,23 @@ def remarks(job: Job) -> list[str]:
                 f"{name}: its statistics are of {count:,} tokens, fewer than {needed:,} "
                 f"({TOKENS_PER_WIDTH} for each dimension); compute them of more text"
             )
+    return found
+
+
+def faults(hparams: Any, model: nn.Module) -> list[str]:
+    """Return what is wrong with the layer statistics that an edit would read, a text for each.
+
+    Args:
+        hparams: the editor's hparams, or their values under the same names.
+        model: the model that will be edited. It may have no weights.
+    """
+    job = Job(model, None, hparams)
+    found = []
+    for name, file in files(job).items():
+        if not file.exists():
+            found.append(f"{name} has no layer statistics; compute them with sadr stats")
+        elif fault := statistic_fault(file, job.width(name)):
+            found.append(f"{name}: {fault}")
     return found
 
 

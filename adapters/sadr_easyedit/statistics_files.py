@@ -21,25 +21,6 @@ PROJECTS = 0.05
 """The largest relative change by a second projection. A half precision file is within it."""
 
 
-def faults(hparams: Any, model: nn.Module) -> list[str]:
-    """Return what is wrong with the layer statistics that an edit would read, a text for each.
-
-    Args:
-        hparams: the editor's hparams, or their values under the same names.
-        model: the model that will be edited. It may have no weights.
-    """
-    from .statistics import Job, files
-
-    job = Job(model, None, hparams)
-    found = []
-    for name, file in files(job).items():
-        if not file.exists():
-            found.append(f"{name} has no layer statistics; compute them with sadr stats")
-        elif fault := statistic_fault(file, job.width(name)):
-            found.append(f"{name}: {fault}")
-    return found
-
-
 def statistic_fault(file: Path, width: int | None) -> str | None:
     """Return why a file of layer statistics cannot be used. None if it can.
 
@@ -79,7 +60,7 @@ def projection_fault(hparams: Any, model: nn.Module | None) -> str | None:
     """
     import torch
 
-    from .editing import rewritten_modules
+    from .hparams_files import rewritten_modules
 
     file = Path(hparams.P_loc)
     again = "remove it, and the next run computes it from the layer statistics"

@@ -23,6 +23,8 @@ from sadr_plugin.adapter import edited_layers
 from sadr_plugin.errors import ConfigError
 from sadr_plugin.evaluation import Editor, attention_for_edits, load_model
 
+from .declarations import POINT
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -67,8 +69,6 @@ class FastEditCheck(HparamsCheck):
     """
 
     def __init__(self, file: Path, hparams: Any) -> None:
-        from . import POINT
-
         super().__init__(file, dataclasses.asdict(hparams), POINT)
         self._hparams = hparams
 

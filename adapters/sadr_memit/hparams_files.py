@@ -15,6 +15,8 @@ from sadr_plugin import EditPoint, HparamsSummary, hookimpl
 from sadr_plugin.adapter import edited_layers
 from sadr_plugin.errors import ConfigError
 
+from .declarations import EDIT_POINTS
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -87,8 +89,6 @@ def sadr_read_hparams(file: Path) -> HparamsSummary | None:
         ConfigError: the file is not JSON, has keys of another editor, or ``layers`` is not a list
             of indices.
     """
-    from . import EDIT_POINTS
-
     content = _content(file)
     if content is None or "alg_name" in content or not content.keys() >= NEEDED:
         return None

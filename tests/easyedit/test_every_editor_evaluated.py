@@ -11,7 +11,8 @@ from easyedit.test_editors import exists, hparams_of
 from easyedit.test_evaluate import RECORD
 from sadr_easyedit import smollm2
 from sadr_easyedit.declarations import EDIT_POINTS
-from sadr_easyedit.editing import APPLY, EasyEditEditor, rewritten_modules
+from sadr_easyedit.editing import APPLY, EasyEditEditor
+from sadr_easyedit.hparams_files import rewritten_modules
 from sadr_easyedit.statistics import Job, _statistic
 from sadr_plugin import enabled, reports
 from sadr_plugin.commands.cli import build

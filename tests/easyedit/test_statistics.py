@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from easyedit.conftest import MAIN_BRANCH, ROME
 from easyedit.test_editors import EDIT_POINTS, exists, hparams_of
-from sadr_easyedit import corpus, statistics, statistics_files
+from sadr_easyedit import corpus, statistics
 from sadr_easyedit.corpus import python_manual, read_texts, sample_texts
 from sadr_easyedit.statistics import Job, compute
 from sadr_plugin.commands.cli import build
@@ -205,7 +205,7 @@ def test_damaged_statistics_are_named_and_computed_anew(tmp_path, damage):
     else:
         kept = {**np.load(first, allow_pickle=False), **change}
         np.savez(first, **{name: value for name, value in kept.items() if value is not None})
-    (fault,) = statistics_files.faults(work.hparams, work.model)
+    (fault,) = statistics.faults(work.hparams, work.model)
     assert told in fault
     assert str(first) in fault
     assert "sadr stats" in fault
@@ -214,12 +214,12 @@ def test_damaged_statistics_are_named_and_computed_anew(tmp_path, damage):
     assert compute(work, texts(), NoProgress()) == [work.module_names()[0]]
     np.testing.assert_array_equal(np.load(first)["mom2.mom2"], expected)
     assert second.read_bytes() == untouched
-    assert statistics_files.faults(work.hparams, work.model) == []
+    assert statistics.faults(work.hparams, work.model) == []
 
 
 def test_missing_statistics_are_a_fault_of_an_edit(tmp_path):
     work = job(tmp_path)
-    found = statistics_files.faults(work.hparams, work.model.to("meta"))
+    found = statistics.faults(work.hparams, work.model.to("meta"))
     assert len(found) == 2
     assert "model.layers.1.mlp.down_proj has no layer statistics" in found[0]
 
