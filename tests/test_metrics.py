@@ -24,8 +24,9 @@ from sadr_plugin.evaluation import (
     ngram_entropy,
     sign_test,
 )
-from sadr_plugin.evaluation._metrics import probability, score
+from sadr_plugin.evaluation._metrics import probability
 from sadr_plugin.evaluation._significance import mean_interval, student_quantile
+from sadr_plugin.evaluation._summary import score
 from sadr_plugin.models._architectures import ARCHITECTURES, build
 from support import WORDS, tiny_llama, word_tokenizer
 

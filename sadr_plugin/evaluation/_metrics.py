@@ -11,13 +11,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from statistics import harmonic_mean
 from typing import TYPE_CHECKING
 
 from ._records import Question, Record
 
 if TYPE_CHECKING:
-    from ._significance import Estimate
+    pass
 
 DISTRACTED = "distracting "
 
@@ -76,15 +75,6 @@ def accuracy(right: float, wrong: float) -> float:
 def probability(right: float, _: float) -> float:
     """Return the probability of the right answer."""
     return math.exp(right)
-
-
-def score(estimates: Mapping[str, Estimate | None]) -> float | None:
-    """Return S, the harmonic mean of ES, PS, NS, RS and DNS.
-
-    Metrics that the data does not have are left out. None if it has none of them.
-    """
-    means = [found.mean for task in IN_SCORE if (found := estimates.get(task)) is not None]
-    return harmonic_mean(means) if means else None
 
 
 def ngram_entropy(text: str) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import harmonic_mean
 
-from ._metrics import TASKS, Scores, probability, score
+from ._metrics import IN_SCORE, TASKS, Scores, probability
 from ._results import UNEDITED, Result
 from ._significance import Estimate, estimate, holm, mean_interval, sign_test
 
@@ -84,6 +85,15 @@ def scored_in_all(results: Sequence[Result], arms: Sequence[str]) -> dict[str, l
     }
     common = sorted(set.intersection(*map(set, scored.values()))) if scored else []
     return {arm: [scored[arm][key] for key in common] for arm in arms}
+
+
+def score(estimates: Mapping[str, Estimate | None]) -> float | None:
+    """Return S, the harmonic mean of ES, PS, NS, RS and DNS.
+
+    Metrics that the data does not have are left out. None if it has none of them.
+    """
+    means = [found.mean for task in IN_SCORE if (found := estimates.get(task)) is not None]
+    return harmonic_mean(means) if means else None
 
 
 def _scores(results: Sequence[Result]) -> list[Scores]:

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from ..adapter import EditPoint
 from ..plugins import edit_points, load_again, plugin_manager, when_loaded
@@ -106,6 +107,11 @@ def keep_watch(flag: Flag) -> None:
             _settle()
 
 
+def flag_again(value: Any) -> Flag:
+    """Make a flag from its value, as unpickling does it."""
+    return Flag(value)
+
+
 def _forget(key: int) -> None:
     _flags.pop(key, None)
     # A flag may be gone at any moment, in any thread: one that others wait for must not wait long.
@@ -169,5 +175,7 @@ def _obstacle(hparams: type) -> str | None:
 
 
 when_loaded.append(refresh)
+Flag.watched = staticmethod(keep_watch)
+Flag.again = staticmethod(flag_again)
 _watch = ImportWatch(_loaded)
 _toolkits = Toolkits(_active, _obstacle)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 KEY = "sadr"
 
@@ -20,11 +21,15 @@ class Flag:
 
     __slots__ = ("__weakref__", "value")
 
+    watched: ClassVar[Callable[[Flag], None]]
+    """Is told of every flag that is made. What attaches editors sets it."""
+
+    again: ClassVar[Callable[[Any], Flag]]
+    """Makes a flag from its value in any process, also where nothing has been attached yet."""
+
     def __init__(self, value: Any) -> None:
         self.value = value
-        from ._attaching import keep_watch  # a process may unpickle a flag before it knows SADR
-
-        keep_watch(self)
+        type(self).watched(self)
 
     def __eq__(self, other: object) -> bool:
         return bool(self.value == bare(other))
@@ -34,8 +39,8 @@ class Flag:
     def __repr__(self) -> str:
         return repr(self.value)
 
-    def __reduce__(self) -> tuple[type[Flag], tuple[Any]]:
-        return Flag, (self.value,)
+    def __reduce__(self) -> tuple[Callable[[Any], Flag], tuple[Any]]:
+        return Flag.again, (self.value,)
 
 
 def bare(value: Any) -> Any:
