@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from .adapter import Edit, EditorOptions, EditPoint, Findings, HparamsSummary, Prompt
     from .config import SadrConfig
     from .errors import SadrError
-    from .events import Report, Step, last_report, reports
+    from .events import Report, Step
     from .hookspecs import hookimpl
     from .method._probe import DriftProbe
     from .method._running import LossTerm, RunningEdit
     from .patching._attaching import attached, disable, enable, enabled
-    from .plugins import plugin_manager
+    from .plugins import last_report, plugin_manager, reports
 
 __all__ = [
     "DriftProbe",
@@ -61,9 +61,9 @@ _HOME = {
     "enable": "patching._attaching",
     "enabled": "patching._attaching",
     "hookimpl": "hookspecs",
-    "last_report": "events",
+    "last_report": "plugins",
     "plugin_manager": "plugins",
-    "reports": "events",
+    "reports": "plugins",
 }
 
 

@@ -1,12 +1,9 @@
-"""What hooks learn about an edit (`Step`, `Report`), and access to the last reports."""
+"""What hooks learn about an edit: each `Step`, and the `Report` at its end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from .hookspecs import hookimpl
 
 
 @dataclass(frozen=True)
@@ -78,59 +75,3 @@ class Report:
     def gamma(self) -> float:
         """The weight γ of the drift penalty in this edit."""
         return self.weights["drift"]
-
-
-class LastReport:
-    """A plugin that stores the report of the last edit that ended without an exception."""
-
-    def __init__(self) -> None:
-        self.report: Report | None = None
-
-    @hookimpl
-    def sadr_edit_finished(self, report: Report) -> None:
-        """Store the report."""
-        self.report = report
-
-
-class _Collector:
-    """A plugin that collects every report in a list."""
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-
-    @hookimpl
-    def sadr_edit_finished(self, report: Report) -> None:
-        self.reports.append(report)
-
-
-def last_report() -> Report | None:
-    """Return the report of the process's last edit with SADR that ended without an exception.
-
-    Returns:
-        None if there is no such edit.
-    """
-    from .plugins import plugin_manager
-
-    found = plugin_manager().get_plugin("last-report")
-    assert isinstance(found, LastReport)
-    return found.report
-
-
-@contextmanager
-def reports() -> Iterator[list[Report]]:
-    """Collect the report of each edit with SADR that ends inside a ``with`` block.
-
-    An edit that ends with an exception has no report.
-
-        with sadr_plugin.reports() as found:
-            editor.edit(...)
-        print(len(found), found[-1].steps[-1].penalty)
-    """
-    from .plugins import plugin_manager
-
-    collector, manager = _Collector(), plugin_manager()
-    manager.register(collector)
-    try:
-        yield collector.reports
-    finally:
-        manager.unregister(collector)

@@ -6,7 +6,9 @@ import inspect
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import FunctionType
 from typing import Any
@@ -16,15 +18,23 @@ import pluggy
 from . import hookspecs
 from .adapter import EditPoint
 from .errors import AttachmentError
-from .events import LastReport
-from .hookspecs import PROJECT
-from .method._published import PublishedMethod
+from .events import Report
+from .hookspecs import PROJECT, hookimpl
 
 CHOICE = "SADR_LOAD_ADAPTERS"
 """The environment variable that names the installed adapters to load, separated by commas.
 
 If it is not set, all installed adapters are loaded.
 """
+
+BUILT_IN = {"keep": "sadr_plugin.keep", "published": "sadr_plugin.method._published"}
+"""The plugin's own plugins, by name: of those that ask to be first, the last one is.
+
+They do not import torch, because the manager may be made before torch is imported.
+"""
+
+when_loaded: list[Callable[[], None]] = []
+"""Called once all adapters are loaded, if somebody asked for the manager before."""
 
 _lock = threading.RLock()
 _manager: pluggy.PluginManager | None = None
@@ -73,7 +83,8 @@ def plugin_manager() -> pluggy.PluginManager:
             return _manager
         _manager = manager = _Manager(PROJECT)
         manager.add_hookspecs(hookspecs)
-        manager.register(PublishedMethod(), name="built-in")
+        for name, module in BUILT_IN.items():
+            manager.register(import_module(module), name=name)
         manager.register(LastReport(), name="last-report")
         _asked_while_loading = False
         try:
@@ -87,9 +98,8 @@ def plugin_manager() -> pluggy.PluginManager:
         _complete = True
         asked = _asked_while_loading
     if asked:
-        from .patching._attaching import refresh
-
-        refresh()
+        for notify in when_loaded:
+            notify()
     return manager
 
 
@@ -213,3 +223,55 @@ def _check_base(declared: object) -> None:
 def _fail(name: str, reason: str) -> None:
     _failed[name] = reason
     warnings.warn(f"SADR: the adapter {name!r} is left out: {reason}", stacklevel=2)
+
+
+class LastReport:
+    """A plugin that stores the report of the last edit that ended without an exception."""
+
+    def __init__(self) -> None:
+        self.report: Report | None = None
+
+    @hookimpl
+    def sadr_edit_finished(self, report: Report) -> None:
+        """Store the report."""
+        self.report = report
+
+
+class _Collector:
+    """A plugin that collects every report in a list."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+
+    @hookimpl
+    def sadr_edit_finished(self, report: Report) -> None:
+        self.reports.append(report)
+
+
+def last_report() -> Report | None:
+    """Return the report of the process's last edit with SADR that ended without an exception.
+
+    Returns:
+        None if there is no such edit.
+    """
+    found = plugin_manager().get_plugin("last-report")
+    assert isinstance(found, LastReport)
+    return found.report
+
+
+@contextmanager
+def reports() -> Iterator[list[Report]]:
+    """Collect the report of each edit with SADR that ends inside a ``with`` block.
+
+    An edit that ends with an exception has no report.
+
+        with sadr_plugin.reports() as found:
+            editor.edit(...)
+        print(len(found), found[-1].steps[-1].penalty)
+    """
+    collector, manager = _Collector(), plugin_manager()
+    manager.register(collector)
+    try:
+        yield collector.reports
+    finally:
+        manager.unregister(collector)

@@ -4,15 +4,17 @@ import dataclasses
 import json
 import shutil
 import socket
+from importlib.util import find_spec
 
 import pytest
 from typer.testing import CliRunner
 
-from sadr_plugin import Findings, HparamsSummary, SadrConfig, hookimpl
+from sadr_plugin import EditorOptions, Findings, HparamsSummary, SadrConfig, hookimpl
 from sadr_plugin.commands import _toolkits
 from sadr_plugin.commands._blank_model import blank_model, in_words
+from sadr_plugin.commands._hparams import summary_of
 from sadr_plugin.commands._outlook import outlook
-from sadr_plugin.commands._run_setup import read_summary
+from sadr_plugin.commands._run_setup import make_editor, read_summary
 from sadr_plugin.commands._toolkits import copy_of
 from sadr_plugin.commands._verdict import verdict_on
 from sadr_plugin.commands.cli import build
@@ -261,3 +263,34 @@ def test_a_command_refuses_a_faulty_file_before_it_loads_the_model(folder, small
         assert read_summary(file).editor == "SMALL"
     with registered(Reads(folder / "none", FOUND)):
         assert read_summary(file).editor == "SMALL", "it may be downloaded"
+
+
+class OwnYaml:
+    """An adapter whose files have an ``alg_name`` that EasyEdit's adapter does not know."""
+
+    @hookimpl
+    def sadr_read_hparams(self, file):
+        return summary(file.parent, sadr=None) if "alg_name: Mine" in file.read_text() else None
+
+
+def test_an_alg_name_of_another_adapter_is_left_to_it(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("alg_name: Mine\n")
+    with registered(OwnYaml()):
+        assert summary_of(file).editor == "SMALL"
+        with pytest.raises(ConfigError, match="its adapter does not say how to evaluate"):
+            make_editor(file, EditorOptions())
+    with pytest.raises(ConfigError, match="alg_name is 'Mine', not one of ROME, R-ROME"):
+        summary_of(file)
+
+
+@pytest.mark.skipif(find_spec("easyeditor") is not None, reason="EasyEdit is installed here")
+def test_a_file_of_a_toolkit_that_is_not_here(folder, tmp_path):
+    file = tmp_path / "rome.yaml"
+    keys = {"alg_name": "ROME", "model_name": str(folder), "layers": [1], "sadr": True}
+    file.write_text(json.dumps({**keys, "layer_module_tmp": "model.layers.{}", "device": 0}))
+    shown = CliRunner().invoke(build(), ["doctor", str(file)]).stdout
+    assert "Toolkit: easyeditor, which is not here" in shown
+    assert [line for line in shown.splitlines() if line[0] in "!✗"] == [
+        "✗ ROME: easyeditor is not installed, or its folder is not on PYTHONPATH"
+    ]

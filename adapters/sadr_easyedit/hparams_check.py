@@ -70,7 +70,12 @@ class HparamsCheck:
         return key_faults(self.source, self.settings, self.others)
 
     def findings(self, model: nn.Module | None) -> Findings:
-        """Return what is wrong with the file, as `HparamsSummary.check` does."""
+        """Return what is wrong with the file, as `HparamsSummary.check` does.
+
+        Without the editor's code, which `sadr doctor` says by itself, there is nothing to find.
+        """
+        if not self.source.is_the_declared_one():
+            return Findings()
         values = value_findings(self.source, self.settings, self.needs_statistics)
         faults = [*self.key_faults(), *values.faults]
         remarks = [*values.remarks, *order_remarks(self.layers)]
@@ -116,6 +121,8 @@ class EasyEditCheck(HparamsCheck):
     def findings(self, model: nn.Module | None) -> Findings:
         """Return what is wrong with the file, as `HparamsSummary.check` does."""
         found = super().findings(model)
+        if not self.source.is_the_declared_one():
+            return found
         faults = [*found.faults, *self._machine_faults(), *self._editor_faults()]
         remarks = [*found.remarks, *self._remarks()]
         lacking: Sequence[str] = ()

@@ -102,7 +102,7 @@ class ModelPaths:
         """Whether the code reads ``hidden_size``. PMET's own does for some names of models."""
         parts = [*self.source.tested_for("delta"), *self.source.tested_for("delta_mlp")]
         is_named = not parts or any(part in self._path for part in parts)
-        return is_named and ("hidden_size" in self.source.names or not self.source.names)
+        return is_named and "hidden_size" in self.source.names
 
     @property
     def _path(self) -> str:
@@ -197,7 +197,7 @@ class ModelPaths:
         """Whether the code takes the head's weight from the module, so that it may be shared."""
         looked_up = self.source.calls_of("get_parameter")
         if not any("lm_head_module}.weight" in call for call in looked_up):
-            return bool(looked_up)
+            return True
         takes_both = any("(lm_head_module," in call for call in looked_up)
         return takes_both and any(part in self._path for part in READS_MODULES_WEIGHT)
 

@@ -76,8 +76,8 @@ class ToolkitSource:
         return is_sure or is_written_as_declared(self._point, function, hparams)
 
     def reads(self, key: str) -> bool:
-        """Whether the editor's code reads this key. If there is no code, it is said to."""
-        return key in self._read or not self._read
+        """Whether the editor's code reads this key."""
+        return key in self._read
 
     @cached_property
     def _read(self) -> set[str]:

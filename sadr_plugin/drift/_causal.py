@@ -27,11 +27,11 @@ from ..evaluation import (
     counted_steps,
     edited,
 )
-from ..evaluation._editor import sadr_acted
+from ..evaluation._edits import sadr_acted
 from ..evaluation._measure import Measure
 from ..evaluation._scoring import Run
 from ..evaluation._single import RecordTask, ends_of, failed, is_records_own
-from ..events import reports
+from ..plugins import reports
 from ._maps import AttentionMap, Head, MapReader, ranked
 from ._transplant import Transplant
 

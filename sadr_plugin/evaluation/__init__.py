@@ -6,7 +6,8 @@ Import everything that a program needs from here:
 """
 
 from ._data import BUILTIN, Data, load
-from ._editor import Dimension, Editor, counted_steps, edited
+from ._editor import Dimension, Editor
+from ._edits import counted_steps, edited
 from ._files import read_checkpoints, read_results
 from ._formats import schema
 from ._loading import attention_for_edits, load_model

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import set_seed
 
 from ..errors import ConfigError
-from ..events import reports
 from ..method._probe import DriftProbe
-from ._editor import Editor, counted_steps, sadr_acted, take_back
+from ..plugins import reports
+from ._editor import Editor
+from ._edits import counted_steps, sadr_acted, take_back
 from ._measure import Measure
 from ._perplexity import Perplexity
 from ._records import Question, Record

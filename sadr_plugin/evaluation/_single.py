@@ -11,9 +11,11 @@ from typing import Any
 from transformers import set_seed
 
 from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
-from ..events import Report, reports
+from ..events import Report
 from ..method._probe import DriftProbe
-from ._editor import Editor, counted_steps, edited, sadr_acted
+from ..plugins import reports
+from ._editor import Editor
+from ._edits import counted_steps, edited, sadr_acted
 from ._measure import Measure
 from ._records import Record
 from ._results import UNEDITED, Arm, Result

@@ -17,43 +17,39 @@ if TYPE_CHECKING:
     from ._running import LossTerm, RunningEdit
 
 
-class PublishedMethod:
-    """The answers of the paper's method."""
+@hookimpl(trylast=True)
+def sadr_attention_module(layer: nn.Module) -> nn.Module | None:
+    """Return the module whose source computes attention."""
+    from ..attention._modules import attention_module
 
-    @hookimpl(trylast=True)
-    def sadr_attention_module(self, layer: nn.Module) -> nn.Module | None:
-        """Return the module whose source computes attention."""
-        from ..attention._modules import attention_module
+    return attention_module(layer)
 
-        return attention_module(layer)
 
-    @hookimpl(trylast=True)
-    def sadr_selected_heads(
-        self, baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
-    ) -> Tensor:
-        """Select the heads that over-attend to the subject, or all heads."""
-        import torch
+@hookimpl(trylast=True)
+def sadr_selected_heads(
+    baseline: Tensor, current: Tensor, subject_index: Tensor, config: SadrConfig
+) -> Tensor:
+    """Select the heads that over-attend to the subject, or all heads."""
+    import torch
 
-        from .penalty import selected_heads
+    from .penalty import selected_heads
 
-        if config.select_heads:
-            return selected_heads(baseline, current, subject_index)
-        return torch.ones(baseline.shape[:-1], dtype=torch.bool, device=baseline.device)
+    if config.select_heads:
+        return selected_heads(baseline, current, subject_index)
+    return torch.ones(baseline.shape[:-1], dtype=torch.bool, device=baseline.device)
 
-    @hookimpl(trylast=True)
-    def sadr_penalty(
-        self, baseline: Tensor, current: Tensor, selected: Tensor, config: SadrConfig
-    ) -> Tensor:
-        """Compute the penalty of the paper."""
-        from .penalty import drift_penalty
 
-        return drift_penalty(baseline, current, selected, config.divergence)
+@hookimpl(trylast=True)
+def sadr_penalty(baseline: Tensor, current: Tensor, selected: Tensor, config: SadrConfig) -> Tensor:
+    """Compute the penalty of the paper."""
+    from .penalty import drift_penalty
 
-    @hookimpl(tryfirst=True)
-    def sadr_loss_terms(self, running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
-        """Return SADR's term, and the terms of ``sadr.keep``, which are not part of the paper."""
-        from ..keep._keep_terms import keep_terms
-        from ._drift_term import DriftTerm
+    return drift_penalty(baseline, current, selected, config.divergence)
 
-        kept = [] if config.keep is None else keep_terms(running, config.keep)
-        return [DriftTerm(running, config), *kept]
+
+@hookimpl(tryfirst=True)
+def sadr_loss_terms(running: RunningEdit, config: SadrConfig) -> list[LossTerm]:
+    """Return SADR's term."""
+    from ._drift_term import DriftTerm
+
+    return [DriftTerm(running, config)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from ..adapter import EditPoint
-from ..plugins import edit_points, load_again, plugin_manager
+from ..plugins import edit_points, load_again, plugin_manager, when_loaded
 from ._flag import Flag
 from ._imports import ImportWatch
 from ._toolkits import Toolkits
@@ -168,5 +168,6 @@ def _obstacle(hparams: type) -> str | None:
         return _toolkits.obstacle(hparams)
 
 
+when_loaded.append(refresh)
 _watch = ImportWatch(_loaded)
 _toolkits = Toolkits(_active, _obstacle)
