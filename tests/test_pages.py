@@ -364,7 +364,7 @@ def test_an_edit_on_which_sadr_does_not_act_is_warned_of(tmp_path):
         ((*EDIT, "--limit", "3"), "--limit: works only with --data; add"),
         ((*EDIT, "--skip-bad"), "--skip-bad: works only with --data; add"),
         ((*EDIT, "--edited", "none", "--arms", "plain"), "--arms: cannot be used with --edited"),
-        ((*EDIT, "--edited", "none"), "model_name: 'none' cannot be loaded"),
+        ((*EDIT, "--edited", "none"), "--edited: 'none' cannot be loaded"),
         ((*EDIT, "--workers", "3"), "--workers: works only with --data; add"),
         ((*EDIT, "--out", "runs"), "--out: works only with --data; add"),
         ((*EDIT, "--window", "50-60"), "window: no layer of 50-60 is among those"),

@@ -175,6 +175,11 @@ def write(tmp_path, content):
                 "consequences": tuple(Question(q.prompt, q.right, "Roman") for q in HOPS),
             },
         ),
+        (
+            {"prompt": FLAT["prompt"], "alt": "English", "subject": "Danielle"}
+            | {"answers": ["French"], "rephrase_prompt": "Danielle, a native"},
+            {"paraphrases": PARAPHRASE},
+        ),
         (COUNTERFACT, {"key": "7", "paraphrases": PARAPHRASE, "neighbours": NEIGHBOUR}),
         (
             MERGED,
@@ -249,6 +254,7 @@ def write(tmp_path, content):
         "one-hop",
         "counterfact-one-hop",
         "mquake",
+        "mixed-names",
         "counterfact",
         "merged",
         "wikidata",
@@ -622,7 +628,9 @@ def test_an_object_around_the_records(tmp_path, content, keys):
         ({"data": {key: {"0": value} for key, value in FLAT.items()}}, "is a table by columns"),
         ({"train": [FLAT], "test": [FLAT]}, "has several lists of objects, under 'train', 'test'"),
         ({"columns": list(FLAT), "data": [list(FLAT.values())]}, "it has 'columns', 'data'"),
-        ({"records": [{"question": "Why?"}]}, "record 0: is in no known format"),
+        ({"records": [{"question": "Why?"}]}, "record 0: is in no known format: it has 'records'"),
+        ([{"input": "Why?", "output": [KNOWEDIT]}], "it has 'input', 'output'"),
+        ({"input": "Why?", "output": [{"answer": "So."}]}, "it has 'input', 'output'"),
         ({"0": KNOWEDIT, "8": 3}, "record 8: expected an object, got 3"),
     ],
 )

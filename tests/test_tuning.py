@@ -16,7 +16,7 @@ from sadr_plugin import HparamsSummary, hookimpl
 from sadr_plugin.commands._tune import _seconds
 from sadr_plugin.commands._tune_findings import TuningFindings, expect_writable
 from sadr_plugin.commands.cli import build
-from sadr_plugin.errors import ConfigError, DataError, EvaluationError
+from sadr_plugin.errors import ConfigError, DataError, EvaluationError, PositionError
 from sadr_plugin.evaluation import (
     Dimension,
     LocalEngine,
@@ -274,6 +274,26 @@ def test_a_budget_in_which_nothing_is_finished(tmp_path):
     assert "No setting was tried to the end in this time; give a longer --budget." in text
     assert "tuned.yaml is not written" in text
     assert not (tmp_path / "tuned.yaml").exists()
+
+
+def test_a_search_in_which_all_edits_failed_is_no_success(tmp_path, monkeypatch):
+    """What was found is written all the same, and continuing the search does not mend it."""
+    edit = Tunable.edit
+
+    def fail(self, records, sadr):
+        if sadr and sadr["gamma"]:  # the plain edits of a tuning have γ = 0
+            raise PositionError("no such token")
+        return edit(self, records, sadr)
+
+    monkeypatch.setattr(Tunable, "edit", fail)
+    for more in ((), ("--resume",)):
+        with pytest.raises(
+            EvaluationError, match=r"none of the \d+ trials; \d+ edits failed, the first: no such"
+        ):
+            sadr_tune(tmp_path, "--budget", "3s", "--json", tmp_path / "tuned.json", *more)
+        found = json.loads((tmp_path / "tuned.json").read_text())
+        assert found["best"] is None
+        (tmp_path / "tuned.json").unlink()
 
 
 def test_options_of_tune_that_would_do_nothing(tmp_path):

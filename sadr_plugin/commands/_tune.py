@@ -164,9 +164,11 @@ def tune(
     output.write(findings, console)
     console.print(f"in {out.absolute()}", markup=False)
     if tuning.tried and tuning.best is None:
+        errors = [r.error for tried in tuning.tried for r in tried.results if r.error is not None]
+        failed = f"; {len(errors)} edits failed, the first: {errors[0]}" if errors else ""
         raise EvaluationError(
-            f"no settings were found: edits failed in all {len(tuning.tried)} trials, see "
-            f"{out / 'results.jsonl'}"
+            f"no settings were found: edits succeeded in none of the {len(tuning.tried)} "
+            f"trials{failed}"
         )
 
 

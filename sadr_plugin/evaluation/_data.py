@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from ._formats import Format, parse, weighable
+from ._formats import Format, parse
 from ._items import Broken, Named, items
-from ._records import Record
+from ._records import Record, weighable
 
 
 @dataclass(frozen=True)

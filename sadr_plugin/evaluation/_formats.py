@@ -26,7 +26,7 @@ from ._groups import (
     questions_of,
 )
 from ._items import is_flat
-from ._records import QUESTIONS, Question, Record
+from ._records import Question, Record
 
 
 class _Prompted(BaseModel):
@@ -284,6 +284,18 @@ def _required(form: type[Format]) -> list[str]:
     return [f.alias or name for name, f in form.model_fields.items() if f.is_required()]
 
 
+def _completed(item: dict[str, Any], form: type[Format]) -> dict[str, Any]:
+    """Return an item with its format's keys of the edit, where those of another format stand."""
+    whole = dict(item)
+    if form in FLAT:
+        for name in ("prompt", "target_new", "ground_truth"):
+            key, *others = (f.model_fields[name].alias or name for f in (form, *FLAT))
+            for other in others:
+                if _has(item, other) and not _has(whole, key):
+                    whole[key] = item[other]
+    return whole
+
+
 def _has(item: dict[str, Any], key: str) -> bool:
     return present(first(item.get(key))) is not None
 
@@ -340,8 +352,9 @@ def parse(item: Any) -> Format:
     if not isinstance(item, dict):
         raise ValueError(f"expected an object, got {shortened(item)}")
     _refuse_unusable(item)
+    form = _format_of(item)
     try:
-        return _format_of(item).model_validate(item)
+        return form.model_validate(_completed(item, form))
     except ValidationError as error:
         raise ValueError(_problem(item, error)) from None
 
@@ -377,24 +390,3 @@ def _path(item: Any, problem: ErrorDetails) -> list[int | str]:
             continue
         path.append(part)
     return path
-
-
-def weighable(record: Record) -> Record:
-    """Return the record without questions whose right answer equals the wrong one.
-
-    No model can answer such a question.
-
-    Raises:
-        ValueError: the new object is the true one.
-    """
-    if _same(record.target_new, record.target_true):
-        raise ValueError(f"target_new: {record.target_new!r} is the true object as well")
-    asked: dict[str, Any] = {
-        kind: tuple(q for q in getattr(record, kind) if not _same(q.right, q.wrong))
-        for kind in QUESTIONS
-    }
-    return replace(record, **asked)
-
-
-def _same(one: str, other: str) -> bool:
-    return one.strip() == other.strip()

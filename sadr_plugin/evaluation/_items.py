@@ -27,7 +27,7 @@ def items(content: str) -> Named:
         ValueError: the object around the records does not say which they are.
     """
     found = [(str(number), item) for number, item in enumerate(_decoded(content))]
-    if len(found) == 1 and isinstance(found[0][1], dict):
+    if len(found) == 1 and isinstance(found[0][1], dict) and not _is_listed(content):
         return _inside(found[0][1]) or found
     return found
 
@@ -52,14 +52,14 @@ def _inside(whole: Mapping[str, Any]) -> Named | None:
         ValueError: the object is a table by columns, or holds several lists of records.
     """
     while not is_record(whole):
-        lists = {key: value for key, value in whole.items() if _has_objects(value)}
+        lists = {key: value for key, value in whole.items() if isinstance(value, list)}
         of_records = [key for key, value in lists.items() if any(map(is_record, value))]
         if len(of_records) > 1:
             raise ValueError(
                 f"has several lists of objects, under {', '.join(map(repr, of_records))}; put the "
                 "records into a file of their own"
             )
-        for key in of_records or (lists if len(lists) == 1 else ()):
+        for key in of_records:
             return [(str(number), item) for number, item in enumerate(lists[key])]
         objects = [value for value in whole.values() if isinstance(value, dict)]
         if any(map(is_record, objects)) and not _is_table(objects[0]):
@@ -73,10 +73,6 @@ def _inside(whole: Mapping[str, Any]) -> Named | None:
             "records (in pandas, orient='records')"
         )
     return None
-
-
-def _has_objects(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
 
 
 def _is_table(whole: Mapping[str, Any]) -> bool:
@@ -93,8 +89,7 @@ def _is_table(whole: Mapping[str, Any]) -> bool:
 def _decoded(content: str) -> Iterator[Any]:
     """Yield each item of a JSON list or of JSON Lines."""
     decoder = json.JSONDecoder()
-    place = _skip(content, 0, "")
-    listed = content[place : place + 1] == "["
+    place, listed = _skip(content, 0, ""), _is_listed(content)
     if listed:
         place += 1
     while True:
@@ -115,6 +110,10 @@ def _decoded(content: str) -> Iterator[Any]:
             place = end  # after a bad line of JSON Lines, the next line may be good
         else:
             yield item
+
+
+def _is_listed(content: str) -> bool:
+    return content.startswith("[", _skip(content, 0, ""))
 
 
 def _skip(content: str, place: int, separators: str) -> int:

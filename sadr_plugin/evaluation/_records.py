@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,24 @@ def sample(records: Sequence[Record], limit: int | None, seed: int) -> list[Reco
         return list(records)
     chosen = random.Random(seed).sample(range(len(records)), limit)
     return [records[index] for index in sorted(chosen)]
+
+
+def weighable(record: Record) -> Record:
+    """Return the record without questions whose right answer equals the wrong one.
+
+    No model can answer such a question.
+
+    Raises:
+        ValueError: the new object is the true one.
+    """
+    if _same(record.target_new, record.target_true):
+        raise ValueError(f"target_new: {record.target_new!r} is the true object as well")
+    asked: dict[str, Any] = {
+        kind: tuple(q for q in getattr(record, kind) if not _same(q.right, q.wrong))
+        for kind in QUESTIONS
+    }
+    return replace(record, **asked)
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip() == other.strip()
