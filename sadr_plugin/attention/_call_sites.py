@@ -61,6 +61,7 @@ class CallSite:
             args, kwargs = self.handle.inputs
             value = kwargs[name] if name in kwargs else args[place]
             output = self.handle.output
+            value = value[:, :, : rows.shape[-1]]  # behind them, a buffer may be longer
             attended = rows.to(value.dtype) @ _for_heads(value, rows.shape[1])
             if self.kind == "kernel":
                 self.handle.output = _in_heads(output, attended, heads, dim=1)
