@@ -77,7 +77,8 @@ class EasyEditEditor(Editor):
         seed: the random seed for the toolkit's context prompts, which are drawn at once.
 
     Raises:
-        ConfigError: the editor's projection (AlphaEdit, SPHERE) cannot be used or computed.
+        ConfigError: layer statistics are damaged or another model's, or the editor's projection
+            (AlphaEdit, SPHERE) cannot be used or computed.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, hparams: Any, seed: int = 0) -> None:
@@ -87,6 +88,7 @@ class EasyEditEditor(Editor):
         self.takes_batches = hparams.alg_name not in ONE_AT_A_TIME
         self._hparams = hparams
         self._read_layers()
+        self._refuse_damaged_statistics()
         module, _, self._apply = APPLY[hparams.alg_name].partition(":")
         self._module: Any = importlib.import_module(f"easyeditor.models.{module}")
         self._draw_contexts(seed)
@@ -233,6 +235,21 @@ class EasyEditEditor(Editor):
         self.reset()
         if "cache_c" in state:
             self._module.cache_c, self._module.cache_c_new = state["cache_c"].clone(), True
+
+    def _refuse_damaged_statistics(self) -> None:
+        """Check the layer statistics that exist. EasyEdit would open them in the middle of an edit.
+
+        Raises:
+            ConfigError: one of them cannot be used. The message names the file and the remedy.
+        """
+        from .statistics import Job, damaged
+
+        if not needs_statistics(self._hparams):
+            return
+        spoiled = damaged(Job(self.model, self.tokenizer, self._hparams))
+        if spoiled:
+            name, fault = next(iter(spoiled.items()))
+            raise ConfigError(f"{name}: {fault}")
 
     def _read_layers(self) -> None:
         hparams = self._hparams

@@ -23,7 +23,7 @@ from sadr_plugin.attention._inputs import input_device
 from sadr_plugin.errors import ConfigError
 
 from .hparams_files import rewritten_modules
-from .statistics_files import UNREADABLE, statistic_fault, width_of
+from .statistics_files import statistic_fault, width_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -372,7 +372,7 @@ class _Unfinished:
             return 0
         try:
             return self._load(todo)
-        except UNREADABLE:
+        except Exception:  # as in `statistic_fault`
             return 0  # incomplete, for example because of a full disk
 
     def _load(self, todo: Sequence[Statistic]) -> int:

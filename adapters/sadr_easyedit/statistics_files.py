@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 AGAIN = "`sadr stats` computes them anew"
-
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-"""What numpy raises for a file that is empty, cut off, or of another kind."""
 
 AT_ONCE = 1024
 """The number of rows of a matrix that are checked at once, so that a large one is not copied."""
@@ -33,7 +29,7 @@ def statistic_fault(file: Path, width: int | None) -> str | None:
     try:
         with np.load(file, allow_pickle=False) as kept:
             count, moment = int(kept["mom2.count"]), kept["mom2.mom2"]
-    except UNREADABLE as error:
+    except Exception as error:  # a damaged file may make numpy, zipfile or zlib raise anything
         why = str(error) or type(error).__name__
         return f"{file} cannot be read as layer statistics: {why}; {AGAIN}"
     if count < 1 or moment.ndim != 2 or moment.shape[0] != moment.shape[1]:

@@ -1,5 +1,6 @@
 """`sadr stats` on a small random model, with EasyEdit's own running statistics."""
 
+import io
 import json
 import pickle
 import sys
@@ -178,11 +179,19 @@ def test_a_kept_file_that_was_cut_off_is_begun_anew(tmp_path, monkeypatch):
     assert not kept.exists()
 
 
+def array_alone():
+    file = io.BytesIO()
+    np.save(file, np.eye(64))
+    return file.getvalue()
+
+
 DAMAGES = {
     "empty": (lambda good: b"", "cannot be read"),
     "cut off": (lambda good: good[:3000], "cannot be read"),
     "a web page": (lambda good: b"<html>not found</html>", "cannot be read"),
     "a pickle": (lambda good: pickle.dumps([1]), "cannot be read"),
+    "an array alone": (lambda good: array_alone(), "cannot be read"),
+    "changed inside": (lambda good: good[:400] + b"changed!" + good[408:], "cannot be read"),
     "of another width": ({"mom2.mom2": np.eye(96)}, "of width 96, and the module takes 64"),
     "not square": ({"mom2.mom2": np.ones((64, 3))}, "holds no layer statistics"),
     "of no token": ({"mom2.count": 0}, "holds no layer statistics"),

@@ -100,3 +100,13 @@ def test_layers_that_cannot_be_edited_are_left_out(editor, monkeypatch):
     assert asked == [[0, 1, 2, 3], [26, 27, 28]]
     with pytest.raises(ConfigError, match=r"^layers: none of 29-30 can be .*from 1 to 28 can"):
         own.prepare(range(29, 31), ["python"], None)
+
+
+def test_damaged_statistics_end_an_evaluation_before_its_first_edit(editor):
+    """EasyEdit would open them in the middle of an edit, and end with an error of numpy's."""
+    own = editor(mom2_adjustment=True, layers=[5], mom2_n_samples=100)
+    (file,) = statistics.files(Job(own.model, own.tokenizer, own._hparams)).values()
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ConfigError, match=r"\.npz cannot be read as layer .*`sadr stats`"):
+        editor(mom2_adjustment=True, layers=[5], mom2_n_samples=100)
