@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .adapter import EditorOptions, EditPoint, HparamsSummary
     from .config import SadrConfig
-    from .evaluation._editor import Editor
+    from .editor import Editor
     from .events import Report, Step
     from .terms import LossTerm, RunningEdit
 

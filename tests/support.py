@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import sadr_plugin
 from sadr_plugin import Edit, EditPoint, Prompt, hookimpl
 from sadr_plugin.testing import own_attributes
 
@@ -22,6 +23,11 @@ def exists(model_type):
     except ValueError:
         return False
     return True
+
+
+def attached_of(toolkit):
+    """A toolkit's editors that are attached. Other tests may have imported other toolkits."""
+    return [p for p in sadr_plugin.attached() if p.function.startswith(f"{toolkit}.")]
 
 
 def word_tokenizer():

@@ -18,7 +18,7 @@ from sadr_plugin.errors import AttachmentError, ConfigError, SadrError
 from sadr_plugin.patching import _attaching
 from sadr_plugin.testing import registered
 from smalledit.editor import optimise
-from support import SMALL, SmallAdapter, tiny_llama, word_tokenizer
+from support import SMALL, SmallAdapter, attached_of, tiny_llama, word_tokenizer
 
 HERE = Path(__file__).parent
 HPARAMS = "forkedkit.hparams:SmallHparams"
@@ -117,7 +117,7 @@ def test_a_function_with_another_signature(order, other, parameters, fork):
         hparams = load("hparams").SmallHparams
         before = hparams(sadr=True) if order == "second later" else None
         load_all()
-        assert sadr_plugin.attached() == [adapter.points[0]]
+        assert attached_of("forkedkit") == [adapter.points[0]]
         for flagged in filter(None, (before, hparams(sadr=True), hparams(sadr={"gamma": 1}))):
             assert edit("first", flagged) is True
             assert refuses("second", flagged)
@@ -143,7 +143,7 @@ def test_a_function_that_is_missing(order, second, parameters, fork):
         hparams = load("hparams").SmallHparams
         with pytest.raises(ConfigError, match="optimise is not a function of a module in the inst"):
             hparams(sadr=True)
-        assert sadr_plugin.attached() == []
+        assert attached_of("forkedkit") == []
         assert edit("first", hparams()) is False
 
 
@@ -182,7 +182,7 @@ def test_both_functions_fit(fork):
         sadr_plugin.enable()
         load_all()
         hparams = load("hparams").SmallHparams(sadr=True)
-        assert sadr_plugin.attached() == list(adapter.points)
+        assert attached_of("forkedkit") == list(adapter.points)
         assert edit("first", hparams)
         assert edit("second", hparams)
 

@@ -18,7 +18,7 @@ from sadr_plugin import hookimpl
 from sadr_plugin.errors import ConfigError, UnsupportedLoopError
 from sadr_plugin.patching._stand_in import StandIn
 from sadr_plugin.testing import registered
-from support import SMALL, SmallAdapter, tiny_llama, word_tokenizer
+from support import SMALL, SmallAdapter, attached_of, tiny_llama, word_tokenizer
 
 HERE = Path(__file__).parent
 POINT = dataclasses.replace(
@@ -139,7 +139,7 @@ def test_reloaded_inside_a_block(kit):
         for module in modules():
             importlib.reload(module)
         check_edits(modules()[2].SmallHparams)
-    assert sadr_plugin.attached() == []
+    assert attached_of("savedkit") == []
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -149,7 +149,7 @@ def test_forgotten_and_imported_anew(kit, enabled):
     if not enabled:
         sadr_plugin.disable()
     forget()
-    assert sadr_plugin.attached() == []
+    assert attached_of("savedkit") == []
     load()
     sadr_plugin.enable()
     assert modules()[0] is not old_editor
@@ -162,7 +162,7 @@ def test_forgotten_and_imported_anew(kit, enabled):
 def test_one_module_forgotten_and_imported_anew(kit):
     sadr_plugin.enable()
     del sys.modules["savedkit.editor"]
-    assert sadr_plugin.attached() == []
+    assert attached_of("savedkit") == []
     importlib.import_module("savedkit.editor")
     check_edits(modules()[2].SmallHparams)
 
@@ -227,7 +227,7 @@ def test_a_reload_that_takes_the_function_away(kit):
     reason = "savedkit.editor:optimise is not a function of a module"
     with pytest.warns(UserWarning, match=f"SADR is not attached to SMALL: {reason}"):
         importlib.reload(sys.modules["savedkit.editor"])
-    assert sadr_plugin.attached() == []
+    assert attached_of("savedkit") == []
     with pytest.raises(ConfigError, match=f"sadr: not attached to SMALL: {reason}"):
         hparams.SmallHparams(sadr=True)
     with pytest.raises(ConfigError, match=f"sadr: not attached to SMALL: {reason}"):

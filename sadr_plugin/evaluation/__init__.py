@@ -5,15 +5,14 @@ Import everything that a program needs from here:
     from sadr_plugin.evaluation import Arm, EvaluationRun, LocalEngine, SingleEvaluator, load
 """
 
+from ..editor import Dimension, Editor, Question, Record, sample
 from ._data import BUILTIN, Data, load
-from ._editor import Dimension, Editor
 from ._edits import counted_steps, edited
 from ._files import read_checkpoints, read_results
 from ._formats import schema
 from ._loading import attention_for_edits, load_model
 from ._metrics import SHORT, TASKS, ngram_entropy
 from ._random import generators_kept
-from ._records import Question, Record, sample
 from ._results import UNEDITED, Arm, Checkpoint, Result
 from ._run import EvaluationRun
 from ._scoring import Answer, Scorer, answer_probability

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..editor import Record, weighable
 from ..errors import DataError
 from ._formats import Format, parse
 from ._items import Broken, Named, items
-from ._records import Record, weighable
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..editor import Editor, Record
 from ..errors import EvaluationError
 from ..events import Report
-from ._editor import Editor
-from ._records import Record
 from ._weights import UneditedWeights
 
 if TYPE_CHECKING:

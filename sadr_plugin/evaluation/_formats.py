@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 
+from ..editor import Question, Record
 from ._fields import Answer, Prompts, Text, first, listed, present, shortened, template_of
 from ._groups import (
     ALIASES,
@@ -26,7 +27,6 @@ from ._groups import (
     questions_of,
 )
 from ._items import is_flat
-from ._records import Question, Record
 
 
 class _Prompted(BaseModel):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..editor import Question
 from ._fields import first, listed, present, shortened, text_of
-from ._records import Question
 
 ALIASES, CONSEQUENCES = ("Subject_Aliasing",), ("Reasoning", "Logical_Generalization")
 RELATIONS, REMINDERS = ("Relation_Specificity",), ("Forgetfulness",)

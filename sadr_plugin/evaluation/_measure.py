@@ -8,11 +8,10 @@ import torch
 
 from ..adapter import Edit, Prompt
 from ..attention._inputs import input_device, padded, padding_token
+from ..editor import Editor, Question, Record
 from ..errors import PositionError
 from ..method._probe import DriftProbe
-from ._editor import Editor
 from ._metrics import TASKS, ngram_entropy
-from ._records import Question, Record
 from ._results import Result
 from ._scoring import Run, Scorer, just_run
 

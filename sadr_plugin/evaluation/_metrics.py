@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ._records import Question, Record
+from ..editor import Question, Record
 
 if TYPE_CHECKING:
     pass

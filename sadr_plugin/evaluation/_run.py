@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..editor import Record
 from ._files import append_lines, drop_half_line, read_results, rewrite
-from ._records import Record
 from ._results import UNEDITED, Result
 from ._single import RecordTask
 from ._watch import ItemWatch

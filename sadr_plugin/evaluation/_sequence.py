@@ -14,14 +14,13 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 from transformers import set_seed
 
+from ..editor import Editor, Question, Record
 from ..errors import ConfigError
 from ..method._probe import DriftProbe
 from ..plugins import reports
-from ._editor import Editor
 from ._edits import counted_steps, sadr_acted, take_back
 from ._measure import Measure
 from ._perplexity import Perplexity
-from ._records import Question, Record
 from ._results import UNEDITED, Arm, Checkpoint, Result
 from ._single import ends_of, failed, is_records_own
 from ._weights import UneditedWeights

@@ -15,14 +15,7 @@ from urllib.parse import quote
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from ._files import (
-    append_lines,
-    drop_half_line,
-    read_checkpoints,
-    read_results,
-    replacing,
-    rewrite,
-)
+from ._files import append_lines, drop_half_line, read_checkpoints, read_results, replacing, rewrite
 from ._results import UNEDITED, Checkpoint, Result
 from ._sequence import Leg
 from ._watch import ItemWatch

@@ -10,14 +10,13 @@ from typing import Any
 
 from transformers import set_seed
 
+from ..editor import Editor, Record
 from ..errors import EvaluationError, PenaltyError, PositionError, SadrError
 from ..events import Report
 from ..method._probe import DriftProbe
 from ..plugins import reports
-from ._editor import Editor
 from ._edits import counted_steps, edited, sadr_acted
 from ._measure import Measure
-from ._records import Record
 from ._results import UNEDITED, Arm, Result
 from ._weights import UneditedWeights
 
